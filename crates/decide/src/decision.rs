@@ -1,0 +1,363 @@
+//! What `decide` says and what `act` answers: plain data of fixed size, so that neither allocates under memory pressure.
+//! Text is made at the edge (`record`), from the numbers kept here.
+
+use std::time::Duration;
+
+use crate::policy::{Kinds, RuleId};
+use crate::snapshot::{GroupId, GroupSlot, ProcessId, ProcessSlot, Untouchable};
+use crate::units::{Bytes, Time};
+
+/// Numbers decisions through one run of the daemon; `memgov explain` takes it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct DecisionId(pub u64);
+
+/// Numbers episodes: from the crossing of a line to the relief. All decisions of one episode carry its number.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct EpisodeId(pub u64);
+
+/// Where the order comes from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Source {
+    /// A rule of the configuration.
+    Rule(RuleId),
+    /// The control set on the target process (or inherited by it).
+    Control,
+}
+
+/// Whom a decision concerns.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Target {
+    /// A whole group, its subtree included.
+    Group(GroupId, GroupSlot),
+    /// One process.
+    Process(ProcessId, ProcessSlot),
+}
+
+/// Lasting actions begin, are kept up (new children, a new share of running time) and end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Phase {
+    /// Start.
+    Begin,
+    /// Still over: sweep in newcomers, renew what was undone, adjust.
+    Sustain,
+    /// Put everything back as it was.
+    End,
+}
+
+/// What `act` is to do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Order {
+    /// Write it down, nothing more.
+    Record,
+    /// Refuse memory.
+    Deny {
+        /// Begin, sustain or end.
+        phase: Phase,
+        /// What the meter counts: decides which limit refuses it best.
+        meter: Kinds,
+    },
+    /// Run only part of the time.
+    Slow {
+        /// Begin, sustain or end.
+        phase: Phase,
+        /// Thousandths of the time it may run.
+        share: u16,
+    },
+    /// Send a signal.
+    Signal {
+        /// Number.
+        signal: u8,
+    },
+    /// Kill the candidates of the ranking from the top until one is dead, or the whole group.
+    Kill {
+        /// Whether the whole target goes, or the first of the ranking that can.
+        whole: bool,
+    },
+    /// Nothing to do: the episode is over. Closes it in the record.
+    Relieved,
+}
+
+/// Why, with the numbers that led to it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reason {
+    /// Group usage is over its line.
+    Usage {
+        /// The group that was compared: the target or an ancestor.
+        group: GroupSlot,
+        /// Its usage.
+        usage: Bytes,
+        /// The line.
+        line: Bytes,
+    },
+    /// Resident memory is over its line.
+    Rss {
+        /// Summed kinds.
+        kinds: Kinds,
+        /// Their sum.
+        rss: Bytes,
+        /// The line.
+        line: Bytes,
+    },
+    /// Both.
+    UsageAndRss {
+        /// The group that was compared.
+        group: GroupSlot,
+        /// Its usage.
+        usage: Bytes,
+        /// Its line.
+        usage_line: Bytes,
+        /// Summed kinds.
+        kinds: Kinds,
+        /// Their sum.
+        rss: Bytes,
+        /// The line.
+        line: Bytes,
+    },
+    /// The meter is back at or under the relief level.
+    Relieved {
+        /// The meter (RSS sum where the rule has one, else usage).
+        value: Bytes,
+        /// The relief level.
+        until: Bytes,
+    },
+    /// The rule or control is no longer in force.
+    RuleGone,
+    /// The target is gone, or became untouchable.
+    TargetGone,
+    /// A slowdown has used up its time.
+    BudgetSpent {
+        /// The budget.
+        budget: Duration,
+    },
+    /// The kill budget refuses: recorded, not done.
+    TooManyKills {
+        /// Kills in the window.
+        count: u32,
+        /// The window.
+        window: Duration,
+    },
+    /// The target may not be touched.
+    Protected(Protected),
+    /// An earlier kill's memory is still on its way back: waited for, nobody else is hit.
+    FreeingPending {
+        /// How much is expected.
+        expected: Bytes,
+    },
+}
+
+/// Why somebody may not be touched.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Protected {
+    /// A fact.
+    Fact(Untouchable),
+    /// The never-list.
+    Never,
+    /// `oom_score_adj` is -1000.
+    OomScoreAdj,
+}
+
+/// One of a ranking.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Candidate {
+    /// Who.
+    pub process: ProcessId,
+    /// Its row.
+    pub slot: ProcessSlot,
+    /// What it was ranked by.
+    pub rss: Bytes,
+}
+
+/// At most so many candidates are ranked.
+pub const MAX_CANDIDATES: usize = 16;
+
+/// A ranking, best victim first.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Ranking {
+    entries: [Option<Candidate>; MAX_CANDIDATES],
+    /// Processes that were looked at, ranked or not.
+    pub considered: u32,
+    /// Of those, how many may not be touched.
+    pub protected: u32,
+}
+
+impl Ranking {
+    /// The candidates, best first.
+    pub fn iter(&self) -> impl Iterator<Item = &Candidate> {
+        self.entries.iter().flatten()
+    }
+    /// Keeps the best [`MAX_CANDIDATES`]: larger first, then the younger, then the higher pid, so that ties are settled.
+    pub fn offer(&mut self, candidate: Candidate) {
+        let key = |c: &Candidate| (c.rss, c.process.start, c.process.pid);
+        let place = self.entries.iter().position(|e| e.is_none_or(|e| key(&candidate) > key(&e)));
+        if let Some(place) = place {
+            self.entries[place..].rotate_right(1);
+            self.entries[place] = Some(candidate);
+        }
+    }
+}
+
+/// One decision.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Decision {
+    /// Its number.
+    pub id: DecisionId,
+    /// Its episode.
+    pub episode: EpisodeId,
+    /// When.
+    pub at: Time,
+    /// Which rule or control.
+    pub source: Source,
+    /// Which step of the ladder, from 0.
+    pub step: u8,
+    /// Whom.
+    pub target: Target,
+    /// What.
+    pub order: Order,
+    /// Why.
+    pub reason: Reason,
+    /// The letter's log line is due with this decision: the first of its episode.
+    pub log: bool,
+    /// Worth a record: begins, ends, one-shot orders. `Sustain` orders are not, they come every tick.
+    pub notable: bool,
+    /// For kills of one among many.
+    pub ranking: Ranking,
+}
+
+/// Decisions of one tick; bounded.
+#[derive(Debug)]
+pub struct Decisions {
+    list: Vec<Decision>,
+    /// Decisions that found no room; they come again next tick, because their condition still holds.
+    pub overflow: u64,
+}
+
+impl Decisions {
+    /// Room for so many.
+    pub fn with_capacity(capacity: usize) -> Self {
+        Self { list: Vec::with_capacity(capacity), overflow: 0 }
+    }
+    /// Empties it, keeping the room.
+    pub fn clear(&mut self) {
+        self.list.clear();
+    }
+    /// Adds one if there is room; says whether there was.
+    pub fn push(&mut self, decision: Decision) -> bool {
+        if self.list.len() < self.list.capacity() {
+            self.list.push(decision);
+            true
+        } else {
+            self.overflow += 1;
+            false
+        }
+    }
+    /// All of them, in order.
+    pub fn as_slice(&self) -> &[Decision] {
+        &self.list
+    }
+}
+
+/// By what an action was carried out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Mechanism {
+    /// `prlimit(2)`.
+    Rlimit,
+    /// `cgroup.freeze` of the group itself.
+    CgroupFreeze,
+    /// A hold group below the target's, with `cgroup.freeze`.
+    HoldGroup,
+    /// The v1 freezer.
+    V1Freezer,
+    /// SIGSTOP and SIGCONT: visible to the parent, breaks job control.
+    Sigstop,
+    /// `pidfd_send_signal(2)`.
+    Pidfd,
+    /// `cgroup.kill`.
+    CgroupKill,
+}
+
+/// A system call or file that failed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Operation {
+    /// `prlimit(2)`.
+    Prlimit,
+    /// Opening a process.
+    PidfdOpen,
+    /// `pidfd_send_signal(2)`.
+    SendSignal,
+    /// Writing `cgroup.freeze` or `freezer.state`.
+    Freeze,
+    /// Writing `cgroup.procs`.
+    MoveProcess,
+    /// `mkdir` of a hold group.
+    MakeGroup,
+    /// Reading `cgroup.procs`.
+    ListProcesses,
+    /// Writing `cgroup.kill`.
+    CgroupKill,
+    /// Reading a file of `/proc/PID`.
+    ReadProcess,
+    /// Writing the ledger.
+    Ledger,
+}
+
+/// What came of a decision.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// Done to so many processes.
+    Done {
+        /// Processes reached.
+        processes: u32,
+        /// By what.
+        by: Mechanism,
+    },
+    /// There was nothing to do: an empty group, a record, an end of something never begun.
+    Nothing,
+    /// Some were reached and some refused.
+    Partial {
+        /// Reached.
+        processes: u32,
+        /// Refused.
+        refused: u32,
+        /// By what.
+        by: Mechanism,
+        /// The last failure.
+        at: Operation,
+        /// Its errno.
+        errno: i32,
+    },
+    /// None was reached.
+    Refused {
+        /// What failed.
+        at: Operation,
+        /// Its errno.
+        errno: i32,
+    },
+    /// A kill whose victims are seen to be dead.
+    Dead {
+        /// Processes that died.
+        processes: u32,
+        /// By what.
+        by: Mechanism,
+        /// Which of the ranking, for kills of one among many.
+        choice: u8,
+        /// What they held, credited as memory on its way back.
+        expected: Bytes,
+    },
+    /// The target no longer exists.
+    Gone,
+    /// The ledger has no room, so nothing was changed.
+    LedgerFull,
+    /// A dry run: nothing was touched.
+    DryRun,
+    /// `decide` itself had nothing done (kill budget, protection).
+    Withheld,
+}
+
+/// An outcome on its way back to `decide`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Report {
+    /// Which decision.
+    pub decision: DecisionId,
+    /// What came of it.
+    pub outcome: Outcome,
+}

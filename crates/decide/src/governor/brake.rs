@@ -1,0 +1,147 @@
+//! Two brakes on killing: so many kills in so long and no more, and nobody is killed while memory from an earlier kill
+//! is still on its way back to the same branch of the tree.
+
+use std::collections::VecDeque;
+use std::time::Duration;
+
+use crate::decision::{DecisionId, Reason};
+use crate::policy::KillBudget;
+use crate::snapshot::{GroupId, GroupSlot, Snapshot};
+use crate::units::{Bytes, Time};
+
+use super::tree::Tree;
+
+/// How long memory of the dead is waited for; the same for word of a kill's outcome.
+const RETURN_TIME: Duration = Duration::from_secs(2);
+/// At most so many kills whose memory is waited for at a time. While there are so many, nobody else is killed.
+const MAX_CREDITS: usize = 64;
+/// A larger budget than this is cut to it: the times of so many kills are remembered.
+const MAX_COUNT: u32 = 4096;
+
+/// Memory on its way back.
+#[derive(Clone, Copy, Debug)]
+struct Credit {
+    decision: DecisionId,
+    group: Option<(GroupId, GroupSlot)>,
+    /// Usage of the group when the kill was ordered.
+    before: Option<Bytes>,
+    expected: Bytes,
+    until: Time,
+}
+
+/// What a kill must wait for or give up for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Brake {
+    /// Wait: memory is coming back.
+    Freeing(Bytes),
+    /// Give up for now.
+    TooMany(Reason),
+}
+
+#[derive(Debug)]
+pub(super) struct Kills {
+    budget: KillBudget,
+    times: VecDeque<Time>,
+    credits: Vec<Credit>,
+}
+
+impl Kills {
+    pub fn new(budget: KillBudget) -> Self {
+        let count = budget.count.min(MAX_COUNT);
+        let times = VecDeque::with_capacity(count as usize);
+        Self { budget: KillBudget { count, ..budget }, times, credits: Vec::with_capacity(MAX_CREDITS) }
+    }
+
+    /// A new budget; what was killed and is waited for stays known.
+    pub fn set_budget(&mut self, budget: KillBudget) {
+        let old = std::mem::replace(self, Self::new(budget));
+        self.credits = old.credits;
+        let kept = old.times.len().min(self.budget.count as usize);
+        self.times.extend(old.times.iter().skip(old.times.len() - kept));
+    }
+
+    /// Takes note of what has come back, and of what will not any more. To be called in each tick.
+    pub fn settle(&mut self, now: Time, snap: &Snapshot) {
+        self.credits.retain(|credit| now < credit.until && !credit.returned(snap));
+    }
+
+    /// Whether somebody in `group` may be killed now.
+    pub fn brake(
+        &mut self,
+        now: Time,
+        group: Option<GroupSlot>,
+        snap: &Snapshot,
+        tree: &Tree,
+    ) -> Option<Brake> {
+        let full = (self.credits.len() == MAX_CREDITS).then_some(Bytes(0));
+        let pending = self.credits.iter().find(|credit| credit.concerns(group, snap, tree));
+        if let Some(expected) = pending.map(|credit| credit.expected).or(full) {
+            return Some(Brake::Freeing(expected));
+        }
+        while self.times.front().is_some_and(|&at| at + self.budget.window <= now) {
+            self.times.pop_front();
+        }
+        if self.times.len() < self.budget.count as usize {
+            return None;
+        }
+        let count = u32::try_from(self.times.len()).unwrap_or(MAX_COUNT);
+        Some(Brake::TooMany(Reason::TooManyKills { count, window: self.budget.window }))
+    }
+
+    /// A kill was ordered: counted, and until its outcome is known, waited for.
+    pub fn ordered(
+        &mut self,
+        now: Time,
+        decision: DecisionId,
+        group: Option<GroupSlot>,
+        expected: Bytes,
+        snap: &Snapshot,
+    ) {
+        self.times.push_back(now);
+        // The root has no line: what comes back to it directly helps nobody else.
+        let row = group.and_then(|slot| Some((slot, snap.group(slot).filter(|row| &*row.path != b"/")?)));
+        self.credits.push(Credit {
+            decision,
+            group: row.map(|(slot, row)| (row.id, slot)),
+            before: row.and_then(|(_, row)| row.usage),
+            // Until word comes that nothing was held, something must be seen to come back.
+            expected: expected.max(Bytes(1)),
+            until: now + RETURN_TIME,
+        });
+    }
+
+    /// The victims are dead: from now on their memory is waited for.
+    pub fn dead(&mut self, now: Time, decision: DecisionId, expected: Bytes) {
+        if let Some(credit) = self.credits.iter_mut().find(|credit| credit.decision == decision) {
+            credit.expected = expected;
+            credit.until = now + RETURN_TIME;
+        }
+    }
+
+    /// The kill came to nothing: nothing will come back.
+    pub fn failed(&mut self, decision: DecisionId) {
+        self.credits.retain(|credit| credit.decision != decision);
+    }
+}
+
+impl Credit {
+    /// Whether as much came back as was expected.
+    fn returned(&self, snap: &Snapshot) -> bool {
+        let now = self
+            .group
+            .and_then(|(id, slot)| snap.group(slot).filter(|row| row.id == id && !row.gone))
+            .and_then(|row| row.usage);
+        match (self.before, now) {
+            (Some(before), Some(now)) => now.0.saturating_add(self.expected.0) <= before.0,
+            _ => false,
+        }
+    }
+
+    /// Whether memory that comes back to this credit's group helps `group`: one is the other, or above it.
+    fn concerns(&self, group: Option<GroupSlot>, snap: &Snapshot, tree: &Tree) -> bool {
+        let (Some((id, slot)), Some(group)) = (self.group, group) else { return false };
+        snap.group(slot).is_some_and(|row| row.id == id)
+            && (tree.upward(Some(group)).any(|above| above == slot)
+                || tree.upward(Some(slot)).any(|above| above == group))
+    }
+}

@@ -1,0 +1,255 @@
+//! Is it over? One question, asked of groups and processes alike, with five honest answers. Pure comparisons of what the
+//! snapshot holds; what is unknown is answered with [`Verdict::Unknown`], which changes nothing.
+
+use crate::control::MemControl;
+use crate::decision::Reason;
+use crate::policy::{
+    Condition, DEFAULT_BAND, MAX_DEFAULT_BAND, Over, Pattern, Rule, Scope, names_it_or_above,
+};
+use crate::snapshot::{Group, GroupSlot, Host, Process, Snapshot};
+use crate::units::{Bytes, Limit};
+
+use super::tree::Tree;
+
+/// Pages the kernel charges at once, on each processor: memory that is charged and not yet used.
+const CHARGE_BATCH_PAGES: u64 = 64;
+
+/// Which groups above a process the group part of a condition is compared with.
+#[derive(Clone, Copy, Debug)]
+enum Reach<'a> {
+    /// The target itself is a group.
+    Itself,
+    /// Only the group the process is in: a plain amount says nothing about the groups above, which hold others too.
+    Nearest,
+    /// It and all above it, as the letter walks: the first that is over is the reason.
+    Above,
+    /// Those of them that the rule names.
+    Named(&'a [Pattern]),
+}
+
+/// A condition with all that is needed to judge it.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Question<'a> {
+    pub condition: Condition,
+    reach: Reach<'a>,
+    until: Option<Bytes>,
+    /// Controls have the letter's hysteresis: none but the charge batch.
+    letter: bool,
+}
+
+impl<'a> Question<'a> {
+    /// What a rule asks about a group as a whole.
+    pub fn of_group(rule: &'a Rule) -> Self {
+        Self { condition: rule.when, reach: Reach::Itself, until: rule.until, letter: false }
+    }
+
+    /// What a rule asks about a process.
+    pub fn of_process(rule: &'a Rule) -> Self {
+        let reach = match (&rule.scope, rule.when.group) {
+            (Scope::Groups(patterns), _) => Reach::Named(patterns),
+            (Scope::Processes(_), Some(Over::High { .. }) | None) => Reach::Above,
+            (Scope::Processes(named), Some(Over::Amount(_))) if named.groups.is_empty() => Reach::Nearest,
+            (Scope::Processes(named), Some(Over::Amount(_))) => Reach::Named(&named.groups),
+        };
+        Self { condition: rule.when, reach, until: rule.until, letter: false }
+    }
+
+    /// What a control asks about its process; `None` if it asks nothing (NONE, or a signal already spent).
+    pub fn of_control(control: &MemControl) -> Option<Self> {
+        let condition = control.condition()?;
+        Some(Self { condition, reach: Reach::Above, until: None, letter: true })
+    }
+
+    /// The relief level under a line.
+    fn until(&self, line: Bytes, host: &Host) -> Bytes {
+        let widest = if self.letter {
+            Bytes(CHARGE_BATCH_PAGES.saturating_mul(host.page.0).saturating_mul(u64::from(host.cpus)))
+        } else {
+            MAX_DEFAULT_BAND
+        };
+        line - Bytes(line.0 / DEFAULT_BAND).min(widest)
+    }
+}
+
+/// A line that is crossed, with what the actions need to know of it.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Excess {
+    pub reason: Reason,
+    /// The meter: the RSS sum where the condition has one, else the usage.
+    pub value: Bytes,
+    /// The line of that meter.
+    pub line: Bytes,
+    /// How far it may still grow before worse happens (`memory.max`; where there is none, a quarter of the line).
+    pub room: Bytes,
+}
+
+/// The answer.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Verdict {
+    Over(Excess),
+    /// Not over, and not down to the relief level: whatever is in force stays, nothing is added.
+    InBand,
+    Relieved {
+        value: Bytes,
+        until: Bytes,
+    },
+    /// There is nothing to be over any more (`memory.high` became `max`).
+    NoLine,
+    /// Something is not known, and what is known does not decide it.
+    Unknown,
+}
+
+/// One half of the answer.
+enum Part {
+    Over { value: Bytes, line: Bytes, group: Option<(GroupSlot, Option<Limit>)> },
+    InBand,
+    Relieved { value: Bytes, until: Bytes },
+    NoLine,
+    Unknown,
+}
+
+/// Judges a group (`process: None`) or a process in it.
+pub(super) fn judge(
+    question: &Question,
+    snap: &Snapshot,
+    tree: &Tree,
+    group: Option<GroupSlot>,
+    process: Option<&Process>,
+) -> Verdict {
+    let usage = question.condition.group.map(|over| usage_part(question, over, snap, tree, group));
+    let rss = question.condition.rss.is_some().then(|| rss_part(question, &snap.host, process));
+    match (usage, rss) {
+        (Some(part), None) | (None, Some(part)) => alone(question, &part),
+        (Some(usage), Some(rss)) => both(question, &usage, &rss),
+        (None, None) => Verdict::NoLine,
+    }
+}
+
+/// The group part: over if any group in reach is, relieved if all that have a line are.
+fn usage_part(
+    question: &Question,
+    over: Over,
+    snap: &Snapshot,
+    tree: &Tree,
+    from: Option<GroupSlot>,
+) -> Part {
+    let depth = if matches!(question.reach, Reach::Itself | Reach::Nearest) { 1 } else { usize::MAX };
+    let (mut unknown, mut in_band, mut relieved) = (from.is_none(), false, None);
+    for slot in tree.upward(from).take(depth) {
+        let Some(row) = snap.group(slot).filter(|row| !row.gone && in_reach(question.reach, row)) else {
+            continue;
+        };
+        let Some(line) = over.line(row) else {
+            unknown |= row.high.is_none();
+            continue;
+        };
+        let until = match question.until {
+            Some(until) if question.condition.rss.is_none() => until.min(line),
+            _ => question.until(line, &snap.host),
+        };
+        match row.usage {
+            None => unknown = true,
+            Some(value) if value > line => return Part::Over { value, line, group: Some((slot, row.max)) },
+            Some(value) if value > until => in_band = true,
+            Some(value) => relieved = relieved.or(Some(Part::Relieved { value, until })),
+        }
+    }
+    match relieved {
+        _ if unknown => Part::Unknown,
+        _ if in_band => Part::InBand,
+        Some(relieved) => relieved,
+        None => Part::NoLine,
+    }
+}
+
+/// The root is never charged and never a target.
+fn in_reach(reach: Reach, row: &Group) -> bool {
+    &*row.path != b"/"
+        && match reach {
+            Reach::Itself | Reach::Nearest | Reach::Above => true,
+            Reach::Named(patterns) => names_it_or_above(patterns, &row.path),
+        }
+}
+
+fn rss_part(question: &Question, host: &Host, process: Option<&Process>) -> Part {
+    let Some(rss) = question.condition.rss else { return Part::NoLine };
+    let until = question.until.map_or_else(|| question.until(rss.over, host), |until| until.min(rss.over));
+    match process.and_then(|process| rss.meter(process)) {
+        None => Part::Unknown,
+        Some(value) if value > rss.over => Part::Over { value, line: rss.over, group: None },
+        Some(value) if value > until => Part::InBand,
+        Some(value) => Part::Relieved { value, until },
+    }
+}
+
+/// A quarter above the line: where slowing down must have stopped the growth if there is no `memory.max` to say it.
+fn ceiling(line: Bytes) -> Bytes {
+    line + Bytes(line.0 / 4)
+}
+
+fn alone(question: &Question, part: &Part) -> Verdict {
+    match *part {
+        Part::Over { value, line, group: Some((group, max)) } => {
+            let top = max.and_then(Limit::bytes).unwrap_or(ceiling(line));
+            let reason = Reason::Usage { group, usage: value, line };
+            Verdict::Over(Excess { reason, value, line, room: top - value })
+        }
+        Part::Over { value, line, group: None } => {
+            let kinds = question.condition.rss.map(|rss| rss.kinds).unwrap_or_default();
+            let reason = Reason::Rss { kinds, rss: value, line };
+            Verdict::Over(Excess { reason, value, line, room: ceiling(line) - value })
+        }
+        Part::InBand => Verdict::InBand,
+        Part::Relieved { value, until } => Verdict::Relieved { value, until },
+        Part::NoLine => Verdict::NoLine,
+        Part::Unknown => Verdict::Unknown,
+    }
+}
+
+/// Both must be over; one that is relieved settles it, whatever the other is.
+fn both(question: &Question, usage: &Part, rss: &Part) -> Verdict {
+    match (usage, rss) {
+        (_, &Part::Relieved { value, until }) | (&Part::Relieved { value, until }, _) => {
+            Verdict::Relieved { value, until }
+        }
+        (Part::NoLine, _) | (_, Part::NoLine) => Verdict::NoLine,
+        (Part::Unknown, _) | (_, Part::Unknown) => Verdict::Unknown,
+        (Part::InBand, _) | (_, Part::InBand) => Verdict::InBand,
+        (
+            &Part::Over { value: usage, line: usage_line, group },
+            &Part::Over { value: rss, line, group: _ },
+        ) => {
+            let Some((group, max)) = group else { return Verdict::Unknown };
+            let kinds = question.condition.rss.map(|rss| rss.kinds).unwrap_or_default();
+            let reason = Reason::UsageAndRss { group, usage, usage_line, kinds, rss, line };
+            let left = max.and_then(Limit::bytes).map(|max| max - usage);
+            let room = ceiling(line) - rss;
+            Verdict::Over(Excess { reason, value: rss, line, room: left.map_or(room, |left| room.min(left)) })
+        }
+    }
+}
+
+/// Whether a group that `question` compares is still over its `memory.high`: the letter's log line is due again only
+/// when none is. `None`: not known.
+pub(super) fn above_high(
+    question: &Question,
+    snap: &Snapshot,
+    tree: &Tree,
+    group: Option<GroupSlot>,
+) -> Option<bool> {
+    if question.condition.group.is_none() {
+        return Some(false);
+    }
+    let depth = if matches!(question.reach, Reach::Itself | Reach::Nearest) { 1 } else { usize::MAX };
+    for slot in tree.upward(group).take(depth) {
+        let Some(row) = snap.group(slot).filter(|row| !row.gone && in_reach(question.reach, row)) else {
+            continue;
+        };
+        if let Limit::At(high) = row.high?
+            && row.usage? > high
+        {
+            return Some(true);
+        }
+    }
+    Some(false)
+}

@@ -1,0 +1,125 @@
+//! The kill step: may it be now, and whom does it take.
+
+use std::time::Duration;
+
+use crate::decision::{Candidate, Decisions, Order, Protected, Reason, Target};
+use crate::policy::Victim;
+use crate::snapshot::{GroupSlot, ProcessSlot, Snapshot};
+use crate::victim::{self, Selection};
+
+use super::brake::Brake;
+use super::episode::{Episode, held};
+use super::judge::Excess;
+use super::ladder::Step;
+use super::report::What;
+use super::{Governor, REPEAT};
+
+impl Governor {
+    /// A kill, if it may be: of the whole target, or of one chosen from a group.
+    pub(super) fn kill(
+        &mut self,
+        episode: &mut Episode,
+        step: u8,
+        victim: Victim,
+        excess: &Excess,
+        snap: &Snapshot,
+        out: &mut Decisions,
+    ) -> Step {
+        let group = match episode.target {
+            Target::Group(_, group) => Some(group),
+            Target::Process(_, process) => self.tree.group_of(process),
+        };
+        let (whole, selection) = self.select(episode, victim, snap);
+        if !whole && let Some(why) = selection.hopeless() {
+            return self.withhold(episode, step, Reason::Protected(why), out);
+        }
+        match self.kills.brake(self.now, group, snap, &self.tree) {
+            Some(Brake::Freeing(expected)) => {
+                if !episode.noted_freeing {
+                    let reason = Reason::FreeingPending { expected };
+                    episode.noted_freeing =
+                        self.emit(episode, step, Order::Record, reason, What::Other, out).is_some();
+                }
+                return Step::Waits;
+            }
+            Some(Brake::TooMany(_)) if episode.noted_budget => return Step::Began,
+            Some(Brake::TooMany(reason)) => {
+                let noted = self.withhold(episode, step, reason, out) != Step::Waits;
+                episode.noted_budget = noted;
+                return if noted { Step::Began } else { Step::Waits };
+            }
+            None => {}
+        }
+        let ranking = selection.ranking;
+        let Some(expected) = ranking.iter().next().map(|c| c.rss).or(whole.then_some(held(Some(excess))))
+        else {
+            // Nobody can be ranked yet: rows and readings are on their way. Not for ever: the ladder must go on, but
+            // at its own time, because what is not known is no reason to hurry.
+            let patience =
+                episode.base + self.step_of(episode, step).map_or(Duration::ZERO, |s| s.after) + REPEAT;
+            return if self.now < patience { Step::Waits } else { Step::Began };
+        };
+        let Some(id) = self.emit_ranked(episode, step, Order::Kill { whole }, excess.reason, ranking, out)
+        else {
+            return Step::Waits;
+        };
+        episode.noted_freeing = false;
+        self.kills.ordered(self.now, id, group, expected, snap);
+        Step::Began
+    }
+
+    /// Something that is recorded instead of being done.
+    fn withhold(&mut self, episode: &mut Episode, step: u8, reason: Reason, out: &mut Decisions) -> Step {
+        // Said once: a last step comes back here each second.
+        if episode.last.is_some_and(|(order, last)| order == Order::Record && last == reason) {
+            return Step::Failed;
+        }
+        match self.emit(episode, step, Order::Record, reason, What::Other, out) {
+            Some(_) => Step::Failed,
+            None => Step::Waits,
+        }
+    }
+
+    /// Whom a kill takes: the whole target, or the ranking of those below it.
+    fn select(&mut self, episode: &Episode, victim: Victim, snap: &Snapshot) -> (bool, Selection) {
+        let mut selection = Selection::default();
+        match episode.target {
+            Target::Process(who, slot) => {
+                let Some(row) = snap.process(slot) else { return (false, selection) };
+                if let Some(why) = victim::unkillable(row) {
+                    selection.ranking.considered = 1;
+                    selection.ranking.protected = 1;
+                    selection.protected = Some(why);
+                    return (false, selection);
+                }
+                let rss = victim::resident(row).unwrap_or(held(episode.over.as_ref()));
+                selection.ranking.considered = 1;
+                selection.ranking.offer(Candidate { process: who, slot, rss });
+                (true, selection)
+            }
+            Target::Group(_, slot) => {
+                let indivisible = snap.group(slot).and_then(|row| row.oom_group) == Some(true);
+                if victim == Victim::Group || indivisible {
+                    return (true, selection);
+                }
+                self.rank(slot, snap, &mut selection);
+                (false, selection)
+            }
+        }
+    }
+
+    fn rank(&mut self, group: GroupSlot, snap: &Snapshot, selection: &mut Selection) {
+        let mut walk = self.tree.walk(group);
+        while let Some(slot) = self.tree.step(&mut walk) {
+            if self.renew_process(slot, snap)
+                && let Some(row) = snap.process(slot)
+            {
+                selection.consider(slot, row, self.protection(slot));
+            }
+        }
+    }
+
+    fn protection(&self, slot: ProcessSlot) -> Option<Protected> {
+        self.processes[slot.0 as usize].protected
+    }
+}

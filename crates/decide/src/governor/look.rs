@@ -1,0 +1,226 @@
+//! Fresh rows against their lines: where an episode begins, which processes a group's usage concerns, and when the
+//! row is worth another look.
+
+use std::time::Duration;
+
+use crate::decision::{Source, Target};
+use crate::policy::{Over, Policy, RuleId};
+use crate::snapshot::{Group, GroupSlot, Host, ProcessSlot, Snapshot};
+use crate::units::{Bytes, Limit};
+
+use super::Governor;
+use super::judge::{Question, Verdict, judge};
+use super::rows::{RuleSet, sampled};
+
+/// By how much an event may come too late: v1 looks at its thresholds once in so many pages on each processor
+/// (`THRESHOLDS_EVENTS_TARGET` in mm/memcontrol-v1.c).
+const THRESHOLD_PAGES: u64 = 128;
+
+fn late(host: &Host) -> Bytes {
+    Bytes(THRESHOLD_PAGES.saturating_mul(host.page.0).saturating_mul(u64::from(host.cpus)))
+}
+
+/// How long a group stays watched for the sake of its processes before it is checked that there still are any.
+pub(super) const RECHECK: Duration = Duration::from_secs(10);
+
+/// How often a group is read whose line is watched by an event, while it is under it.
+const WATCHED: Duration = Duration::from_secs(30);
+/// Over this part of the line (or within a quarter of the slowest pace of it), processes are sampled.
+const NEAR: u64 = 16;
+/// Processes that may have to be ranked are sampled so many times slower than the fastest pace.
+const RANKING_PACE: u32 = 8;
+
+impl Governor {
+    /// Weighs a fresh group, and the processes below it if its usage concerns them.
+    pub(super) fn look_at_group(&mut self, slot: GroupSlot, snap: &Snapshot) {
+        if !self.renew_group(slot, snap) {
+            return;
+        }
+        let Some(row) = snap.group(slot) else { return };
+        for rule in self.groups[slot.0 as usize].whole.iter() {
+            let Some(question) = self.policy.rules.get(rule.0 as usize).map(Question::of_group) else {
+                continue;
+            };
+            if let Verdict::Over(_) = judge(&question, snap, &self.tree, Some(slot), None) {
+                self.begin(Source::Rule(rule), Target::Group(row.id, slot), snap);
+            }
+        }
+        self.look_below(slot, row, snap);
+        let interval = self.interval_of_group(slot, row, &snap.host);
+        let item = self.group_item(slot);
+        match interval {
+            // A row that has never been read is read at once.
+            Some(_) if row.usage.is_none() && self.timers.at(item).is_none() => {
+                self.timers.set(item, Some(self.now));
+            }
+            Some(interval) => self.timers.set(item, Some(self.after(interval))),
+            None => self.timers.set(item, None),
+        }
+        self.groups[slot.0 as usize].interval = interval.unwrap_or(self.policy.pace.slowest);
+    }
+
+    /// The processes below a group that is close to a line are to be sampled, below one that is over it to be weighed.
+    fn look_below(&mut self, slot: GroupSlot, row: &Group, snap: &Snapshot) {
+        let state = &self.groups[slot.0 as usize];
+        let line = self.watch_line(slot, row);
+        let (was_near, near, over) = match (row.usage, line) {
+            (Some(usage), Some(line)) => {
+                let soon =
+                    state.trend.next_look(usage, line, &self.policy.pace) <= self.policy.pace.slowest / 4;
+                (state.near, soon || usage > line - Bytes(line.0 / NEAR), usage > line)
+            }
+            // Not known: as it was.
+            (None, Some(_)) => (state.near, state.near, false),
+            (_, None) => (state.near, false, false),
+        };
+        let check = state.watched && self.now.since(state.checked) >= RECHECK;
+        self.groups[slot.0 as usize].near = near;
+        if !(over || (near && !was_near) || check) {
+            return;
+        }
+        let mut watched = false;
+        let mut walk = self.tree.walk(slot);
+        while let Some(process) = self.tree.step(&mut walk) {
+            if !self.renew_process(process, snap) {
+                continue;
+            }
+            let concerned = self.conditions(process).any(|condition| condition.group.is_some());
+            watched |= concerned;
+            if concerned && over {
+                self.weigh(process, snap);
+            }
+            if concerned && near && !was_near {
+                self.timers.bring_forward(self.process_item(process), self.now);
+            }
+        }
+        let state = &mut self.groups[slot.0 as usize];
+        (state.watched, state.checked) = (watched, self.now);
+    }
+
+    /// Weighs a fresh process and says when to sample it again.
+    pub(super) fn look_at_process(&mut self, slot: ProcessSlot, snap: &Snapshot) {
+        if !self.renew_process(slot, snap) {
+            return;
+        }
+        self.weigh(slot, snap);
+        self.watch_groups_of(slot);
+        let item = self.process_item(slot);
+        let interval = self.interval_of_process(slot, snap);
+        let never_read = snap.process(slot).is_some_and(|row| row.rss == crate::snapshot::Rss::default());
+        match interval {
+            Some(_) if never_read && self.timers.at(item).is_none() => self.timers.set(item, Some(self.now)),
+            Some(interval) => self.timers.set(item, Some(self.after(interval))),
+            None => self.timers.set(item, None),
+        }
+        self.processes[slot.0 as usize].interval = interval.unwrap_or(self.policy.pace.slowest);
+    }
+
+    /// Begins an episode for each condition of a process that holds. A protected process has none.
+    pub(super) fn weigh(&mut self, slot: ProcessSlot, snap: &Snapshot) {
+        let Some(row) = snap.process(slot) else { return };
+        let state = &self.processes[slot.0 as usize];
+        if state.protected.is_some() {
+            return;
+        }
+        let (matches, group) = (state.matches, self.tree.group_of(slot));
+        let target = Target::Process(row.id, slot);
+        for rule in matches.iter() {
+            let Some(question) = self.policy.rules.get(rule.0 as usize).map(Question::of_process) else {
+                continue;
+            };
+            if let Verdict::Over(_) = judge(&question, snap, &self.tree, group, Some(row)) {
+                self.begin(Source::Rule(rule), target, snap);
+            }
+        }
+        let Some(set) = self.controls.get(row.id) else { return };
+        let Some(question) = Question::of_control(&set.control) else { return };
+        if let Verdict::Over(_) = judge(&question, snap, &self.tree, group, Some(row)) {
+            self.begin(Source::Control, target, snap);
+        }
+    }
+
+    /// Groups above a process with a group part in its conditions are to be looked at for its sake.
+    pub(super) fn watch_groups_of(&mut self, slot: ProcessSlot) {
+        if !self.conditions(slot).any(|condition| condition.group.is_some()) {
+            return;
+        }
+        let mut next = self.tree.group_of(slot);
+        while let Some(group) = next {
+            next = self.tree.upward(Some(group)).nth(1);
+            let item = self.group_item(group);
+            let state = &mut self.groups[group.0 as usize];
+            if state.id.is_some() && !state.watched {
+                (state.watched, state.checked) = (true, self.now);
+                self.timers.bring_forward(item, self.now);
+            }
+        }
+    }
+
+    /// The lowest line that usage of this group could cross for the sake of a process below it.
+    fn watch_line(&self, slot: GroupSlot, row: &Group) -> Option<Bytes> {
+        let state = &self.groups[slot.0 as usize];
+        let lines = |set: RuleSet| {
+            set.iter().filter_map(|rule| line_of(&self.policy, rule, row)).min().map_or(Limit::Max, Limit::At)
+        };
+        let mut line = lines(state.members);
+        if state.watched {
+            // Controls on processes below are over from memory.high on, plus what each of them allows.
+            line = line.min(lines(self.roaming)).min(row.high.unwrap_or(Limit::Max));
+        }
+        line.bytes().filter(|_| &*row.path != b"/")
+    }
+
+    /// When to look at a group again; `None`: nothing there is measured by looking.
+    fn interval_of_group(&self, slot: GroupSlot, row: &Group, host: &Host) -> Option<Duration> {
+        let (state, pace) = (&self.groups[slot.0 as usize], &self.policy.pace);
+        let measured = !state.whole.is_empty() || state.watched || !state.members.is_empty();
+        if !measured || &*row.path == b"/" {
+            return None;
+        }
+        let own = state.whole.iter().filter_map(|rule| line_of(&self.policy, rule, row)).min();
+        let line = own.into_iter().chain(self.watch_line(slot, row)).min();
+        match (line, row.usage) {
+            // An event tells when the line is crossed; the rare look is for the day it does not. Close to the line it is
+            // sampled all the same.
+            (Some(line), Some(usage)) if row.watched && usage + late(host) <= line - Bytes(line.0 / NEAR) => {
+                Some(WATCHED.max(pace.slowest))
+            }
+            (Some(line), Some(usage)) => Some(state.trend.next_look(usage, line, pace)),
+            (Some(_), None) => Some(pace.slowest),
+            // No line: for good where memory.high is `max` (an event says when that changes), else not known yet.
+            (None, _) => row.high.is_none().then_some(pace.slowest),
+        }
+    }
+
+    /// When to sample a process again; `None`: nothing is learnt by it now.
+    pub(super) fn interval_of_process(&self, slot: ProcessSlot, snap: &Snapshot) -> Option<Duration> {
+        let (state, pace) = (&self.processes[slot.0 as usize], &self.policy.pace);
+        let row = snap.process(slot)?;
+        if state.protected.is_some() {
+            return None;
+        }
+        let group = self.tree.group_of(slot);
+        let above = |wanted: &dyn Fn(GroupSlot) -> bool| self.tree.upward(group).any(wanted);
+        let near = above(&|group| self.groups[group.0 as usize].near);
+        let ranked =
+            above(&|group| self.is_ranking(group)).then_some((pace.fastest * RANKING_PACE).min(pace.slowest));
+        self.conditions(slot)
+            .filter(|condition| condition.rss.is_some() && (near || condition.group.is_none()))
+            .map(|condition| match sampled(&condition, row) {
+                Some((value, line, kinds)) => crate::trend::next_look(state.growth(kinds), value, line, pace),
+                None => pace.slowest,
+            })
+            .chain(ranked)
+            .min()
+    }
+
+    /// Whether an episode that may have to choose a victim among the processes of this group runs.
+    pub(super) fn is_ranking(&self, group: GroupSlot) -> bool {
+        self.groups[group.0 as usize].ranks_at.is_some_and(|at| at >= self.stepped_at)
+    }
+}
+
+/// Where the group part of a rule lies for a group, if it has one.
+fn line_of(policy: &Policy, rule: RuleId, row: &Group) -> Option<Bytes> {
+    policy.rules.get(rule.0 as usize)?.when.group.and_then(|over: Over| over.line(row))
+}

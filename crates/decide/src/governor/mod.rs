@@ -1,0 +1,242 @@
+//! The engine: snapshots in, decisions out. One for all rules and all controls, on every kernel, live and in replay.
+//!
+//! What always holds, each shown by a property test of the same name in `tests/invariants.rs`:
+//!
+//! - `never_a_protected_target`: no process that may not be touched ([`Untouchable`](crate::snapshot::Untouchable), pid 1,
+//!   the never-list) is ever a target or a candidate, none with `oom_score_adj` -1000 is killed, and the root group is never a target.
+//!   (What is in force on a process that becomes protected is ended.)
+//! - `no_action_without_a_limit_crossed`: whatever is begun, sent or killed has a reason whose numbers are over their line in
+//!   that very snapshot.
+//! - `missing_data_never_escalates`: while the meter is not known nothing is begun, sent or killed; nor is anything relieved.
+//! - `more_over_never_weaker`: of two snapshots that differ only in a meter that is further over its line, the one that is further over
+//!   leads to the same orders or more, and to no larger share of running time. (Kills apart: their brakes look at the past.)
+//! - `kills_per_window_bounded`: there are never more kills in a window than the policy's budget.
+//! - `freed_memory_is_waited_for`: while the memory of a kill is on its way back, nobody in the same branch of the tree is killed.
+//! - `no_flapping_inside_the_band`: between the relief level and the line nothing begins and nothing ends.
+//! - `same_snapshots_same_decisions`: to the bit. No clock, no randomness, no order that depends on addresses.
+//! - `every_begin_has_an_end`: each lasting action that was begun is ended exactly once: at relief, when its rule or
+//!   control is gone, when its target is gone, when its time is up; and nothing is kept up or ended that was not begun.
+//! - `log_once_an_episode`: the log line is due at most once an episode, and again only after the group was at or
+//!   under `memory.high`.
+//! - `steps_in_order`: the steps of a ladder begin in their order, the first not before its delay after the crossing, each not before
+//!   its delay after the one before, unless that one failed.
+//! - `overflow_delays_and_loses_nothing`: when decisions have no room, ends and begins come in a later tick.
+//! - `nothing_is_allocated` after [`Governor::new`] and [`Governor::set_policy`] (`tests/allocation.rs`), and every table is
+//!   bounded; what did not fit is counted in [`Governor::lost`].
+//!
+//! The work of a tick is in proportion to the fresh rows and the running episodes, never to all rows (a group that is over a line
+//! its processes depend on counts with the processes below it).
+
+use std::collections::VecDeque;
+use std::time::Duration;
+
+use crate::decision::Decisions;
+use crate::policy::{Policy, Rule, RuleId, Scope};
+use crate::snapshot::{ProcessId, ProcessSlot, Snapshot};
+use crate::units::{Limit, Time};
+
+mod brake;
+mod controls;
+mod due;
+mod emit;
+mod episode;
+mod index;
+mod judge;
+mod kill;
+mod ladder;
+mod look;
+mod report;
+mod rows;
+mod timers;
+mod tree;
+
+pub use episode::EpisodeView;
+
+/// How often something is done again that has to be: a repeated signal of a control (SIGCONT), a refused one-shot, a
+/// kill at the end of its ladder.
+pub const REPEAT: Duration = Duration::from_secs(1);
+
+/// Capacities of the tables.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Bounds {
+    /// Rows of groups, as in the snapshot.
+    pub groups: u32,
+    /// Rows of processes, as in the snapshot.
+    pub processes: u32,
+    /// Controls that processes have set.
+    pub controls: u32,
+    /// Episodes at a time.
+    pub episodes: u32,
+}
+
+impl Default for Bounds {
+    fn default() -> Self {
+        Self { groups: 4096, processes: 16384, controls: 4096, episodes: 4096 }
+    }
+}
+
+/// A table has no room left. Counted in [`Governor::lost`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the table is full")]
+pub struct Full;
+
+/// What did not fit since start; each counts attempts, so a row that never fits is counted again and again.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Lost {
+    /// Fresh groups beyond [`Bounds::groups`].
+    pub groups: u64,
+    /// Fresh processes beyond [`Bounds::processes`].
+    pub processes: u64,
+    /// Controls that were refused.
+    pub controls: u64,
+    /// Crossings that found no room for an episode; tried again while they last.
+    pub episodes: u64,
+    /// Decisions whose outcome was not reported before they had to make room for later ones.
+    pub answers: u64,
+}
+
+/// See the [module](self).
+#[derive(Debug)]
+pub struct Governor {
+    policy: Policy,
+    /// Counts policies: what rows remember of rules is of one of them.
+    generation: u32,
+    /// Rules about processes wherever they are.
+    roaming: rows::RuleSet,
+    /// The latest time that was heard of, and that of the last tick.
+    now: Time,
+    stepped_at: Time,
+    /// When some episode has something to do that no reading brings about.
+    deadline: Time,
+    groups: Vec<rows::GroupState>,
+    processes: Vec<rows::ProcessState>,
+    slots: index::Index<ProcessId, ProcessSlot>,
+    tree: tree::Tree,
+    timers: timers::Timers,
+    controls: index::Index<ProcessId, controls::SetControl>,
+    new_controls: Vec<ProcessId>,
+    serial: u64,
+    episodes: episode::Episodes,
+    kills: brake::Kills,
+    sent: VecDeque<report::Sent>,
+    next_decision: u64,
+    next_episode: u64,
+    lost: Lost,
+}
+
+impl Governor {
+    /// A governor that knows nothing yet. All its memory is allocated here.
+    pub fn new(policy: Policy, bounds: Bounds) -> Self {
+        let Bounds { groups, processes, controls, episodes } = bounds;
+        Self {
+            generation: 1,
+            roaming: rows::roaming_rules(&policy),
+            now: Time(0),
+            stepped_at: Time(0),
+            deadline: Time::FAR,
+            groups: vec![rows::GroupState::default(); groups as usize],
+            processes: vec![rows::ProcessState::default(); processes as usize],
+            slots: index::Index::with_capacity(processes),
+            tree: tree::Tree::new(groups, processes),
+            timers: timers::Timers::with_capacity(groups.saturating_add(processes)),
+            controls: index::Index::with_capacity(controls),
+            new_controls: Vec::with_capacity(controls as usize),
+            serial: 0,
+            episodes: episode::Episodes::with_capacity(episodes),
+            kills: brake::Kills::new(policy.kills),
+            sent: VecDeque::with_capacity((episodes as usize).saturating_mul(2).max(64)),
+            next_decision: 1,
+            next_episode: 1,
+            lost: Lost::default(),
+            policy,
+        }
+    }
+
+    /// What is asked for.
+    pub fn policy(&self) -> &Policy {
+        &self.policy
+    }
+
+    /// What did not fit.
+    pub fn lost(&self) -> Lost {
+        self.lost
+    }
+
+    /// Puts another policy in force and returns the old one. Episodes of rules that are still there under the same name and
+    /// unchanged go on; the others end at the next [`Governor::step`], and their last decisions carry the rule's number
+    /// in the old policy. Allocates.
+    pub fn set_policy(&mut self, policy: Policy) -> Policy {
+        let old = std::mem::replace(&mut self.policy, policy);
+        let new = &self.policy;
+        self.episodes.renumber(|RuleId(number)| {
+            let rule = old.rules.get(usize::from(number))?;
+            let number = new.rules.iter().position(|r| r == rule)?;
+            u16::try_from(number).ok().map(RuleId)
+        });
+        self.generation += 1;
+        self.roaming = rows::roaming_rules(new);
+        self.kills.set_budget(new.kills);
+        // Every known row may have other rules now, and so another pace: each is read once.
+        for (item, known) in (0u32..).zip(
+            self.groups.iter().map(|g| g.id.is_some()).chain(self.processes.iter().map(|p| p.id.is_some())),
+        ) {
+            if known {
+                self.timers.bring_forward(item, self.now);
+            }
+        }
+        self.deadline = self.now;
+        old
+    }
+
+    /// Whether a rule or a group setting names this group, so that it needs a row. (For rules about single processes
+    /// the groups they name count too: a row is where their processes are looked for.)
+    pub fn concerns_group(&self, path: &[u8]) -> bool {
+        let named = |patterns: &[crate::policy::Pattern]| patterns.iter().any(|p| p.matches(path));
+        self.policy.groups.iter().any(|group| named(&group.groups))
+            || self.policy.rules.iter().any(|rule: &Rule| match &rule.scope {
+                Scope::Groups(patterns) => named(patterns),
+                Scope::Processes(process) => named(&process.groups),
+            })
+    }
+
+    /// Whether some rule is about processes wherever they are, so that all of the host's have to be gone through.
+    pub fn concerns_all_processes(&self) -> bool {
+        !self.roaming.is_empty()
+    }
+
+    /// The line that stands in for `memory.high` of this group, if the policy gives one.
+    pub fn virtual_high(&self, path: &[u8]) -> Option<Limit> {
+        let named = |group: &&crate::policy::GroupPolicy| group.groups.iter().any(|p| p.matches(path));
+        self.policy.groups.iter().filter(named).find_map(|group| group.high)
+    }
+
+    /// One tick: clears `out` and fills it with what is to be done now. Fresh rows are taken in, then weighed, then every running
+    /// episode moves on.
+    pub fn step(&mut self, snap: &Snapshot, out: &mut Decisions) {
+        out.clear();
+        self.now = snap.at;
+        // All that are new first: a parent may come after its child, and must not push it off when it does.
+        for &slot in &snap.fresh_groups {
+            self.identify_group(slot, snap);
+        }
+        for &slot in &snap.fresh_groups {
+            self.take_in_group(slot, snap);
+        }
+        for &slot in &snap.fresh_processes {
+            self.take_in_process(slot, snap);
+        }
+        self.kills.settle(self.now, snap);
+        self.take_up_controls(snap, out);
+        for &slot in &snap.fresh_groups {
+            self.look_at_group(slot, snap);
+        }
+        for &slot in &snap.fresh_processes {
+            self.look_at_process(slot, snap);
+        }
+        self.stepped_at = self.now;
+        self.run_episodes(snap, out);
+    }
+}
+
+// Rules are numbered in 16 bits, and the steps of a ladder that are in force are kept as the bits of a byte.
+const _: () = assert!(crate::policy::MAX_RULES <= 1 << 16 && crate::policy::MAX_STEPS <= 8);

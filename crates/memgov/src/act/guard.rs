@@ -1,0 +1,180 @@
+//! Who is never touched: pid 1, memgov and its guardian, memgov's ancestors, kernel threads, and the administrator's never-list. Asked
+//! anew for every process just before it is touched, from facts read at that moment.
+
+use std::mem::MaybeUninit;
+
+use memgov_decide::decision::Protected;
+use memgov_decide::policy::{Pattern, ProcessMatch};
+use memgov_decide::snapshot::Untouchable;
+
+use super::paths;
+use crate::kernel::file::ShortPath;
+use crate::kernel::layout::{Controller, Layout};
+use crate::kernel::proc::{self, Stat};
+
+/// More generations than that between memgov and pid 1 are not looked for.
+const MOST_ANCESTORS: usize = 64;
+
+/// Knows who is not to be touched.
+#[derive(Debug)]
+pub struct Guard {
+    never: Vec<ProcessMatch>,
+    /// memgov, its guardian, its ancestors.
+    governors: Vec<u32>,
+    layout: Layout,
+    line: Box<[u8]>,
+    path: Box<[u8]>,
+}
+
+impl Guard {
+    /// `guardian`: its pid, if there is one.
+    pub fn new(layout: &Layout, never: Vec<ProcessMatch>, guardian: Option<u32>) -> Self {
+        let mut governors = vec![std::process::id()];
+        governors.extend(guardian);
+        let mut buffer = [0; proc::STAT_BUFFER];
+        let mut pid = std::process::id();
+        for _ in 0..MOST_ANCESTORS {
+            match proc::read_stat(pid, &mut buffer) {
+                Ok(stat) if stat.ppid > 1 => pid = stat.ppid,
+                _ => break,
+            }
+            governors.push(pid);
+        }
+        Self {
+            never,
+            governors,
+            layout: layout.clone(),
+            line: vec![0; paths::LINE_BUFFER].into_boxed_slice(),
+            path: vec![0; paths::LINE_BUFFER].into_boxed_slice(),
+        }
+    }
+
+    /// Replaces the never-list, after a reload.
+    pub fn set_never(&mut self, never: Vec<ProcessMatch>) {
+        self.never = never;
+    }
+
+    /// Why the process may not be touched; `None`: it may.
+    pub fn forbids(&mut self, stat: &Stat) -> Option<Protected> {
+        if stat.pid == 1 {
+            return Some(Protected::Fact(Untouchable::Init));
+        }
+        if stat.kernel_thread {
+            return Some(Protected::Fact(Untouchable::Kernel));
+        }
+        if self.governors.contains(&stat.pid) {
+            return Some(Protected::Fact(Untouchable::Governor));
+        }
+        let never = std::mem::take(&mut self.never);
+        let listed = never.iter().any(|entry| self.matches(entry, stat));
+        self.never = never;
+        listed.then_some(Protected::Never)
+    }
+
+    /// All that the entry gives must match. What cannot be read counts as a match: the list is there to protect.
+    fn matches(&mut self, entry: &ProcessMatch, stat: &Stat) -> bool {
+        let given =
+            [!entry.comm.is_empty(), !entry.uid.is_empty(), !entry.exe.is_empty(), !entry.groups.is_empty()];
+        given.contains(&true)
+            && (entry.comm.is_empty() || any(&entry.comm, comm(stat)))
+            && (entry.uid.is_empty() || uid(stat.pid).is_none_or(|uid| entry.uid.contains(&uid)))
+            && (entry.exe.is_empty() || self.exe_matches(&entry.exe, stat.pid))
+            && (entry.groups.is_empty() || self.group_matches(&entry.groups, stat.pid))
+    }
+
+    fn exe_matches(&mut self, patterns: &[Pattern], pid: u32) -> bool {
+        let mut space = [MaybeUninit::uninit(); 4096];
+        // A process whose first thread has ended shows its program only in the others.
+        let mut buffer = [0; proc::STAT_BUFFER];
+        let shows_it = proc::surviving_thread(pid, &mut buffer).unwrap_or(pid);
+        let Ok(link) = ShortPath::of_process(shows_it, b"exe") else { return true };
+        match rustix::fs::readlinkat_raw(rustix::fs::CWD, link.as_c_str(), &mut space[..]) {
+            // A program replaced by an upgrade is still that program.
+            Ok((exe, _)) => {
+                any(patterns, exe) || exe.strip_suffix(b" (deleted)").is_some_and(|exe| any(patterns, exe))
+            }
+            Err(_) => true,
+        }
+    }
+
+    fn group_matches(&mut self, patterns: &[Pattern], pid: u32) -> bool {
+        let found = paths::of_process(&self.layout, Controller::Memory, pid, &mut self.line, &mut self.path);
+        found.map_or(true, |length| {
+            let path = &self.path[..length];
+            // The group or an ancestor of it.
+            let ends = (1..length).filter(|&at| path[at] == b'/').chain([length]);
+            ends.map(|end| &path[..end]).any(|path| any(patterns, path))
+        })
+    }
+}
+
+fn any(patterns: &[Pattern], text: &[u8]) -> bool {
+    patterns.iter().any(|pattern| pattern.matches(text))
+}
+
+fn comm(stat: &Stat) -> &[u8] {
+    stat.comm.split(|&b| b == 0).next().unwrap_or_default()
+}
+
+fn uid(pid: u32) -> Option<u32> {
+    let mut buffer = [0; proc::STATUS_BUFFER];
+    proc::read_status(pid, &mut buffer).ok()?.uids.map(|[real, ..]| real)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::path::Path;
+
+    fn stat(pid: u32) -> Stat {
+        proc::read_stat(pid, &mut [0; proc::STAT_BUFFER]).unwrap()
+    }
+
+    #[test]
+    fn facts_protect() {
+        let layout = Layout::detect(Path::new("/")).unwrap();
+        let mut guard = Guard::new(&layout, Vec::new(), Some(77));
+        let me = stat(std::process::id());
+        assert_eq!(guard.forbids(&stat(1)), Some(Protected::Fact(Untouchable::Init)));
+        assert_eq!(guard.forbids(&me), Some(Protected::Fact(Untouchable::Governor)));
+        assert_eq!(guard.forbids(&Stat { pid: me.ppid, ..me }), Some(Protected::Fact(Untouchable::Governor)));
+        assert_eq!(guard.forbids(&Stat { pid: 77, ..me }), Some(Protected::Fact(Untouchable::Governor)));
+        let thread = Stat { pid: 99, kernel_thread: true, ..me };
+        assert_eq!(guard.forbids(&thread), Some(Protected::Fact(Untouchable::Kernel)));
+    }
+
+    #[test]
+    fn the_never_list_protects_by_all_that_an_entry_gives() {
+        let layout = Layout::detect(Path::new("/")).unwrap();
+        let mut child = std::process::Command::new("sleep").arg("60").spawn().unwrap();
+        let mut guard = Guard::new(&layout, Vec::new(), None);
+        let exe = std::fs::canonicalize(format!("/proc/{}/exe", std::process::id())).unwrap();
+        let exe = Pattern::new(exe.to_str().unwrap());
+        // Not forked-but-not-yet-exec'd.
+        while comm(&stat(child.id())) != b"sleep" {}
+        let sleep = || vec![Pattern::new("sl?ep")];
+        let group = vec![Pattern::new("/**")];
+        let cases = [
+            (ProcessMatch { comm: sleep(), ..Default::default() }, true),
+            (ProcessMatch { comm: sleep(), uid: vec![u32::MAX - 1], ..Default::default() }, false),
+            (ProcessMatch { groups: group.clone(), ..Default::default() }, true),
+            (ProcessMatch { comm: sleep(), groups: group, ..Default::default() }, true),
+            (
+                ProcessMatch {
+                    exe: vec![Pattern::new("/**/sleep"), Pattern::new("/**/*coreutils*")],
+                    ..Default::default()
+                },
+                true,
+            ),
+            (ProcessMatch { comm: sleep(), exe: vec![exe], ..Default::default() }, false),
+            (ProcessMatch::default(), false),
+        ];
+        for (entry, protects) in cases {
+            guard.set_never(vec![entry.clone()]);
+            let expected = protects.then_some(Protected::Never);
+            assert_eq!(guard.forbids(&stat(child.id())), expected, "{entry:?}");
+        }
+        child.kill().unwrap();
+        child.wait().unwrap();
+    }
+}

@@ -1,0 +1,285 @@
+//! SIGKILL, and seeing to it that the killed are dead.
+//!
+//! Who is killed is checked again just before: identity by pidfd and start time, the never-list, `oom_score_adj`. Whole groups go by
+//! `cgroup.kill` where there is such a file and nobody in them is protected, else one by one, again and again until nobody is left. A group is
+//! not frozen for that: with a protected process inside (it may be memgov) that would freeze it too, and a killed process forks no more than a frozen
+//! one.
+
+use std::os::fd::OwnedFd;
+use std::time::Duration;
+
+use memgov_decide::decision::{Candidate, DecisionId, Mechanism, Operation, Outcome, Report, Target};
+use memgov_decide::snapshot::{GroupId, GroupSlot, ProcessId};
+use memgov_decide::units::{Bytes, Time};
+
+use super::{Aim, Kit, Tally, refused};
+use crate::kernel::pidfd::PidFd;
+use crate::kernel::proc::{self, Stat};
+use crate::kernel::{Errno, freeze, sys};
+
+const KILL: u8 = 9;
+/// Victims whose deaths are waited for at once. Each costs a descriptor.
+const MOST_VICTIMS: usize = 64;
+/// Groups whose emptying is waited for at once.
+const MOST_GROUPS: usize = 32;
+/// How often deaths are looked for.
+const LOOK: Duration = Duration::from_millis(5);
+/// A victim that lives on so long (in uninterruptible sleep) is reported, so that the next one can be tried.
+const PATIENCE: Duration = Duration::from_secs(10);
+/// Rounds through a group that are made at once; if it still is not empty, [`Kills::tick`] goes on.
+const ROUNDS: u32 = 8;
+
+#[derive(Debug)]
+struct Victim {
+    decision: DecisionId,
+    who: ProcessId,
+    process: PidFd,
+    choice: u8,
+    expected: Bytes,
+    since: Time,
+    stuck: bool,
+}
+
+#[derive(Debug)]
+struct Emptying {
+    decision: DecisionId,
+    dir: OwnedFd,
+    processes: u32,
+    expected: Bytes,
+    by: Mechanism,
+    since: Time,
+}
+
+/// Kills whose end is waited for.
+#[derive(Debug)]
+pub struct Kills {
+    victims: Vec<Victim>,
+    groups: Vec<Emptying>,
+    next: Time,
+}
+
+impl Kills {
+    /// Allocates the tables.
+    pub fn new() -> Self {
+        Self {
+            victims: Vec::with_capacity(MOST_VICTIMS),
+            groups: Vec::with_capacity(MOST_GROUPS),
+            next: Time(0),
+        }
+    }
+
+    /// Kills the first of the ranking that can be, or the target.
+    pub(super) fn kill(&mut self, kit: &mut Kit, at: &Aim<'_>, whole: bool) -> Outcome {
+        self.next = sys::now() + LOOK;
+        match at.decision.target {
+            Target::Group(id, slot) if whole => self.kill_group(kit, at, id, slot),
+            Target::Group(..) => self.kill_ranked(kit, at),
+            Target::Process(..) if at.decision.ranking.iter().next().is_some() => self.kill_ranked(kit, at),
+            Target::Process(who, slot) => {
+                let rss = at.snap.process(slot).map_or(Bytes(0), |row| {
+                    let kinds = [row.rss.anon, row.rss.shmem];
+                    kinds.into_iter().flatten().fold(Bytes(0), |sum, kind| sum + kind)
+                });
+                let only = Candidate { process: who, slot, rss };
+                self.kill_one(kit, at.decision.id, 0, &only).unwrap_or_else(|outcome| outcome)
+            }
+        }
+    }
+
+    /// Down the ranking until one is killed. Why the last could not be is the outcome if none was.
+    fn kill_ranked(&mut self, kit: &mut Kit, at: &Aim<'_>) -> Outcome {
+        let mut last = Outcome::Nothing;
+        for (choice, candidate) in (0u8..).zip(at.decision.ranking.iter()) {
+            match self.kill_one(kit, at.decision.id, choice, candidate) {
+                Ok(outcome) => return outcome,
+                // A refusal says more than that another one was gone.
+                Err(outcome) if !matches!(last, Outcome::Refused { .. }) => last = outcome,
+                Err(_) => {}
+            }
+        }
+        last
+    }
+
+    /// `Err`: this one could not be, or need not be, killed.
+    fn kill_one(
+        &mut self,
+        kit: &mut Kit,
+        decision: DecisionId,
+        choice: u8,
+        candidate: &Candidate,
+    ) -> Result<Outcome, Outcome> {
+        let who = candidate.process;
+        if self.victims.iter().any(|victim| victim.who == who) {
+            // Killed already and not dead yet: another kill would not help it along.
+            return Err(refused(Operation::SendSignal, Errno::ALREADY));
+        }
+        let process = PidFd::open(who).map_err(|errno| missing(Operation::PidfdOpen, errno))?;
+        check(kit, who)?;
+        process.send(KILL).map_err(|errno| missing(Operation::SendSignal, errno))?;
+        // It may be dead by now, or still share its memory with one that is not.
+        let _ = process.release_memory();
+        let expected = candidate.rss;
+        let by = Mechanism::Pidfd;
+        if process.exited() == Ok(true) {
+            return Ok(Outcome::Dead { processes: 1, by, choice, expected });
+        }
+        if self.victims.len() < self.victims.capacity() {
+            let since = sys::now();
+            self.victims.push(Victim { decision, who, process, choice, expected, since, stuck: false });
+        }
+        Ok(Outcome::Done { processes: 1, by })
+    }
+
+    fn kill_group(&mut self, kit: &mut Kit, at: &Aim<'_>, id: GroupId, slot: GroupSlot) -> Outcome {
+        let (dir, kept) = match at.group(id, slot).and_then(|dir| {
+            let kept = freeze::open_group(dir.dir(), c".")
+                .map_err(|errno| missing(Operation::ListProcesses, errno))?;
+            at.sweep_group(kit, id, slot).map(|()| (dir, kept))
+        }) {
+            Ok(opened) => opened,
+            Err(outcome) => return outcome,
+        };
+        let expected = at.snap.group(slot).and_then(|row| row.usage).unwrap_or_default();
+        let mut tally = Tally::default();
+        let mut by = Mechanism::Pidfd;
+        if kit.sweep.pids().is_empty() {
+            return Outcome::Nothing;
+        }
+        if spares_nobody(kit) && dir.kill().is_ok() {
+            by = Mechanism::CgroupKill;
+            tally.reached = u32::try_from(kit.sweep.pids().len()).unwrap_or(u32::MAX);
+            release_memory(kit);
+        } else {
+            kill_swept(kit, &mut tally);
+            // Those born meanwhile. The dying are still listed, so only the first round counts.
+            for _ in 1..ROUNDS {
+                if at.sweep_group(kit, id, slot).is_err() || kill_swept(kit, &mut Tally::default()) == 0 {
+                    break;
+                }
+            }
+        }
+        if tally.reached > 0 && self.groups.len() < self.groups.capacity() {
+            let (decision, since) = (at.decision.id, sys::now());
+            self.groups.push(Emptying { decision, dir: kept, processes: tally.reached, expected, by, since });
+        }
+        if tally.reached == 0 && tally.failure.is_none() {
+            // Everybody in it is protected.
+            return Outcome::Withheld;
+        }
+        tally.outcome(by)
+    }
+
+    /// When [`Kills::tick`] must be called next.
+    pub fn deadline(&self) -> Option<Time> {
+        (!self.victims.is_empty() || !self.groups.is_empty()).then_some(self.next)
+    }
+
+    /// Looks who has died; reports those, and those that do not.
+    pub(super) fn tick(&mut self, kit: &mut Kit, now: Time, reports: &mut dyn FnMut(Report)) {
+        if self.deadline().is_none_or(|next| now < next) {
+            return;
+        }
+        self.next = now + LOOK;
+        for i in (0..self.victims.len()).rev() {
+            let victim = &mut self.victims[i];
+            let report = |outcome| Report { decision: victim.decision, outcome };
+            if victim.process.exited() != Ok(false) {
+                let (by, choice) = (Mechanism::Pidfd, victim.choice);
+                reports(report(Outcome::Dead { processes: 1, by, choice, expected: victim.expected }));
+                self.victims.swap_remove(i);
+            } else if !victim.stuck && now.since(victim.since) >= PATIENCE {
+                reports(report(refused(Operation::SendSignal, Errno::TIMEDOUT)));
+                victim.stuck = true;
+            } else {
+                let _ = victim.process.release_memory();
+            }
+        }
+        for i in (0..self.groups.len()).rev() {
+            if let Some(outcome) = empty(kit, &mut self.groups[i], now) {
+                reports(Report { decision: self.groups[i].decision, outcome });
+                self.groups.swap_remove(i);
+            }
+        }
+        if self.victims.iter().all(|victim| victim.stuck) && self.groups.is_empty() {
+            self.next = now + PATIENCE;
+        }
+    }
+}
+
+/// `Some`: it is over. Whoever is left and may be killed is killed again: it may have been born meanwhile.
+fn empty(kit: &mut Kit, group: &mut Emptying, now: Time) -> Option<Outcome> {
+    let dead = |processes| Outcome::Dead { processes, by: group.by, choice: 0, expected: group.expected };
+    if kit.sweep.collect(std::os::fd::AsFd::as_fd(&group.dir)).is_err() {
+        return Some(dead(group.processes));
+    }
+    if kill_swept(kit, &mut Tally::default()) == 0 {
+        return Some(dead(group.processes));
+    }
+    (now.since(group.since) >= PATIENCE).then_some(refused(Operation::SendSignal, Errno::TIMEDOUT))
+}
+
+/// Kills each of the last sweep that may be and is not dying; returns how many.
+fn kill_swept(kit: &mut Kit, tally: &mut Tally) -> u32 {
+    let mut killed = 0;
+    let mut buffer = [0; proc::STAT_BUFFER];
+    for i in 0..kit.sweep.pids().len() {
+        let pid = kit.sweep.pids()[i];
+        let Ok(stat) = proc::read_stat(pid, &mut buffer) else { continue };
+        if stat.has_ended() || spared(kit, &stat) {
+            continue;
+        }
+        let done =
+            PidFd::open(stat.id()).map_err(|errno| (Operation::PidfdOpen, errno)).and_then(|process| {
+                process.send(KILL).map_err(|errno| (Operation::SendSignal, errno))?;
+                let _ = process.release_memory();
+                Ok(())
+            });
+        killed += u32::from(done.is_ok());
+        tally.count(done);
+    }
+    killed
+}
+
+fn release_memory(kit: &Kit) {
+    let mut buffer = [0; proc::STAT_BUFFER];
+    for &pid in kit.sweep.pids().iter().take(MOST_VICTIMS) {
+        if let Ok(process) = proc::identify(pid, &mut buffer).and_then(PidFd::open) {
+            let _ = process.release_memory();
+        }
+    }
+}
+
+/// Whether everybody of the last sweep may be killed, so that the kernel can do it in one go.
+fn spares_nobody(kit: &mut Kit) -> bool {
+    let mut buffer = [0; proc::STAT_BUFFER];
+    kit.sweep.overflow() == 0
+        && (0..kit.sweep.pids().len()).all(|i| {
+            let pid = kit.sweep.pids()[i];
+            match proc::read_stat(pid, &mut buffer) {
+                Ok(stat) => !spared(kit, &stat),
+                Err(errno) => matches!(errno, Errno::NOENT | Errno::SRCH),
+            }
+        })
+}
+
+/// Never touched, or taken out of every choice of victim by `oom_score_adj` -1000.
+fn spared(kit: &mut Kit, stat: &Stat) -> bool {
+    kit.guard.forbids(stat).is_some() || proc::read_oom_score_adj(stat.pid, &mut [0; 16]) == Ok(-1000)
+}
+
+fn check(kit: &mut Kit, who: ProcessId) -> Result<(), Outcome> {
+    let mut buffer = [0; proc::STAT_BUFFER];
+    let stat =
+        proc::read_stat(who.pid, &mut buffer).map_err(|errno| missing(Operation::ReadProcess, errno))?;
+    if stat.id() != who || stat.has_ended() {
+        return Err(Outcome::Gone);
+    }
+    if spared(kit, &stat) { Err(Outcome::Withheld) } else { Ok(()) }
+}
+
+fn missing(at: Operation, errno: Errno) -> Outcome {
+    match errno {
+        Errno::SRCH | Errno::NOENT | Errno::NODEV => Outcome::Gone,
+        errno => refused(at, errno),
+    }
+}

@@ -1,0 +1,371 @@
+//! Carries out what `decide` has decided: nothing is chosen here, only done, verified, and undone again.
+//!
+//! Two rules hold everywhere below. What is reversible stands in the [`ledger`] before it is made. And the acting path ([`Actor::perform`],
+//! [`Actor::tick`]) allocates nothing: tables and buffers are made in [`Actor::new`]. Whatever the kernel answers (a process that is gone, a
+//! group that is busy, a right that is missing) becomes an [`Outcome`], never a panic.
+
+mod brake;
+mod deny;
+mod guard;
+mod guardian;
+mod kill;
+pub mod ledger;
+mod limits;
+mod paths;
+mod rehearsal;
+mod signal;
+mod slow;
+mod sweep;
+
+pub use deny::DeniedView;
+pub use guardian::Guardian;
+pub use ledger::{Ledger, Leftover, Undone, Verdict};
+pub use rehearsal::Finding;
+pub use slow::SlowedView;
+
+use memgov_decide::decision::{
+    Decision, EpisodeId, Mechanism, Operation, Order, Outcome, Phase, Report, Target,
+};
+use memgov_decide::policy::ProcessMatch;
+use memgov_decide::snapshot::{GroupId, GroupSlot, ProcessId, Snapshot};
+use memgov_decide::units::Time;
+
+use crate::kernel::{Errno, Error, GroupDir, Layout, sys};
+use guard::Guard;
+use sweep::Sweep;
+
+/// Open groups by their row; `observe` has them.
+pub trait GroupDirs {
+    /// The group in a slot, if it is open.
+    fn dir(&self, slot: GroupSlot) -> Option<&GroupDir>;
+}
+
+/// How to act.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// Decide and record, touch nothing.
+    pub dry_run: bool,
+    /// Processes that can be denied at once.
+    pub max_holds: u32,
+    /// Groups and processes that can be slowed at once.
+    pub max_slowed: u32,
+    /// Processes of one group that are looked at in one sweep.
+    pub max_processes: u32,
+    /// Who is never touched, beside what facts forbid.
+    pub never: Vec<ProcessMatch>,
+    /// The guardian's pid.
+    pub guardian: Option<u32>,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            dry_run: false,
+            max_holds: 4096,
+            max_slowed: 256,
+            max_processes: 16_384,
+            never: Vec::new(),
+            guardian: None,
+        }
+    }
+}
+
+/// What everything that acts needs.
+#[derive(Debug)]
+struct Kit {
+    layout: Layout,
+    ledger: Ledger,
+    guard: Guard,
+    sweep: Sweep,
+}
+
+/// Carries decisions out.
+#[derive(Debug)]
+pub struct Actor {
+    kit: Kit,
+    denials: deny::Denials,
+    slowdowns: slow::Slowdowns,
+    kills: kill::Kills,
+    dry_run: bool,
+}
+
+/// What was given back at the end.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Released {
+    /// Processes and groups released.
+    pub count: u32,
+    /// Of those that were to be: not released; their entries stay in the ledger.
+    pub failed: u32,
+}
+
+/// Something held at this moment, for status.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum HoldView {
+    /// A process that is refused memory.
+    Denied(DeniedView),
+    /// A group or process that runs only part of the time.
+    Slowed(SlowedView),
+}
+
+impl HoldView {
+    /// By what.
+    pub fn mechanism(&self) -> Mechanism {
+        match self {
+            Self::Denied(_) => deny::BY,
+            Self::Slowed(slowed) => slowed.by,
+        }
+    }
+}
+
+impl Actor {
+    /// Everything is allocated here. The ledger must have been opened and its leftovers undone.
+    pub fn new(layout: &Layout, ledger: Ledger, options: Options) -> Result<Self, Error> {
+        let slowdowns = slow::Slowdowns::new(layout, options.max_slowed)?;
+        Ok(Self {
+            kit: Kit {
+                layout: layout.clone(),
+                ledger,
+                guard: Guard::new(layout, options.never, options.guardian),
+                sweep: Sweep::with_capacity(options.max_processes),
+            },
+            denials: deny::Denials::with_capacity(options.max_holds),
+            slowdowns,
+            kills: kill::Kills::new(),
+            dry_run: options.dry_run,
+        })
+    }
+
+    /// Carries one decision out as far as that is possible at once; what takes time (deaths, duty cycles) goes on in [`Actor::tick`].
+    pub fn perform(&mut self, decision: &Decision, snap: &Snapshot, groups: &dyn GroupDirs) -> Outcome {
+        if matches!(decision.order, Order::Record | Order::Relieved) {
+            return Outcome::Nothing;
+        }
+        if self.dry_run {
+            return Outcome::DryRun;
+        }
+        let at = Aim { decision, snap, groups };
+        match decision.order {
+            Order::Record | Order::Relieved => Outcome::Nothing,
+            Order::Deny { phase, meter } => {
+                let mut tally = Tally::default();
+                let gone = self.deny(&at, phase, meter, &mut tally);
+                gone.unwrap_or_else(|| tally.outcome(deny::BY))
+            }
+            Order::Slow { phase: Phase::End, .. } => self.slowdowns.release(&mut self.kit, decision.episode),
+            Order::Slow { share, .. } => self.slowdowns.hold(&mut self.kit, &at, share),
+            Order::Signal { signal } => signal::send(&mut self.kit, &at, signal),
+            Order::Kill { whole } => {
+                let outcome = self.kills.kill(&mut self.kit, &at, whole);
+                // A v1 freezer keeps even the killed from dying.
+                self.slowdowns.let_die(&mut self.kit, sys::now());
+                outcome
+            }
+        }
+    }
+
+    /// `Some`: there was nobody to do it to.
+    fn deny(
+        &mut self,
+        at: &Aim<'_>,
+        phase: Phase,
+        meter: memgov_decide::policy::Kinds,
+        tally: &mut Tally,
+    ) -> Option<Outcome> {
+        let episode = at.decision.episode;
+        if phase == Phase::End {
+            // Children that no event has told of: before, while all their parents are known; and those born in between.
+            if matches!(at.decision.target, Target::Group(..)) && at.sweep_around(&mut self.kit).is_ok() {
+                self.denials.free_heirs(&mut self.kit);
+            }
+            self.denials.release(&mut self.kit, episode, tally);
+            if at.sweep_around(&mut self.kit).is_ok() {
+                self.denials.free_heirs(&mut self.kit);
+            }
+            return None;
+        }
+        match at.decision.target {
+            Target::Process(who, _) => match at.guarded(&mut self.kit, who) {
+                Err(outcome) => Some(outcome),
+                Ok(()) => {
+                    self.denials.hold_process(&mut self.kit, who, episode, meter, tally);
+                    tally.gone_if_nobody()
+                }
+            },
+            Target::Group(id, slot) => match at.sweep_group(&mut self.kit, id, slot) {
+                Err(outcome) => Some(outcome),
+                Ok(()) => {
+                    self.denials.hold_group(&mut self.kit, episode, meter, tally);
+                    tally.overflow(self.kit.sweep.overflow());
+                    None
+                }
+            },
+        }
+    }
+
+    /// What time brings: slowed processes stop and go on, deaths are seen, emptied hold groups are removed.
+    pub fn tick(&mut self, now: Time, reports: &mut dyn FnMut(Report)) {
+        self.slowdowns.tick(&mut self.kit, now);
+        self.kills.tick(&mut self.kit, now, reports);
+    }
+
+    /// When [`Actor::tick`] must be called next.
+    pub fn deadline(&self) -> Option<Time> {
+        [self.slowdowns.deadline(), self.kills.deadline()].into_iter().flatten().min()
+    }
+
+    /// `parent` has forked `child`. A child of a denied process was born with the lowered limits: it gets its own back, or is denied itself
+    /// where its whole group is.
+    pub fn process_forked(&mut self, parent: u32, child: u32) {
+        self.denials.process_forked(&mut self.kit, parent, child);
+    }
+
+    /// Gives everything back.
+    pub fn release_all(&mut self) -> Released {
+        let mut tally = Tally::default();
+        self.slowdowns.release_all(&mut self.kit, &mut tally);
+        self.denials.release_all(&mut self.kit, &mut tally);
+        Released { count: tally.reached, failed: tally.refused }
+    }
+
+    /// Whether anybody is refused memory at this moment.
+    pub fn denies(&self) -> bool {
+        self.denials.views().next().is_some()
+    }
+
+    /// Who is held at this moment.
+    pub fn holds(&self) -> impl Iterator<Item = HoldView> {
+        let slowed = self.slowdowns.views().map(HoldView::Slowed);
+        self.denials.views().map(HoldView::Denied).chain(slowed)
+    }
+
+    /// The ledger, for the guardian and status.
+    pub fn ledger(&self) -> &Ledger {
+        &self.kit.ledger
+    }
+
+    /// Replaces the never-list after a reload, and with it what a dry run is.
+    pub fn reconfigure(&mut self, never: Vec<ProcessMatch>, dry_run: bool) {
+        self.kit.guard.set_never(never);
+        self.dry_run = dry_run;
+    }
+
+    /// Runs the fatal path, and the others, against a child of its own. At start, before anything is governed.
+    pub fn rehearse(&mut self) -> Vec<Finding> {
+        if self.dry_run {
+            return Vec::new();
+        }
+        rehearsal::run(&mut self.kit, &mut self.slowdowns, &mut self.denials)
+    }
+}
+
+impl Drop for Actor {
+    fn drop(&mut self) {
+        self.release_all();
+    }
+}
+
+/// A decision and where its target is.
+struct Aim<'a> {
+    decision: &'a Decision,
+    snap: &'a Snapshot,
+    groups: &'a dyn GroupDirs,
+}
+
+impl<'a> Aim<'a> {
+    /// The open group, if it is the one that was meant.
+    fn group(&self, id: GroupId, slot: GroupSlot) -> Result<&'a GroupDir, Outcome> {
+        let dir = self.groups.dir(slot).ok_or(Outcome::Gone)?;
+        if dir.id() == id { Ok(dir) } else { Err(Outcome::Gone) }
+    }
+
+    fn sweep_group(&self, kit: &mut Kit, id: GroupId, slot: GroupSlot) -> Result<(), Outcome> {
+        let dir = self.group(id, slot)?;
+        kit.sweep.collect(dir.dir()).map_err(|errno| match errno {
+            Errno::NODEV | Errno::NOENT => Outcome::Gone,
+            errno => refused(Operation::ListProcesses, errno),
+        })
+    }
+
+    /// The target group, or the group around the target process; not all processes of the host for the sake of one.
+    fn sweep_around(&self, kit: &mut Kit) -> Result<(), Outcome> {
+        match self.decision.target {
+            Target::Group(id, slot) => self.sweep_group(kit, id, slot),
+            Target::Process(_, slot) => {
+                let group = self.snap.process(slot).and_then(|row| row.group).ok_or(Outcome::Gone)?;
+                if self.snap.group(group).is_none_or(|row| *row.path == *b"/") {
+                    return Err(Outcome::Gone);
+                }
+                let dir = self.groups.dir(group).ok_or(Outcome::Gone)?;
+                self.sweep_group(kit, dir.id(), group)
+            }
+        }
+    }
+
+    /// Whether a process still is who it was, and may be touched.
+    fn guarded(&self, kit: &mut Kit, who: ProcessId) -> Result<(), Outcome> {
+        let mut buffer = [0; crate::kernel::proc::STAT_BUFFER];
+        match crate::kernel::proc::read_stat(who.pid, &mut buffer) {
+            Ok(stat) if stat.id() != who || stat.has_ended() => Err(Outcome::Gone),
+            Ok(stat) if kit.guard.forbids(&stat).is_some() => Err(Outcome::Withheld),
+            Ok(_) => Ok(()),
+            Err(Errno::NOENT | Errno::SRCH) => Err(Outcome::Gone),
+            Err(errno) => Err(refused(Operation::ReadProcess, errno)),
+        }
+    }
+}
+
+fn refused(at: Operation, errno: Errno) -> Outcome {
+    match (at, errno) {
+        (Operation::Ledger, Errno::NOSPC) => Outcome::LedgerFull,
+        _ => Outcome::Refused { at, errno: errno.raw_os_error() },
+    }
+}
+
+/// Counts how it went with many.
+#[derive(Clone, Copy, Debug, Default)]
+struct Tally {
+    reached: u32,
+    refused: u32,
+    gone: u32,
+    failure: Option<(Operation, Errno)>,
+}
+
+impl Tally {
+    fn count(&mut self, result: Result<(), (Operation, Errno)>) {
+        match result {
+            Ok(()) => self.reached += 1,
+            Err((operation, Errno::SRCH)) if operation != Operation::Ledger => self.gone += 1,
+            Err((Operation::ReadProcess, Errno::NOENT)) => self.gone += 1,
+            Err(failure) => {
+                self.refused += 1;
+                self.failure = Some(failure);
+            }
+        }
+    }
+
+    /// Processes that were not even looked at.
+    fn overflow(&mut self, processes: u32) {
+        if processes > 0 {
+            self.refused = self.refused.saturating_add(processes);
+            self.failure = Some((Operation::ListProcesses, Errno::NOBUFS));
+        }
+    }
+
+    fn gone_if_nobody(&self) -> Option<Outcome> {
+        (self.reached == 0 && self.refused == 0 && self.gone > 0).then_some(Outcome::Gone)
+    }
+
+    fn outcome(&self, by: Mechanism) -> Outcome {
+        match (self.reached, self.failure) {
+            (0, None) => Outcome::Nothing,
+            (processes, None) => Outcome::Done { processes, by },
+            (0, Some((at, errno))) => refused(at, errno),
+            (processes, Some((at, errno))) => {
+                Outcome::Partial { processes, refused: self.refused, by, at, errno: errno.raw_os_error() }
+            }
+        }
+    }
+}
+
+/// An episode that no governor gives out: for rehearsals.
+const NO_EPISODE: EpisodeId = EpisodeId(u64::MAX);

@@ -1,0 +1,47 @@
+//! `memgov doctor`: what this kernel and these privileges allow, feature by feature, found by trying.
+
+use std::io::Write;
+use std::path::Path;
+
+use clap::Args;
+use serde_json::json;
+
+use super::output;
+use crate::kernel::capabilities::{Facts, State, features};
+
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Run it as the user memgov runs as: what is allowed depends on privileges. `memgov check --host FILE` says what the
+gaps mean for a configuration.")]
+pub(crate) struct Doctor {
+    /// Print JSON.
+    #[arg(long)]
+    json: bool,
+}
+
+impl Doctor {
+    pub(crate) fn run(&self, out: &mut dyn Write) -> anyhow::Result<()> {
+        let facts = Facts::probe(Path::new("/"));
+        let features = features(&facts);
+        if self.json {
+            output::json(out, &json!({ "features": features, "facts": facts }))?;
+            return Ok(());
+        }
+        let mut rows = Vec::new();
+        for feature in &features {
+            let state = match &feature.state {
+                State::Available => "yes",
+                State::Degraded(_) => "partly",
+                State::Unavailable(_) => "no",
+            };
+            rows.push(vec![feature.name.to_owned(), state.to_owned(), feature.mechanism.to_owned()]);
+        }
+        output::table(out, &["FEATURE", "HERE", "BY"], &rows)?;
+        for feature in &features {
+            if let State::Degraded(why) | State::Unavailable(why) = &feature.state {
+                writeln!(out, "\n{}: {why}\n  to get it: {}", feature.name, feature.how_to_get)?;
+            }
+        }
+        Ok(())
+    }
+}

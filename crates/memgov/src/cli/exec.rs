@@ -1,0 +1,214 @@
+//! `memgov exec`: a command in a group of its own, with limits and a rule. The group is made and the rule set before the
+//! command starts; the child puts itself into the group, so nothing of it ever runs outside.
+
+use std::ffi::{OsStr, OsString};
+use std::io::{self, Write};
+use std::os::fd::OwnedFd;
+use std::os::unix::process::{CommandExt, ExitStatusExt};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus};
+
+use clap::Args;
+use memgov_decide::units::Limit;
+use rustix::event::{PollFd, PollFlags, poll};
+use rustix::process::{Pid, Signal, kill_process};
+use serde_json::{Value, json};
+
+use super::exec_group::{ExecGroup, enter};
+use super::set::RuleArgs;
+use super::{Exit, exit};
+use crate::config::words;
+use crate::kernel::layout::Layout;
+use crate::kernel::sys;
+use crate::serve::client::Client;
+
+#[derive(Debug, Args)]
+#[command(after_help = "\
+The command runs in /memgov.exec/NAME-PID of the memory hierarchy (users other than root: inside what is delegated to
+them), which is removed afterwards. Signals are forwarded; the exit code is the command's, 128+n after signal n.
+A rule needs the daemon; --high (v2) and --max alone do not.
+
+  memgov exec --max 2GiB -- make -j8
+  memgov exec --high 100MiB --over high+8MiB --do deny -- ./leaky
+  memgov exec --meter rss.anon --over 1GiB --do signal:SIGUSR1,kill@10s --name job -- ./job")]
+pub(crate) struct Exec {
+    /// memory.high of the group: above it the kernel reclaims and throttles (v1: kept by memgov, for `--over high+…`).
+    #[arg(long, value_name = "SIZE", value_parser = limit)]
+    high: Option<Limit>,
+    /// memory.max of the group: the kernel's own end of it.
+    #[arg(long, value_name = "SIZE", value_parser = limit)]
+    max: Option<Limit>,
+    #[command(flatten)]
+    rule: RuleArgs,
+    /// Name of the group [default: the command's].
+    #[arg(long)]
+    name: Option<String>,
+    /// Become the command inside this group: what the child does first.
+    #[arg(long, hide = true, value_name = "DIR")]
+    enter: Option<PathBuf>,
+    /// The command and its arguments.
+    #[arg(required = true, last = true)]
+    command: Vec<OsString>,
+}
+
+fn limit(text: &str) -> Result<Limit, String> {
+    words::limit(text)
+}
+
+/// Signals that end or inform a command, and the one that says that it has ended.
+const SIGNALS: [i32; 8] = [
+    libc::SIGCHLD,
+    libc::SIGTERM,
+    libc::SIGINT,
+    libc::SIGQUIT,
+    libc::SIGHUP,
+    libc::SIGUSR1,
+    libc::SIGUSR2,
+    libc::SIGCONT,
+];
+
+impl Exec {
+    pub(crate) fn run(self, socket: Option<PathBuf>) -> anyhow::Result<u8> {
+        if let Some(dir) = &self.enter {
+            return Ok(become_command(dir, &self.command));
+        }
+        self.govern(socket).map_err(|error| {
+            // A caller must be able to tell our failure from the command's, except where the daemon's refusal has a code.
+            let known = super::exit_code(&error);
+            let code = if known == exit::FAILED { exit::EXEC } else { known };
+            Exit::with(code, format!("{error:#}"))
+        })
+    }
+
+    fn govern(&self, socket: Option<PathBuf>) -> anyhow::Result<u8> {
+        let wants_rule = self.rule.over.is_some() || !self.rule.steps.is_empty();
+        // Refused before anything is made.
+        let mut client = match wants_rule {
+            true => {
+                self.rule.meaning("/checked", None)?;
+                Some(super::connect(socket)?)
+            }
+            false => None,
+        };
+        let layout = Layout::detect(Path::new("/"))?;
+        let uid = rustix::process::geteuid().as_raw();
+        // Blocked before the group exists: from here on nothing ends us with the group left behind.
+        let signals = sys::signal_fd(&SIGNALS).map_err(|errno| anyhow::anyhow!("signalfd: {errno}"))?;
+        let group = ExecGroup::make(&layout, uid, &self.group_name())?;
+        let result = self.limited(&group, client.as_mut()).and_then(|()| self.supervise(&group, &signals));
+        if let Some(client) = client.as_mut() {
+            let cleared: Result<Value, _> = client.call("ClearGroupRule", json!({ "path": group.path }));
+            // The daemon may have gone meanwhile, and its rule with it.
+            drop(cleared);
+        }
+        if let Err(error) = group.remove() {
+            let text = format!(
+                "{} is kept: {error} (does something of the command still run?)",
+                group.dir.display()
+            );
+            let _ = writeln!(io::stderr(), "memgov: {text}");
+        }
+        result.map(exit_of)
+    }
+
+    fn limited(&self, group: &ExecGroup, client: Option<&mut Client>) -> anyhow::Result<()> {
+        if let Some(max) = self.max {
+            group.set_max(max)?;
+        }
+        let by_kernel = self.high.map(|high| group.set_high(high)).transpose()?.unwrap_or(true);
+        let Some(client) = client else {
+            if !by_kernel {
+                let text = "this kernel has no memory.high (cgroup v1): say what memgov is to do, for example \
+                            --over high --do slow";
+                return Err(Exit::with(exit::USAGE, text));
+            }
+            return Ok(());
+        };
+        // Not `to_string`, which rounds to a decimal.
+        let exact =
+            |high: Limit| high.bytes().map_or_else(|| "max".to_owned(), |bytes| format!("{}B", bytes.0));
+        let virtual_high = self.high.filter(|_| !by_kernel).map(exact);
+        let rule = self.rule.meaning(&group.path, virtual_high)?;
+        let _: Value = client.call("SetGroupRule", json!({ "rule": rule }))?;
+        Ok(())
+    }
+
+    fn supervise(&self, group: &ExecGroup, signals: &OwnedFd) -> anyhow::Result<ExitStatus> {
+        let mut child = Command::new("/proc/self/exe")
+            .args([OsStr::new("exec"), OsStr::new("--enter"), group.dir.as_os_str(), OsStr::new("--")])
+            .args(&self.command)
+            .spawn()?;
+        Ok(wait(&mut child, signals)?)
+    }
+
+    /// The name given, or the command's, of characters that need no quoting.
+    fn group_name(&self) -> String {
+        let command = self.command.first().map(Path::new).and_then(Path::file_name);
+        let name = self.name.clone().or_else(|| Some(command?.to_string_lossy().into_owned()));
+        let plain = |c: char| if c.is_ascii_alphanumeric() || "-_.".contains(c) { c } else { '_' };
+        let name: String = name.unwrap_or_default().chars().map(plain).take(64).collect();
+        if name.is_empty() || name.starts_with('.') { format!("exec{name}") } else { name }
+    }
+}
+
+/// In the child: into the group, then the command in our place. Comes back only with an exit code for its failure.
+fn become_command(dir: &Path, command: &[OsString]) -> u8 {
+    let complain = |text: String| {
+        let _ = writeln!(io::stderr(), "memgov: {text}");
+    };
+    // The waiting memgov has blocked signals for itself; its child starts with that mask, and the command must not.
+    if let Err(errno) = sys::unblock_signals() {
+        complain(format!("unblocking signals: {errno}"));
+        return exit::EXEC;
+    }
+    if let Err(error) = enter(dir) {
+        complain(error.to_string());
+        return exit::EXEC;
+    }
+    let Some((program, arguments)) = command.split_first() else { return exit::EXEC };
+    let error = Command::new(program).args(arguments).exec();
+    complain(format!("{}: {error}", program.to_string_lossy()));
+    if error.kind() == io::ErrorKind::NotFound { 127 } else { 126 }
+}
+
+/// Waits for the command and passes on the signals that come meanwhile.
+fn wait(child: &mut Child, signals: &OwnedFd) -> io::Result<ExitStatus> {
+    loop {
+        if let Some(status) = child.try_wait()? {
+            return Ok(status);
+        }
+        match poll(&mut [PollFd::new(signals, PollFlags::IN)], None) {
+            Ok(_) | Err(rustix::io::Errno::INTR) => {}
+            Err(error) => return Err(error.into()),
+        }
+        while let Some(signal) = sys::read_signal(signals)? {
+            if signal == libc::SIGCHLD || (from_keyboard(signal) && in_foreground()) {
+                continue;
+            }
+            // Not reaped yet, so the pid is still the child's.
+            let pid = i32::try_from(child.id()).ok().and_then(Pid::from_raw);
+            if let (Some(pid), Some(signal)) = (pid, Signal::from_named_raw(signal)) {
+                let _ = kill_process(pid, signal);
+            }
+        }
+    }
+}
+
+/// Ctrl-C and Ctrl-\ go to the whole foreground process group: the command has them already.
+fn from_keyboard(signal: i32) -> bool {
+    signal == libc::SIGINT || signal == libc::SIGQUIT
+}
+
+/// Whether our process group is the terminal's: fields 5 and 8 of /proc/self/stat, counted after the name.
+fn in_foreground() -> bool {
+    let stat = std::fs::read("/proc/self/stat").unwrap_or_default();
+    let after = stat.iter().rposition(|&b| b == b')').map_or(&stat[..0], |at| &stat[at + 1..]);
+    let fields: Vec<&[u8]> = after.split(|&b| b == b' ').filter(|f| !f.is_empty()).collect();
+    matches!((fields.get(2), fields.get(5)), (Some(group), Some(terminal)) if group == terminal)
+}
+
+/// The command's exit code; 128+n if signal n ended it.
+fn exit_of(status: ExitStatus) -> u8 {
+    let code = status.code().or_else(|| Some(128 + status.signal()?));
+    code.and_then(|code| u8::try_from(code).ok()).unwrap_or(exit::EXEC)
+}

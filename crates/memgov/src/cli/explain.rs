@@ -1,0 +1,88 @@
+//! `memgov explain`: one decision, from what was seen to what came of it.
+
+use std::io::Write;
+
+use clap::Args;
+use memgov_decide::units::Bytes;
+use serde::Deserialize;
+use serde_json::json;
+
+use super::output::{self, shown};
+use crate::serve::client::Client;
+use crate::serve::wire;
+
+#[derive(Debug, Args)]
+#[command(after_help = "IDs stand behind the # in `memgov events` and `memgov status`.")]
+pub(crate) struct Explain {
+    /// Which decision.
+    id: u64,
+    /// Print JSON.
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Deserialize)]
+struct Reply {
+    explanation: wire::Explanation,
+}
+
+impl Explain {
+    pub(crate) fn run(&self, client: &mut Client, out: &mut dyn Write) -> anyhow::Result<()> {
+        let Reply { explanation } = client.call("Explain", json!({ "id": self.id }))?;
+        if self.json {
+            output::json(out, &explanation)?;
+        } else {
+            print(&explanation, out)?;
+        }
+        Ok(())
+    }
+}
+
+fn print(explanation: &wire::Explanation, out: &mut dyn Write) -> std::io::Result<()> {
+    let wire::Explanation { event, meaning, before, after } = explanation;
+    writeln!(out, "decision #{} of episode {}, {}", event.id, event.episode, event.time)?;
+    writeln!(out, "who      {}", output::target(&event.target))?;
+    writeln!(out, "rule     {}, step {}", output::source(&event.source), event.step + 1)?;
+    if let Some(meaning) = meaning {
+        writeln!(out, "         {}", shown(meaning))?;
+    }
+    writeln!(out, "seen     {}", output::reason(&event.reason))?;
+    let numbers = [
+        ("usage", event.reason.usage_bytes, event.reason.usage_line_bytes),
+        ("rss", event.reason.rss_bytes, event.reason.rss_line_bytes),
+    ];
+    for (name, value, line) in numbers {
+        if let (Some(value), Some(line)) = (value, line) {
+            let excess = value.saturating_sub(line);
+            writeln!(out, "         {name} {value} bytes, line {line} bytes, over by {}", Bytes(excess))?;
+        }
+    }
+    if !event.ranking.is_empty() {
+        writeln!(out, "ranking  best victim first; the next is tried if one cannot be killed")?;
+        let row = |(i, c): (usize, &wire::Candidate)| {
+            vec![
+                format!("         {}.", i + 1),
+                c.pid.to_string(),
+                Bytes(c.rss_bytes).to_string(),
+                shown(&c.comm),
+            ]
+        };
+        let rows: Vec<_> = event.ranking.iter().enumerate().map(row).collect();
+        output::table(out, &["", "PID", "RSS", "NAME"], &rows)?;
+    }
+    let order = output::order(event.order, event.signal, event.share_permille);
+    writeln!(out, "action   {order}")?;
+    writeln!(out, "outcome  {}", output::outcome(&event.outcome))?;
+    if let Some(log) = &event.log {
+        writeln!(out, "logged   {}", shown(log))?;
+    }
+    for (title, events) in [("before it in this episode:", before), ("after it:", after)] {
+        if !events.is_empty() {
+            writeln!(out, "{title}")?;
+        }
+        for event in events {
+            writeln!(out, "  {}", output::event(event))?;
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,146 @@
+//! Text for people: tables, sentences, and names made safe for a terminal. A process may call itself anything, escape
+//! sequences included.
+
+use std::fmt::Write as _;
+use std::io::{self, Write};
+
+use memgov_decide::units::Bytes;
+use serde::Serialize;
+
+use crate::config::signals;
+use crate::serve::wire::{Event, OrderKind, Outcome, OutcomeKind, Reason, Source, Target};
+
+/// Control characters escaped.
+pub(crate) fn shown(text: &str) -> String {
+    text.chars().fold(String::new(), |mut out, c| {
+        if c.is_control() {
+            out.extend(c.escape_default());
+        } else {
+            out.push(c);
+        }
+        out
+    })
+}
+
+/// One JSON object, indented.
+pub(crate) fn json(out: &mut dyn Write, value: &impl Serialize) -> io::Result<()> {
+    serde_json::to_writer_pretty(&mut *out, value).map_err(io::Error::from)?;
+    writeln!(out)
+}
+
+/// One JSON object on one line.
+pub(crate) fn json_line(out: &mut dyn Write, value: &impl Serialize) -> io::Result<()> {
+    serde_json::to_writer(&mut *out, value).map_err(io::Error::from)?;
+    writeln!(out)
+}
+
+/// Columns as wide as their widest cell; the last is not padded.
+pub(crate) fn table(out: &mut dyn Write, head: &[&str], rows: &[Vec<String>]) -> io::Result<()> {
+    let width = |column: usize| {
+        let cells = rows.iter().filter_map(|row| row.get(column)).map(|cell| cell.chars().count());
+        cells.max().unwrap_or(0).max(head[column].chars().count())
+    };
+    let widths: Vec<usize> = (0..head.len()).map(width).collect();
+    let head: Vec<String> = head.iter().map(|cell| (*cell).to_owned()).collect();
+    for row in std::iter::once(&head).chain(rows) {
+        let mut line = String::new();
+        for (cell, width) in row.iter().zip(&widths) {
+            let _ = write!(line, "{cell:width$}  ");
+        }
+        writeln!(out, "{}", line.trim_end())?;
+    }
+    Ok(())
+}
+
+/// `rule builds`, `its own control`.
+pub(crate) fn source(source: &Source) -> String {
+    match source {
+        Source::Rule { rule } => format!("rule {}", shown(rule)),
+        Source::Control { .. } => "own control".into(),
+    }
+}
+
+/// `/x`, `pid 7 (hog) in /x`.
+pub(crate) fn target(target: &Target) -> String {
+    match target {
+        Target::Group { path, .. } => shown(path),
+        Target::Process { pid, comm, group, .. } => {
+            let group = group.as_ref().map(|g| format!(" in {}", shown(g))).unwrap_or_default();
+            format!("pid {pid} ({}){group}", shown(comm))
+        }
+    }
+}
+
+/// What was ordered, in words.
+pub(crate) fn order(order: OrderKind, signal: Option<u8>, share: Option<u16>) -> String {
+    let share = share.map(|s| format!(" to {}.{}%", s / 10, s % 10)).unwrap_or_default();
+    match order {
+        OrderKind::Record => "record".into(),
+        OrderKind::DenyBegin => "deny".into(),
+        OrderKind::DenySustain => "deny goes on".into(),
+        OrderKind::DenyEnd => "deny ends".into(),
+        OrderKind::SlowBegin => format!("slow{share}"),
+        OrderKind::SlowSustain => format!("slow goes on{share}"),
+        OrderKind::SlowEnd => "slow ends".into(),
+        OrderKind::Signal => format!("signal {}", signal.map(signals::name).unwrap_or_default()),
+        OrderKind::Kill => "kill".into(),
+        OrderKind::Relieved => "relieved".into(),
+    }
+}
+
+/// Why, in words.
+pub(crate) fn reason(reason: &Reason) -> String {
+    shown(&reason.text)
+}
+
+/// What came of it, in words.
+pub(crate) fn outcome(outcome: &Outcome) -> String {
+    let count = |n: Option<u32>| match n {
+        Some(1) => "1 process".into(),
+        Some(n) => format!("{n} processes"),
+        None => "?".to_owned(),
+    };
+    let by = outcome.by.as_ref().map(|by| format!(" by {by}")).unwrap_or_default();
+    let failure = || {
+        let operation = outcome.operation.as_deref().unwrap_or("?");
+        let number = || outcome.errno.map(|n| format!("errno {n}"));
+        let error = outcome.error.clone().or_else(number).unwrap_or_default();
+        format!("{operation}: {error}")
+    };
+    match outcome.kind {
+        OutcomeKind::Done => format!("done to {}{by}", count(outcome.processes)),
+        OutcomeKind::Nothing => "nothing to do".into(),
+        OutcomeKind::Partial => {
+            format!(
+                "done to {}{by}, {} refused ({})",
+                count(outcome.processes),
+                count(outcome.refused),
+                failure()
+            )
+        }
+        OutcomeKind::Refused => format!("refused ({})", failure()),
+        OutcomeKind::Dead => {
+            let freed = outcome.expected_bytes.map(|n| format!(", {} on its way back", Bytes(n)));
+            format!("{} dead{by}{}", count(outcome.processes), freed.unwrap_or_default())
+        }
+        OutcomeKind::Gone => "was gone already".into(),
+        OutcomeKind::LedgerFull => "not done: the ledger is full".into(),
+        OutcomeKind::DryRun => "dry run: nothing touched".into(),
+        OutcomeKind::Withheld => "withheld".into(),
+        OutcomeKind::Pending => "not known yet".into(),
+    }
+}
+
+/// An event in a line.
+pub(crate) fn event(event: &Event) -> String {
+    let order = order(event.order, event.signal, event.share_permille);
+    format!(
+        "{}  #{} {}: {}: {order}: {} -> {}",
+        event.time,
+        event.id,
+        source(&event.source),
+        target(&event.target),
+        reason(&event.reason),
+        outcome(&event.outcome)
+    )
+}

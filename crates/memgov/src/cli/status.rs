@@ -1,0 +1,132 @@
+//! `memgov status`.
+
+use std::io::Write;
+use std::time::Duration;
+
+use clap::Args;
+use serde::Deserialize;
+use serde_json::json;
+
+use super::output::{self, shown};
+use super::target::control_text;
+use crate::serve::client::Client;
+use crate::serve::wire;
+
+#[derive(Debug, Args)]
+#[command(after_help = "Root sees everything, others what concerns their own processes and groups.")]
+pub(crate) struct Status {
+    /// Print JSON.
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Deserialize)]
+struct Reply {
+    status: wire::Status,
+}
+
+impl Status {
+    pub(crate) fn run(&self, client: &mut Client, out: &mut dyn Write) -> anyhow::Result<()> {
+        let Reply { status } = client.call("Status", json!({}))?;
+        if self.json {
+            output::json(out, &status)?;
+        } else {
+            print(&status, out)?;
+        }
+        Ok(())
+    }
+}
+
+fn print(status: &wire::Status, out: &mut dyn Write) -> std::io::Result<()> {
+    let uptime = Duration::from_secs(Duration::from_nanos(status.uptime_ns).as_secs());
+    let dry = if status.dry_run { ", dry run: touches nothing" } else { "" };
+    writeln!(
+        out,
+        "memgov {} (pid {}) has governed for {}; memory on cgroup {}{dry}",
+        status.version,
+        status.pid,
+        humantime::format_duration(uptime),
+        status.memory
+    )?;
+    let mechanisms: Vec<String> =
+        status.mechanisms.iter().map(|m| format!("{} by {}", m.action, m.by)).collect();
+    if !mechanisms.is_empty() {
+        writeln!(out, "actions: {}", mechanisms.join(", "))?;
+    }
+    for file in &status.files {
+        writeln!(out, "configuration: {}", shown(file))?;
+    }
+    if let Some(error) = &status.reload_error {
+        writeln!(out, "the last reload was refused, the rules before it are in force:\n{error}")?;
+    }
+    let watched = &status.watched;
+    writeln!(
+        out,
+        "watching {} groups, {} processes; {} controls",
+        watched.groups, watched.processes, watched.controls
+    )?;
+    for rule in &status.rules {
+        writeln!(out, "rule {}: {}", shown(&rule.name), shown(&rule.meaning))?;
+    }
+    goings_on(status, out)?;
+    losses(&status.lost, out)
+}
+
+/// The step of the ladder an episode is at.
+fn step(episode: &wire::EpisodeStatus) -> String {
+    let order = episode.order.map(|order| output::order(order, None, None)).unwrap_or_default();
+    match episode.step {
+        Some(step) => format!("{} {order}", step + 1),
+        // Over, and the first step's time has not come.
+        None => "waits".into(),
+    }
+}
+
+fn goings_on(status: &wire::Status, out: &mut dyn Write) -> std::io::Result<()> {
+    if !status.episodes.is_empty() {
+        writeln!(out)?;
+        let row = |e: &wire::EpisodeStatus| {
+            vec![
+                output::source(&e.source),
+                output::target(&e.target),
+                e.since.clone(),
+                step(e),
+                e.reason.as_ref().map(output::reason).unwrap_or_default(),
+            ]
+        };
+        let rows: Vec<_> = status.episodes.iter().map(row).collect();
+        output::table(out, &["BY", "WHO", "OVER SINCE", "STEP", "WHY"], &rows)?;
+    }
+    if !status.holds.is_empty() {
+        writeln!(out)?;
+        let row = |h: &wire::HoldStatus| {
+            let share = h.share_permille.map(|s| format!("{}.{}%", s / 10, s % 10)).unwrap_or_default();
+            vec![output::target(&h.target), h.action.clone(), h.by.clone(), share]
+        };
+        let rows: Vec<_> = status.holds.iter().map(row).collect();
+        output::table(out, &["HELD", "ACTION", "BY", "RUNS"], &rows)?;
+    }
+    for control in &status.controls {
+        writeln!(out, "{}", control_text(control))?;
+    }
+    if status.truncated > 0 {
+        writeln!(out, "and {} more", status.truncated)?;
+    }
+    Ok(())
+}
+
+/// Silence means that nothing was lost.
+fn losses(lost: &wire::Losses, out: &mut dyn Write) -> std::io::Result<()> {
+    let named = [
+        (lost.groups, "groups found no room (max-groups)"),
+        (lost.processes, "processes found no room (max-processes)"),
+        (lost.events, "event queues overflowed and were followed by a full look"),
+        (lost.decisions, "decisions were put off for want of room"),
+        (lost.records, "records were dropped"),
+        (lost.clients, "clients were dropped or turned away"),
+    ];
+    for (count, what) in named.iter().filter(|(count, _)| *count > 0) {
+        writeln!(out, "lost: {count} {what}")?;
+    }
+    Ok(())
+}

@@ -1,0 +1,160 @@
+//! A rule in a sentence, for `memgov check` and `status`: what was understood, in words that teach the configuration.
+
+use std::fmt::Write;
+use std::time::Duration;
+
+use memgov_decide::policy::{
+    Action, Condition, DEFAULT_BAND, GroupPolicy, MAX_DEFAULT_BAND, Over, Pattern, ProcessMatch, Rule, Scope,
+    Step, Victim,
+};
+use memgov_decide::units::{Bytes, Limit};
+
+use super::signals;
+use super::words::{duration_text, kinds_text};
+
+/// One rule in a sentence.
+pub fn rule(rule: &Rule) -> String {
+    let mut text = format!("{} {}: ", subject(&rule.scope, &rule.when), condition(rule));
+    for (i, step) in rule.steps.iter().enumerate() {
+        if i > 0 {
+            text.push_str("; ");
+        }
+        let _ = write!(text, "{}", when(i, step.after));
+        text.push_str(&action(&step.action, target(&rule.scope, &rule.when)));
+    }
+    let _ = write!(text, ". {}", relief(rule));
+    text
+}
+
+/// What a `[[group]]` says.
+pub fn group(group: &GroupPolicy) -> Option<String> {
+    let high = match group.high? {
+        Limit::Max => "no high line of memgov's own".to_owned(),
+        Limit::At(bytes) => {
+            format!("a high line of {bytes}, kept by memgov (nothing is written to the kernel)")
+        }
+    };
+    Some(format!("{}: {high}", list(&group.groups)))
+}
+
+fn list(patterns: &[Pattern]) -> String {
+    let shown: Vec<_> = patterns.iter().map(|p| String::from_utf8_lossy(p.as_bytes())).collect();
+    shown.join(" or ")
+}
+
+fn subject(scope: &Scope, when: &Condition) -> String {
+    match (scope, when.rss) {
+        (Scope::Groups(patterns), None) => format!("each group {}", list(patterns)),
+        (Scope::Groups(patterns), Some(_)) => format!("each process in {}", list(patterns)),
+        (Scope::Processes(processes), _) => format!("each process{}", matching(processes)),
+    }
+}
+
+fn matching(processes: &ProcessMatch) -> String {
+    let mut parts = Vec::new();
+    if !processes.exe.is_empty() {
+        parts.push(format!("running {}", list(&processes.exe)));
+    }
+    if !processes.comm.is_empty() {
+        parts.push(format!("called {}", list(&processes.comm)));
+    }
+    if !processes.uid.is_empty() {
+        let uids: Vec<String> = processes.uid.iter().map(u32::to_string).collect();
+        parts.push(format!("of uid {}", uids.join(" or ")));
+    }
+    if !processes.groups.is_empty() {
+        parts.push(format!("in or below {}", list(&processes.groups)));
+    }
+    if parts.is_empty() { String::new() } else { format!(" {}", parts.join(" and ")) }
+}
+
+fn line(over: Over) -> String {
+    match over {
+        Over::Amount(bytes) => bytes.to_string(),
+        Over::High { plus: Bytes(0) } => "memory.high".into(),
+        Over::High { plus } => format!("memory.high + {plus}"),
+    }
+}
+
+fn condition(rule: &Rule) -> String {
+    let group = match rule.scope {
+        Scope::Groups(_) if rule.when.rss.is_none() => "its usage",
+        _ => "its group's usage",
+    };
+    let usage = rule.when.group.map(|over| format!("{group} is over {}", line(over)));
+    let rss = rule.when.rss.map(|rss| format!("its {} is over {}", kinds_text(rss.kinds), rss.over));
+    let parts: Vec<String> = rss.into_iter().chain(usage).collect();
+    format!("while {}", parts.join(" and "))
+}
+
+/// "it" is a group or a process.
+fn target(scope: &Scope, when: &Condition) -> &'static str {
+    match (scope, when.rss) {
+        (Scope::Groups(_), None) => "all its processes",
+        _ => "it",
+    }
+}
+
+fn when(index: usize, after: Duration) -> String {
+    match (index, after) {
+        (0, Duration::ZERO) => "at once ".into(),
+        (0, after) => format!("after {} ", duration_text(after)),
+        (_, Duration::ZERO) => "with that ".into(),
+        (_, after) => format!("{} later, if still over, ", duration_text(after)),
+    }
+}
+
+fn action(action: &Action, target: &str) -> String {
+    match action {
+        Action::Record => "record it".into(),
+        Action::Deny => format!("refuse {target} more memory (ENOMEM)"),
+        Action::Slow(slow) => {
+            let floor = f32::from(slow.floor) / 10.0;
+            let budget = duration_text(slow.budget);
+            format!(
+                "slow {target} down, the more the further over (never under {floor}% of the time, at most {budget})"
+            )
+        }
+        Action::Signal { signal, repeat } => {
+            let again = repeat.map(|r| format!(", again every {}", duration_text(r))).unwrap_or_default();
+            format!("send {target} {}{again}", signals::name(*signal))
+        }
+        Action::Kill { victim: Victim::Group } => format!("kill {target}"),
+        Action::Kill { victim: Victim::Largest } => "kill its largest process".into(),
+    }
+}
+
+fn relief(rule: &Rule) -> String {
+    let lasting =
+        rule.steps.iter().any(|Step { action, .. }| matches!(action, Action::Deny | Action::Slow(_)));
+    let ends = if lasting { "Undone" } else { "Over" };
+    let band = |line: Bytes| Bytes(line.0 / DEFAULT_BAND).min(MAX_DEFAULT_BAND);
+    match (rule.until, rule.when.rss, rule.when.group) {
+        (Some(until), ..) => format!("{ends} at or under {until}."),
+        (None, Some(rss), _) => format!("{ends} at or under {}.", rss.over.saturating_sub(band(rss.over))),
+        (None, None, Some(Over::Amount(at))) => {
+            format!("{ends} at or under {}.", at.saturating_sub(band(at)))
+        }
+        _ => format!("{ends} when 1/{DEFAULT_BAND} of the line (at most {MAX_DEFAULT_BAND}) below it."),
+    }
+}
+
+/// Everything that was understood, as `memgov check` prints it.
+pub fn report(config: &super::Config) -> String {
+    let mut text = String::new();
+    for group_policy in &config.policy.groups {
+        if let Some(meaning) = group(group_policy) {
+            let _ = writeln!(text, "group {meaning}");
+        }
+    }
+    for each in &config.policy.rules {
+        let _ = writeln!(text, "rule `{}`: {}", each.name, rule(each));
+    }
+    if config.policy.rules.is_empty() {
+        text.push_str("no rules: memgov will only carry out what processes and `memgov set` ask for\n");
+    }
+    for note in &config.warnings {
+        let _ = writeln!(text, "note: {note}");
+    }
+    text
+}

@@ -1,0 +1,268 @@
+//! What the typed text means: a checked [`Policy`]. Every refusal says what to write instead.
+
+use std::collections::BTreeMap;
+
+use memgov_decide::policy::{
+    Action, Condition, GroupPolicy, KillBudget, MAX_RULES, MAX_STEPS, Over, Pace, Pattern, Policy,
+    ProcessMatch, RssOver, Rule, Scope, Step, Victim,
+};
+
+use super::error::{At, Findings, Place};
+use super::never;
+use super::passwd::Users;
+use super::settings::{self, Settings};
+use super::text::{File, GroupText, MatchText, RuleText, StepText};
+use super::words::{self, Meter};
+
+/// The meaning of all files together. What is wrong is in `findings`, and the result is then not to be used.
+pub(crate) fn of(files: &[File], users: &Users, findings: &mut Findings<'_>) -> (Policy, Settings) {
+    let mut settings = Settings::default();
+    let (mut pace, mut kills) = (Pace::default(), KillBudget::default());
+    let mut policy = Policy::default();
+    let mut never_defaults = true;
+    let mut names: BTreeMap<String, Place> = BTreeMap::new();
+    let mut nth = 0;
+    for file in files {
+        if let Some(text) = &file.settings {
+            settings::apply(text, &mut settings, &mut pace, &mut kills, findings);
+            policy.never.extend(text.never.iter().filter_map(|m| process_match(m, users, findings)));
+            never_defaults = text.never_defaults.as_ref().map_or(never_defaults, |v| v.it);
+        }
+        policy.groups.extend(file.groups.iter().filter_map(|text| group(text, findings)));
+        for text in &file.rules {
+            nth += 1;
+            let name = name(text, nth, &mut names, findings);
+            policy.rules.extend(rule(name, text, users, findings));
+            if nth == MAX_RULES + 1 {
+                findings.error(text.at, format!("more than {MAX_RULES} rules"));
+            }
+        }
+    }
+    if never_defaults {
+        policy.never.extend(never::defaults());
+    }
+    policy.pace = pace;
+    policy.kills = kills;
+    (policy, settings)
+}
+
+/// The name given, or `rule-N`. Episodes and records go by it, so it is unique over all files.
+fn name(
+    text: &RuleText,
+    nth: usize,
+    names: &mut BTreeMap<String, Place>,
+    findings: &mut Findings<'_>,
+) -> String {
+    let (name, at) = match &text.name {
+        Some(typed) => (typed.it.clone(), typed.at),
+        None => (format!("rule-{nth}"), text.at),
+    };
+    if name.is_empty() || name.len() > 64 || name.chars().any(char::is_control) {
+        findings.error(at, "a rule's name has 1 to 64 bytes and no control characters");
+    } else if let Some(first) = names.insert(name.clone(), at) {
+        let first = findings.name(first);
+        findings.error(at, format!("there is a rule `{name}` already, at {first}"));
+    }
+    name
+}
+
+fn group(text: &GroupText, findings: &mut Findings<'_>) -> Option<GroupPolicy> {
+    let Some(typed) = &text.groups else {
+        findings.error(text.at, "a [[group]] needs `match`, for example match = \"/hosting.slice/*\"");
+        return None;
+    };
+    let groups = patterns(typed, |t| words::group_pattern(t, true), findings);
+    let high = text.high.as_ref().and_then(|h| findings.check(h.at, words::limit(&h.it)));
+    if text.high.is_none() {
+        findings.note(text.at, "this [[group]] says nothing: it has no `high`", None);
+    }
+    Some(GroupPolicy { groups, high })
+}
+
+fn patterns(
+    typed: &At<Vec<At<String>>>,
+    parse: impl Fn(&str) -> Result<Pattern, String>,
+    findings: &mut Findings<'_>,
+) -> Vec<Pattern> {
+    if typed.it.is_empty() {
+        findings.error(typed.at, "an empty list matches nothing");
+    }
+    typed.it.iter().filter_map(|word| findings.check(word.at, parse(&word.it))).collect()
+}
+
+fn process_match(text: &MatchText, users: &Users, findings: &mut Findings<'_>) -> Option<ProcessMatch> {
+    let MatchText { at, groups, exe, comm, uid } = text;
+    if groups.is_empty() && exe.is_empty() && comm.is_empty() && uid.is_empty() {
+        let message = "an empty match matches no process: give `exe`, `comm`, `uid` or `groups`";
+        findings.error(*at, message);
+        return None;
+    }
+    let mut each = |list: &[At<String>], parse: &dyn Fn(&str) -> Result<Pattern, String>| -> Vec<Pattern> {
+        list.iter().filter_map(|word| findings.check(word.at, parse(&word.it))).collect()
+    };
+    Some(ProcessMatch {
+        groups: each(groups, &|t| words::group_pattern(t, false)),
+        exe: each(exe, &words::exe_pattern),
+        comm: each(comm, &words::comm_pattern),
+        uid: uid.iter().filter_map(|word| findings.check(word.at, users.uid(&word.it))).collect(),
+    })
+}
+
+fn rule(name: String, text: &RuleText, users: &Users, findings: &mut Findings<'_>) -> Option<Rule> {
+    let scope = scope(text, users, findings);
+    let meter = meter(text, findings);
+    let when = meter.and_then(|meter| condition(text, meter, findings));
+    let until = text.until.as_ref().and_then(|t| findings.check(t.at, words::size(&t.it)));
+    let each_process = matches!(scope, Some(Scope::Processes(_))) || matches!(meter, Some(Meter::Rss(_)));
+    let steps = steps(text, each_process, findings)?;
+    let (scope, when) = (scope?, when?);
+    if let (Some(until), Some(typed)) = (until, &text.until) {
+        let line = match (when.rss, when.group) {
+            (Some(rss), _) => Some(rss.over),
+            (None, Some(Over::Amount(line))) => Some(line),
+            _ => None,
+        };
+        if let Some(line) = line.filter(|line| until > *line) {
+            let message =
+                format!("`until` ({until}) is above `over` ({line}): it would be relieved while over");
+            findings.error(typed.at, message);
+        }
+    }
+    notes(text, &steps, findings);
+    Some(Rule { name, scope, when, until, steps, log: text.log.as_ref().is_none_or(|l| l.it) })
+}
+
+fn scope(text: &RuleText, users: &Users, findings: &mut Findings<'_>) -> Option<Scope> {
+    match (&text.groups, &text.processes) {
+        (Some(typed), None) => {
+            Some(Scope::Groups(patterns(typed, |t| words::group_pattern(t, true), findings)))
+        }
+        (None, Some(typed)) => process_match(typed, users, findings).map(Scope::Processes),
+        (Some(typed), Some(_)) => {
+            let help = "for processes in these groups: processes = { exe = …, groups = … }".to_owned();
+            findings.error_with(typed.at, "a rule is for `groups` or for `processes`, not both", Some(help));
+            None
+        }
+        (None, None) => {
+            let help = "groups = \"/hosting.slice/*\", or processes = { exe = \"/usr/bin/ld*\" }".to_owned();
+            findings.error_with(text.at, "a rule needs `groups` or `processes`: whom it is for", Some(help));
+            None
+        }
+    }
+}
+
+fn meter(text: &RuleText, findings: &mut Findings<'_>) -> Option<Meter> {
+    match &text.meter {
+        Some(typed) => findings.check(typed.at, words::meter(&typed.it)),
+        None if text.processes.is_none() => Some(Meter::Usage),
+        None => {
+            let message = "a rule for `processes` needs `meter`, for example meter = \"rss.anon\"";
+            findings.error(text.at, message);
+            None
+        }
+    }
+}
+
+fn condition(text: &RuleText, meter: Meter, findings: &mut Findings<'_>) -> Option<Condition> {
+    let Some(over) = &text.over else {
+        let message = "a rule needs `over`: the amount above which it acts, for example over = \"8GiB\"";
+        findings.error(text.at, message);
+        return None;
+    };
+    match meter {
+        Meter::Usage => {
+            if let Some(extra) = &text.group_over {
+                let help = "`over` is the group's line already".to_owned();
+                findings.error_with(extra.at, "`group-over` goes with an rss meter", Some(help));
+            }
+            let group = findings.check(over.at, words::line(&over.it))?;
+            Some(Condition { group: Some(group), rss: None })
+        }
+        Meter::Rss(kinds) => {
+            let group = text.group_over.as_ref().map(|t| findings.check(t.at, words::line(&t.it)));
+            if over.it.trim_start().starts_with("high") {
+                let help =
+                    "over = \"64MiB\" is the process's line; group-over = \"high+8MiB\" asks the group too";
+                let message = "`high` is a line for a group's usage, and this meter is a process's memory";
+                findings.error_with(over.at, message, Some(help.to_owned()));
+                return None;
+            }
+            let over = findings.check(over.at, words::size(&over.it))?;
+            let group = match group {
+                Some(line) => Some(line?),
+                None => None,
+            };
+            Some(Condition { group, rss: Some(RssOver { kinds, over }) })
+        }
+    }
+}
+
+fn steps(text: &RuleText, each_process: bool, findings: &mut Findings<'_>) -> Option<Vec<Step>> {
+    let Some(typed) = &text.steps else {
+        let help = "do = [\"deny\", { action = \"kill\", after = \"10s\" }]".to_owned();
+        findings.error_with(text.at, "a rule needs `do`: what happens", Some(help));
+        return None;
+    };
+    if typed.it.is_empty() {
+        findings.error(typed.at, "`do` is empty; to only look, write do = [\"record\"]");
+    }
+    if typed.it.len() > MAX_STEPS {
+        findings.error(typed.at, format!("a ladder has at most {MAX_STEPS} steps"));
+    }
+    let mut steps = Vec::new();
+    for (i, text) in typed.it.iter().enumerate() {
+        let detail = |key| text.details.iter().find(|(k, _)| *k == key).map(|(_, v)| v);
+        match words::step(&text.action.it, i == 0, |key| detail(key).map(|v| v.it.as_str())) {
+            Ok(step) => {
+                if let (true, Some(victim)) = (each_process, detail("victim")) {
+                    findings
+                        .error(victim.at, "this rule meets single processes: there is no victim to choose");
+                }
+                steps.push(step);
+            }
+            Err(error) => {
+                let at = if error.key == "action" { Some(&text.action) } else { detail(error.key) };
+                findings.error(at.map_or(text.at, |v| v.at), error.message);
+            }
+        }
+    }
+    Some(steps)
+}
+
+/// What is allowed and may surprise.
+fn notes(text: &RuleText, steps: &[Step], findings: &mut Findings<'_>) {
+    let Some(typed) = &text.steps else { return };
+    let denies = steps.iter().any(|s| s.action == Action::Deny);
+    if denies && steps.iter().all(|s| matches!(s.action, Action::Deny | Action::Record)) {
+        let message =
+            "`deny` refuses new mappings; touching memory mapped before passes nothing that could refuse it";
+        let help = "put a step behind it, for example { action = \"kill\", after = \"10s\" }".to_owned();
+        findings.note(typed.at, message, Some(help));
+    }
+    for (step, text) in steps.iter().zip(&typed.it) {
+        signal_note(step, text, findings);
+    }
+    let whole = |s: &Step| s.action == Action::Kill { victim: Victim::Group };
+    if let Some(at) = steps.iter().position(whole)
+        && let Some(beyond) = typed.it.get(at + 1)
+    {
+        findings.note(
+            beyond.at,
+            "this step stands behind a kill: it is reached only if the kill fails",
+            None,
+        );
+    }
+}
+
+fn signal_note(step: &Step, text: &StepText, findings: &mut Findings<'_>) {
+    let message = match step.action {
+        Action::Signal { signal: 9, .. } => {
+            "`kill` instead of SIGKILL checks that the process is dead and credits its memory before the next step"
+        }
+        Action::Signal { signal: 19..=22, .. } => {
+            "nobody continues what this signal stops; `slow` stops and always ends"
+        }
+        _ => return,
+    };
+    findings.note(text.at, message, None);
+}

@@ -1,0 +1,345 @@
+//! The grammar of single words: lines, meters, times, shares, patterns, steps. Used for files, for the command line and
+//! for requests on the socket, so that the same word means the same everywhere. Errors are sentences; the caller knows
+//! the place.
+
+use std::time::Duration;
+
+use memgov_decide::policy::{Action, Kinds, Over, Pattern, Slow, Step, Victim};
+use memgov_decide::units::{Bytes, Limit, QuantityError};
+
+use super::signals;
+use super::table::cut;
+use super::text::none_of;
+
+/// What can be given with an action.
+pub const STEP_KEYS: &[&str] = &["after", "signal", "repeat", "victim", "budget", "floor"];
+/// Actions of this version.
+pub const ACTIONS: &[&str] = &["record", "deny", "slow", "signal", "kill"];
+const LATER_ACTIONS: &[&str] = &["reclaim", "lend", "freeze", "ask", "hook", "squeeze", "shrink"];
+const METERS: &[&str] = &["usage", "rss.anon", "rss.file", "rss.shmem"];
+const LATER_METERS: &[&str] = &["kernel", "sockets", "oom", "pressure", "swap"];
+/// A step that is not the first waits so long for the one before it.
+pub const DEFAULT_AFTER: Duration = Duration::from_secs(1);
+/// Longer than this is a slip of the pen, and would overflow clocks.
+const LONGEST: Duration = Duration::from_secs(366 * 24 * 3600);
+
+/// What a rule measures.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Meter {
+    /// `usage` of a group.
+    Usage,
+    /// The sum of these kinds of a process.
+    Rss(Kinds),
+}
+
+/// An amount of memory, unit required.
+///
+/// # Errors
+/// Says which unit to write.
+pub fn size(text: &str) -> Result<Bytes, String> {
+    text.parse().map_err(|error: QuantityError| match error {
+        QuantityError::NoUnit(_) => error.to_string(),
+        QuantityError::UnknownUnit(unit) => QuantityError::UnknownUnit(cut(&unit)).to_string(),
+        QuantityError::NotANumber(word) => QuantityError::NotANumber(cut(&word)).to_string(),
+        QuantityError::TooLarge(word) => QuantityError::TooLarge(cut(&word)).to_string(),
+    })
+}
+
+/// An amount, or `max`.
+///
+/// # Errors
+/// As [`size`].
+pub fn limit(text: &str) -> Result<Limit, String> {
+    if text.trim() == "max" { Ok(Limit::Max) } else { size(text).map(Limit::At) }
+}
+
+/// A line for usage: an amount, `high`, or `high+8MiB`.
+///
+/// # Errors
+/// As [`size`].
+pub fn line(text: &str) -> Result<Over, String> {
+    match text.trim().strip_prefix("high") {
+        None => size(text).map(Over::Amount),
+        Some(rest) => match rest.trim().strip_prefix('+') {
+            Some(plus) => size(plus).map(|plus| Over::High { plus }),
+            None if rest.trim().is_empty() => Ok(Over::High { plus: Bytes(0) }),
+            None => Err(format!("`{}` is no line; write `high`, `high+8MiB` or `100MiB`", cut(text))),
+        },
+    }
+}
+
+/// As [`line()`] reads it.
+pub fn line_text(over: Over) -> String {
+    match over {
+        Over::Amount(bytes) => bytes.to_string(),
+        Over::High { plus: Bytes(0) } => "high".into(),
+        Over::High { plus } => format!("high+{plus}"),
+    }
+}
+
+/// `usage`, or kinds of RSS joined by `+`.
+///
+/// # Errors
+/// Names the meters there are.
+pub fn meter(text: &str) -> Result<Meter, String> {
+    if text.trim() == "usage" {
+        return Ok(Meter::Usage);
+    }
+    if text.trim() == "rss" {
+        let all = "rss.anon+rss.file+rss.shmem";
+        return Err(format!("`rss` is of three kinds: say which, `rss.anon` or a sum such as `{all}`"));
+    }
+    let mut kinds = Kinds::default();
+    for word in text.split('+').map(str::trim) {
+        let kind = match word {
+            "rss.anon" => &mut kinds.anon,
+            "rss.file" => &mut kinds.file,
+            "rss.shmem" => &mut kinds.shmem,
+            "usage" => return Err("`usage` is a group's and cannot be summed with a process's RSS".into()),
+            other => return Err(none_of("meter", other, METERS, LATER_METERS)),
+        };
+        if std::mem::replace(kind, true) {
+            return Err(format!("`{word}` is counted twice"));
+        }
+    }
+    Ok(Meter::Rss(kinds))
+}
+
+/// As [`meter`] reads it.
+pub fn kinds_text(kinds: Kinds) -> String {
+    let named = [(kinds.anon, "rss.anon"), (kinds.file, "rss.file"), (kinds.shmem, "rss.shmem")];
+    let words: Vec<&str> = named.iter().filter(|(on, _)| *on).map(|(_, word)| *word).collect();
+    words.join("+")
+}
+
+/// A time above zero, unit required.
+///
+/// # Errors
+/// Says which unit to write.
+pub fn duration(text: &str) -> Result<Duration, String> {
+    let word = text.trim();
+    if !word.is_empty() && word.bytes().all(|b| b.is_ascii_digit() || b == b'.') {
+        return Err(format!("`{0}` has no unit; write for example `{0}s` or `{0}ms`", cut(word)));
+    }
+    match humantime::parse_duration(word) {
+        Ok(time) if time > LONGEST => Err(format!("`{}` is more than a year", cut(word))),
+        Ok(time) => Ok(time),
+        Err(_) => Err(format!("`{}` is not a time; write for example `10s`, `250ms` or `1m 30s`", cut(word))),
+    }
+}
+
+/// As [`duration`], and not zero.
+///
+/// # Errors
+/// As [`duration`].
+pub fn span(text: &str) -> Result<Duration, String> {
+    match duration(text)? {
+        Duration::ZERO => Err("must be more than 0".into()),
+        time => Ok(time),
+    }
+}
+
+/// As [`duration`] reads it.
+pub fn duration_text(time: Duration) -> String {
+    humantime::format_duration(time).to_string()
+}
+
+/// Per cent with at most one decimal, in thousandths: 1 to 1000.
+///
+/// # Errors
+/// Says how to write it.
+pub fn share(text: &str) -> Result<u16, String> {
+    let wrong = || format!("`{}` is not a share; write for example `1%` or `0.5%`", cut(text));
+    let number = text.trim().strip_suffix('%').ok_or_else(wrong)?;
+    let (whole, tenth) = number.split_once('.').unwrap_or((number, "0"));
+    let digits = |t: &str| t.bytes().all(|b| b.is_ascii_digit());
+    if !digits(whole) || !digits(tenth) || tenth.len() != 1 || whole.is_empty() || whole.len() > 3 {
+        return Err(wrong());
+    }
+    let thousandths =
+        whole.parse::<u16>().map_err(|_| wrong())? * 10 + tenth.parse::<u16>().map_err(|_| wrong())?;
+    match thousandths {
+        0 => Err("a share of 0 would stop it for ever; the least is 0.1%".into()),
+        1..=1000 => Ok(thousandths),
+        _ => Err("a share is at most 100%".into()),
+    }
+}
+
+/// A pattern for group paths; `refuse_root` for rules, which never govern the root.
+///
+/// # Errors
+/// Says how to write it.
+pub fn group_pattern(text: &str, refuse_root: bool) -> Result<Pattern, String> {
+    let shown = cut(text);
+    if text.is_empty() {
+        return Err("an empty text names no group; write for example `/hosting.slice/*`".into());
+    }
+    if !text.starts_with('/') {
+        return Err(format!(
+            "a group is named from the root: write `/{shown}`, or `/**/{shown}` for any depth"
+        ));
+    }
+    if text.len() > 4096 {
+        return Err("a path has at most 4096 bytes".into());
+    }
+    if text.len() > 1 && text.ends_with('/') {
+        let bare = text.trim_end_matches('/');
+        return Err(format!(
+            "a path does not end in `/`: write `{}` for the group, `{0}/*` for its children",
+            cut(bare)
+        ));
+    }
+    if text.contains("//") || text.split('/').any(|part| part == "." || part == "..") {
+        return Err(format!("`{shown}` can match no group: paths have no empty part, `.` or `..`"));
+    }
+    let pattern = Pattern::new(text);
+    // By the letter `/*` matches `/` too (an empty run); what is meant by it are the groups below, and no governor of
+    // ours ever takes the root.
+    if refuse_root && (text == "/" || text.starts_with("/**")) && pattern.matches(b"/") {
+        return Err(format!(
+            "`{shown}` takes in the root group, which is everything, memgov and pid 1 too: write `/*` for the groups below it"
+        ));
+    }
+    Ok(pattern)
+}
+
+/// A pattern for the path of an executable.
+///
+/// # Errors
+/// Says how to write it.
+pub fn exe_pattern(text: &str) -> Result<Pattern, String> {
+    if text.starts_with('/') || text.starts_with("**") {
+        return Ok(Pattern::new(text));
+    }
+    let shown = cut(text);
+    Err(format!(
+        "`exe` is the whole path: write `/usr/bin/{shown}`, or `**/{shown}` for anywhere, or comm = \"{shown}\""
+    ))
+}
+
+/// A pattern for `comm`, which the kernel cuts to 15 bytes.
+///
+/// # Errors
+/// Says how to write it.
+pub fn comm_pattern(text: &str) -> Result<Pattern, String> {
+    match text.len() {
+        0 => Err("`comm` is empty".into()),
+        16.. if !text.contains('*') => {
+            let mut end = 15;
+            while !text.is_char_boundary(end) {
+                end -= 1;
+            }
+            Err(format!(
+                "the kernel keeps 15 bytes of a name, so this matches nothing; write `{}`",
+                &text[..end]
+            ))
+        }
+        _ => Ok(Pattern::new(text)),
+    }
+}
+
+/// Which key of a step is wrong, and why.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StepError {
+    /// `action`, or one of [`STEP_KEYS`].
+    pub key: &'static str,
+    /// Why.
+    pub message: String,
+}
+
+/// One step. `details` gives the value of each of [`STEP_KEYS`] that was given.
+///
+/// # Errors
+/// Says which key is wrong.
+pub fn step<'a>(
+    action: &str,
+    first: bool,
+    mut details: impl FnMut(&'static str) -> Option<&'a str>,
+) -> Result<Step, StepError> {
+    let allowed: &[&str] = match action {
+        "record" | "deny" => &["after"],
+        "slow" => &["after", "budget", "floor"],
+        "signal" => &["after", "signal", "repeat"],
+        "kill" => &["after", "victim"],
+        other => {
+            return Err(StepError {
+                key: "action",
+                message: none_of("action", other, ACTIONS, LATER_ACTIONS),
+            });
+        }
+    };
+    for key in STEP_KEYS {
+        if details(key).is_some() && !allowed.contains(key) {
+            return Err(StepError { key, message: format!("`{action}` has no `{key}`") });
+        }
+    }
+    let mut with = |key: &'static str, parse: fn(&str) -> Result<Duration, String>| {
+        details(key).map(parse).transpose().map_err(|message| StepError { key, message })
+    };
+    let after = with("after", duration)?;
+    let budget = with("budget", span)?;
+    let repeat = with("repeat", span)?;
+    let action = match action {
+        "record" => Action::Record,
+        "deny" => Action::Deny,
+        "slow" => Action::Slow(slow(budget, details("floor"))?),
+        "signal" => Action::Signal { signal: signal(details("signal"))?, repeat },
+        _ => Action::Kill { victim: victim(details("victim"))? },
+    };
+    let default = if first { Duration::ZERO } else { DEFAULT_AFTER };
+    Ok(Step { action, after: after.unwrap_or(default) })
+}
+
+fn slow(budget: Option<Duration>, floor: Option<&str>) -> Result<Slow, StepError> {
+    let default = Slow::default();
+    let floor = floor.map(share).transpose().map_err(|message| StepError { key: "floor", message })?;
+    Ok(Slow { budget: budget.unwrap_or(default.budget), floor: floor.unwrap_or(default.floor) })
+}
+
+fn signal(word: Option<&str>) -> Result<u8, StepError> {
+    let wrong = |message: String| StepError { key: "signal", message };
+    let word = word.ok_or_else(|| StepError {
+        key: "action",
+        message: "`signal` needs to know which: { action = \"signal\", signal = \"SIGUSR1\" }".into(),
+    })?;
+    signals::parse(word).map_err(wrong)
+}
+
+fn victim(word: Option<&str>) -> Result<Victim, StepError> {
+    match word {
+        None | Some("group") => Ok(Victim::Group),
+        Some("largest") => Ok(Victim::Largest),
+        Some(other) => Err(StepError {
+            key: "victim",
+            message: none_of("victim", other, &["group", "largest"], &["lowest-priority"]),
+        }),
+    }
+}
+
+/// An action and the details given with it, keys of [`STEP_KEYS`].
+pub type ShortStep = (String, Vec<(&'static str, String)>);
+
+/// A step as the command line writes it: `deny`, `slow:60s`, `signal:SIGUSR1`, `kill:largest`, each with `@5s` for `after`.
+/// Gives the action and its details.
+///
+/// # Errors
+/// Says what an action takes.
+pub fn short_step(word: &str) -> Result<ShortStep, String> {
+    let (word, after) = word.split_once('@').map_or((word, None), |(w, after)| (w, Some(after)));
+    let (action, detail) = word.split_once(':').map_or((word, None), |(w, detail)| (w, Some(detail)));
+    let mut details = Vec::new();
+    if let Some(after) = after {
+        details.push(("after", after.to_owned()));
+    }
+    if let Some(detail) = detail {
+        let key = match action {
+            "slow" => "budget",
+            "signal" => "signal",
+            "kill" => "victim",
+            "record" | "deny" => return Err(format!("`{action}` takes nothing after `:`")),
+            other => return Err(none_of("action", other, ACTIONS, LATER_ACTIONS)),
+        };
+        details.push((key, detail.to_owned()));
+    }
+    Ok((action.to_owned(), details))
+}

@@ -1,0 +1,205 @@
+//! The loop's answers to requests. What is copied goes into room that whoever asks has brought.
+
+use std::sync::Arc;
+
+use memgov_decide::control::MemControl;
+use memgov_decide::governor::EpisodeView;
+use memgov_decide::snapshot::{GroupId, Lost, ProcessId};
+use memgov_decide::units::Time;
+
+use super::governing::Governing;
+use super::queue::{NewPolicy, Request};
+use crate::act::HoldView;
+use crate::kernel::sys;
+use crate::observe;
+use crate::record::event::Names;
+use crate::serve::{Failure, FailureKind};
+
+/// At most so many entries in each list of a status.
+pub(super) const STATUS_ROWS: usize = 512;
+
+/// A held target with its names.
+pub(super) struct Held {
+    pub view: HoldView,
+    pub names: Names,
+}
+
+/// An episode with its names.
+pub(super) struct Running {
+    pub view: EpisodeView,
+    pub names: Names,
+}
+
+/// Room for a status, brought by whoever asks.
+pub(super) struct StatusBuffer {
+    pub at: Time,
+    pub episodes: Vec<Running>,
+    pub holds: Vec<Held>,
+    pub controls: Vec<(ProcessId, MemControl)>,
+    pub left_out: u64,
+    pub groups: usize,
+    pub processes: usize,
+    pub all_controls: usize,
+    pub lost: Lost,
+    pub decisions_lost: u64,
+}
+
+impl StatusBuffer {
+    pub fn new() -> Self {
+        Self {
+            at: Time(0),
+            episodes: Vec::with_capacity(STATUS_ROWS),
+            holds: Vec::with_capacity(STATUS_ROWS),
+            controls: Vec::with_capacity(STATUS_ROWS),
+            left_out: 0,
+            groups: 0,
+            processes: 0,
+            all_controls: 0,
+            lost: Lost::default(),
+            decisions_lost: 0,
+        }
+    }
+}
+
+/// Answers one request. Nobody may be waiting any more: then the answer is dropped.
+pub(super) fn answer(governing: &mut Governing, request: Request) {
+    match request {
+        Request::SetControl { who, control, by, reply } => {
+            let _ = reply.try_send(set_control(governing, who, control, by));
+        }
+        Request::GetControl { who, reply } => {
+            let _ = reply.try_send(get_control(governing, who));
+        }
+        Request::ClearControl { who, reply } => {
+            governing.governor.forget(who);
+            governing.tape.forget(who);
+            governing.observer.forget(who);
+            let _ = reply.try_send(());
+        }
+        Request::SetPolicy { new, reply } => {
+            let _ = reply.try_send(set_policy(governing, new));
+        }
+        Request::Status { buffer, reply } => {
+            let _ = reply.try_send(status(governing, buffer));
+        }
+        Request::Ping { reply } => {
+            let _ = reply.try_send(());
+        }
+    }
+}
+
+fn set_control(
+    governing: &mut Governing,
+    who: ProcessId,
+    control: MemControl,
+    by: u32,
+) -> Result<(), Failure> {
+    let Governing { observer, snap, governor, tape, .. } = governing;
+    let gone = || FailureKind::NoSuchProcess.because(format!("process {} has exited", who.pid));
+    if !observer.may_set(who, by) {
+        return Err(
+            FailureKind::TableFull.because("you have set controls on as many processes as one user may")
+        );
+    }
+    observe::set_control(governor, tape, who, control)
+        .map_err(|_| FailureKind::TableFull.because("no room for another control; raise max-processes"))?;
+    observer.set_by(who, by);
+    observer.follow(governor);
+    let slot = observer.ensure_process(who.pid, snap, governor, tape);
+    let same = slot.and_then(|slot| snap.process(slot)).is_some_and(|p| p.id == who);
+    if !same {
+        governor.forget(who);
+        tape.forget(who);
+        observer.forget(who);
+        return Err(gone());
+    }
+    observer.arm(snap, governor);
+    Ok(())
+}
+
+/// A child that has just been born may not have been told of yet: its parent's control is its own.
+fn get_control(governing: &mut Governing, who: ProcessId) -> Option<MemControl> {
+    governing.governor.control(who).or_else(|| {
+        let Governing { observer, snap, governor, tape, .. } = governing;
+        observer.adopt(who, snap, governor, tape);
+        governor.control(who)
+    })
+}
+
+fn set_policy(governing: &mut Governing, mut new: Box<NewPolicy>) -> Box<NewPolicy> {
+    governing.actor.reconfigure(new.policy.never.clone(), new.dry_run);
+    new.policy = governing.governor.set_policy(std::mem::take(&mut new.policy));
+    std::mem::swap(&mut governing.rule_names, &mut new.rule_names);
+    let Governing { observer, snap, governor, tape, .. } = governing;
+    tape.policy(governor.policy().rules.iter().map(|rule| rule.name.as_str()));
+    observer.scan(snap, governor, tape);
+    new
+}
+
+fn status(governing: &Governing, mut buffer: Box<StatusBuffer>) -> Box<StatusBuffer> {
+    let Governing { snap, governor, actor, observer, rule_names, .. } = governing;
+    buffer.at = sys::now();
+    buffer.groups = snap.groups.len();
+    buffer.processes = snap.processes.len();
+    buffer.lost = snap.lost;
+    buffer.decisions_lost = governing.buffers.decisions_lost();
+    for (who, control) in governor.controls() {
+        buffer.all_controls += 1;
+        keep(&mut buffer.controls, &mut buffer.left_out, (who, control));
+    }
+    for view in governor.episodes() {
+        let rule = |number: usize| rule_names.get(number).map(Arc::clone);
+        let names = Names::of_target(
+            view.source,
+            view.target,
+            view.last.as_ref().map(|(_, reason)| reason),
+            snap,
+            rule,
+        );
+        keep(&mut buffer.episodes, &mut buffer.left_out, Running { view, names });
+    }
+    for view in actor.holds() {
+        let mut names = Names::default();
+        match who_is_held(&view) {
+            Subject::Process(who) => {
+                if let Some(process) = observer.process_slot(who.pid).and_then(|slot| snap.process(slot)) {
+                    names.comm = process.comm;
+                    names.uid = process.uid;
+                    names.group = process.group.and_then(|g| snap.group(g)).map(|g| Arc::clone(&g.path));
+                }
+            }
+            Subject::Group(id) => {
+                let group = snap.groups.iter().find(|(_, g)| g.id == id);
+                names.group = group.map(|(_, g)| Arc::clone(&g.path));
+                names.owner = group.and_then(|(_, g)| g.owner);
+            }
+        }
+        keep(&mut buffer.holds, &mut buffer.left_out, Held { view, names });
+    }
+    buffer
+}
+
+/// Who a hold holds.
+pub(super) enum Subject {
+    Process(ProcessId),
+    Group(GroupId),
+}
+
+/// Who a hold holds.
+pub(super) fn who_is_held(view: &HoldView) -> Subject {
+    match view {
+        HoldView::Denied(denied) => Subject::Process(denied.who),
+        HoldView::Slowed(slowed) => match slowed.target {
+            memgov_decide::decision::Target::Process(who, _) => Subject::Process(who),
+            memgov_decide::decision::Target::Group(id, _) => Subject::Group(id),
+        },
+    }
+}
+
+fn keep<T>(list: &mut Vec<T>, left_out: &mut u64, entry: T) {
+    if list.len() < list.capacity() {
+        list.push(entry);
+    } else {
+        *left_out += 1;
+    }
+}

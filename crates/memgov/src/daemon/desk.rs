@@ -1,0 +1,385 @@
+//! What the control socket asks of the daemon, on the serving thread: the loop is asked only for what only it knows.
+
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::time::SystemTime;
+
+use memgov_decide::control::MemControl;
+use memgov_decide::policy::{GroupPolicy, MAX_RULES, Pattern, Policy};
+use memgov_decide::snapshot::{GroupId, ProcessId};
+use memgov_decide::units::{Bytes, Limit, Time};
+
+use super::answers::{StatusBuffer, Subject, who_is_held};
+use super::governing::Counts;
+use super::queue::{Asker, NewPolicy, Request};
+use crate::config::{self, Config, ConfigErrors, describe};
+use crate::kernel::{GroupDir, Layout, MemoryVersion, Reading, proc, sys};
+use crate::record::{Journal, event, text};
+use crate::serve::{Failure, FailureKind, From, Governed, GroupFacts, GroupRule, ProcessFacts, wire};
+
+/// Where things are and who asks whom.
+pub(super) struct Desk {
+    pub asker: Asker,
+    pub journal: Arc<Journal>,
+    pub layout: Layout,
+    pub config_path: PathBuf,
+    /// `--dry-run` on the command line outlasts reloads.
+    pub dry_run: bool,
+    pub counts: Arc<Counts>,
+    pub started: Time,
+    pub in_force: Mutex<InForce>,
+    /// Asks the serving thread, once there is one, for the clients it has lost.
+    pub clients_lost: OnceLock<Box<dyn Fn() -> u64 + Send + Sync>>,
+}
+
+/// What is in force, as it was asked for.
+pub(super) struct InForce {
+    pub config: Config,
+    pub group_rules: Vec<SetRule>,
+    pub reload_error: Option<String>,
+}
+
+/// Rules on groups that one user who is not root may have: the table is for all.
+const RULES_A_USER: usize = 16;
+
+/// A rule set on a running group.
+#[derive(Clone)]
+pub(super) struct SetRule {
+    id: GroupId,
+    path: Box<[u8]>,
+    by: u32,
+    rule: GroupRule,
+}
+
+impl InForce {
+    /// The configuration's policy with the rules that were set since.
+    pub fn policy(&self) -> Policy {
+        let mut policy = self.config.policy.clone();
+        for set in &self.group_rules {
+            policy.rules.push(set.rule.rule.clone());
+            if let Some(high) = set.rule.high {
+                // In front: the first match wins.
+                let only_it = vec![Pattern::literal(&set.path)];
+                policy.groups.insert(0, GroupPolicy { groups: only_it, high: Some(high) });
+            }
+        }
+        policy
+    }
+}
+
+impl Desk {
+    fn lock(&self) -> MutexGuard<'_, InForce> {
+        self.in_force.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn put_in_force(&self, in_force: &InForce) -> Result<(), Failure> {
+        let policy = in_force.policy();
+        if policy.rules.len() > MAX_RULES {
+            return Err(FailureKind::TableFull.because(format!("more than {MAX_RULES} rules")));
+        }
+        let rule_names = policy.rules.iter().map(|r| r.name.as_str().into()).collect();
+        let dry_run = self.dry_run || in_force.config.settings.dry_run;
+        let new = Box::new(NewPolicy { policy, rule_names, dry_run });
+        self.asker.ask(|reply| Request::SetPolicy { new, reply }).map(drop)
+    }
+
+    /// Whether the group a rule was set on is still the one of that path.
+    fn is_there(&self, rule: &SetRule) -> bool {
+        GroupDir::open(&self.layout, &rule.path).is_ok_and(|dir| dir.id() == rule.id)
+    }
+
+    /// Takes away the rules of groups that are gone, before another group of the same path can be taken for them.
+    pub fn prune(&self) {
+        let mut in_force = self.lock();
+        let before = in_force.group_rules.len();
+        in_force.group_rules.retain(|r| self.is_there(r));
+        if in_force.group_rules.len() < before
+            && let Err(failure) = self.put_in_force(&in_force)
+        {
+            super::say(&format!("memgov: rules of groups that are gone: {failure}"));
+        }
+    }
+
+    fn open(&self, path: &[u8]) -> Result<GroupDir, Failure> {
+        GroupDir::open(&self.layout, path).map_err(|e| FailureKind::NoSuchGroup.because(e.to_string()))
+    }
+
+    /// The least limit on a group and all above it.
+    fn least_limit(&self, path: &[u8], highs: &Policy) -> Option<Limit> {
+        let mut least = Limit::Max;
+        let mut buffer = [0; 4096];
+        let mut at = path;
+        while at.len() > 1 {
+            let mut reading = Reading::default();
+            let dir = GroupDir::open(&self.layout, at).ok()?;
+            dir.read_limits(&mut buffer, &mut reading, &mut |_, _| {}).ok()?;
+            if dir.has_memory() {
+                least = least.min(reading.max?);
+            }
+            let of_config = highs.groups.iter().find(|g| g.groups.iter().any(|p| p.matches(at)));
+            if let Some(high) = of_config.and_then(|g| g.high).or(reading.high) {
+                least = least.min(high);
+            }
+            let cut = at.iter().rposition(|&b| b == b'/')?;
+            at = &at[..cut];
+        }
+        Some(least)
+    }
+
+    fn rule_meaning(&self, source: &wire::Source) -> Option<String> {
+        let wire::Source::Rule { rule } = source else { return None };
+        let policy = self.lock().policy();
+        policy.rules.iter().find(|r| r.name == *rule).map(describe::rule)
+    }
+}
+
+impl Governed for Desk {
+    fn page(&self) -> Bytes {
+        Bytes(sys::page_size())
+    }
+
+    fn status(&self) -> Result<wire::Status, Failure> {
+        let buffer = Box::new(StatusBuffer::new());
+        let buffer = self.asker.ask(|reply| Request::Status { buffer, reply })?;
+        let in_force = self.lock();
+        let count = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        Ok(wire::Status {
+            version: env!("CARGO_PKG_VERSION").into(),
+            pid: std::process::id(),
+            uptime_ns: buffer.at.0.saturating_sub(self.started.0),
+            dry_run: self.dry_run || in_force.config.settings.dry_run,
+            memory: match self.layout.version {
+                MemoryVersion::V1 => "v1".into(),
+                MemoryVersion::V2 => "v2".into(),
+            },
+            mechanisms: super::mechanisms(&self.layout),
+            files: in_force.config.files.iter().map(|f| f.display().to_string()).collect(),
+            reload_error: in_force.reload_error.clone(),
+            rules: rules(&in_force.policy(), &buffer),
+            episodes: buffer.episodes.iter().map(|e| episode(e, buffer.at)).collect(),
+            holds: buffer.holds.iter().map(hold).collect(),
+            controls: buffer
+                .controls
+                .iter()
+                .map(|(who, c)| wire::Control::new(who.pid, who.start, *c))
+                .collect(),
+            truncated: buffer.left_out,
+            watched: wire::Watched {
+                groups: buffer.groups as u64,
+                processes: buffer.processes as u64,
+                controls: buffer.all_controls as u64,
+            },
+            lost: wire::Losses {
+                groups: buffer.lost.groups,
+                processes: buffer.lost.processes,
+                events: buffer.lost.events,
+                decisions: buffer.decisions_lost,
+                records: self.journal.dropped(),
+                clients: self.clients_lost.get().map_or(0, |lost| lost()),
+            },
+            counts: wire::Counts {
+                ticks: count(&self.counts.ticks),
+                decisions: count(&self.counts.decisions),
+                kills: count(&self.counts.kills),
+                refused: count(&self.counts.refused),
+            },
+        })
+    }
+
+    fn process(&self, pid: u32) -> Result<ProcessFacts, Failure> {
+        let none = || FailureKind::NoSuchProcess.because(format!("there is no process {pid}"));
+        let mut buffer = [0; 4096];
+        let stat = proc::read_stat(pid, &mut buffer).map_err(|_| none())?;
+        let status = proc::read_status(pid, &mut buffer).map_err(|_| none())?;
+        // A thread has a directory of its own; the control is its process's.
+        if status.tgid.is_some_and(|tgid| tgid != pid) {
+            let tgid = status.tgid.unwrap_or(pid);
+            let text = format!("{pid} is a thread of process {tgid}; controls belong to processes");
+            return Err(FailureKind::NoSuchProcess.because(text));
+        }
+        if stat.kernel_thread || pid == 1 || stat.has_ended() {
+            let what = if pid == 1 {
+                "pid 1"
+            } else if stat.kernel_thread {
+                "a kernel thread"
+            } else {
+                "a zombie"
+            };
+            return Err(
+                FailureKind::NoSuchProcess.because(format!("process {pid} is {what}: it cannot be governed"))
+            );
+        }
+        Ok(ProcessFacts { id: stat.id(), uids: status.uids })
+    }
+
+    fn group(&self, path: &[u8]) -> Result<GroupFacts, Failure> {
+        let dir = self.open(path)?;
+        if path == b"/" {
+            return Err(FailureKind::NoSuchGroup.because("the root group cannot be governed"));
+        }
+        let in_force = self.lock();
+        let ruled_by = in_force.group_rules.iter().find(|r| r.id == dir.id()).map(|r| r.by);
+        Ok(GroupFacts {
+            path: path.into(),
+            id: dir.id(),
+            owner: dir.owner(),
+            limit: self.least_limit(path, &in_force.config.policy),
+            ruled_by,
+        })
+    }
+
+    fn control_get(&self, who: ProcessId) -> Result<MemControl, Failure> {
+        self.asker.ask(|reply| Request::GetControl { who, reply }).map(Option::unwrap_or_default)
+    }
+
+    fn control_set(&self, who: ProcessId, control: MemControl, by: u32) -> Result<(), Failure> {
+        self.asker.ask(|reply| Request::SetControl { who, control, by, reply })?
+    }
+
+    fn control_clear(&self, who: ProcessId) -> Result<(), Failure> {
+        self.asker.ask(|reply| Request::ClearControl { who, reply })
+    }
+
+    fn group_rule_get(&self, group: &GroupFacts) -> Result<Option<wire::GroupRule>, Failure> {
+        let in_force = self.lock();
+        Ok(in_force.group_rules.iter().find(|r| r.id == group.id).map(|r| r.rule.request.clone()))
+    }
+
+    fn group_rule_set(&self, group: &GroupFacts, rule: GroupRule, by: u32) -> Result<(), Failure> {
+        let own = self.layout.own.memory.as_deref().unwrap_or(b"/");
+        if own.starts_with(&group.path) && (own.len() == group.path.len() || own[group.path.len()] == b'/') {
+            return Err(
+                FailureKind::InvalidRule.because("memgov itself is in this group: it cannot be governed")
+            );
+        }
+        let mut in_force = self.lock();
+        let former = in_force.group_rules.clone();
+        in_force.group_rules.retain(|r| r.id != group.id && self.is_there(r));
+        if by != 0 && in_force.group_rules.iter().filter(|r| r.by == by).count() >= RULES_A_USER {
+            in_force.group_rules = former;
+            return Err(
+                FailureKind::TableFull.because(format!("a user may have {RULES_A_USER} rules on groups"))
+            );
+        }
+        in_force.group_rules.push(SetRule { id: group.id, path: group.path.clone(), by, rule });
+        self.put_in_force(&in_force).inspect_err(|_| in_force.group_rules = former)
+    }
+
+    fn group_rule_clear(&self, group: &GroupFacts) -> Result<(), Failure> {
+        let mut in_force = self.lock();
+        let former = in_force.group_rules.clone();
+        in_force.group_rules.retain(|r| r.id != group.id);
+        self.put_in_force(&in_force).inspect_err(|_| in_force.group_rules = former)
+    }
+
+    fn events(&self, from: From, most: usize) -> Result<wire::Events, Failure> {
+        let after = match from {
+            From::Start => 0,
+            From::After(id) => self.journal.cursor_after(id),
+            From::Cursor(cursor) => cursor,
+        };
+        let mut excerpt = self.journal.since(after, most);
+        if !matches!(from, From::Cursor(_)) {
+            excerpt.missed = 0;
+        }
+        Ok(wire::Events { events: excerpt.events, missed: excerpt.missed, cursor: excerpt.cursor })
+    }
+
+    fn explain(&self, id: u64) -> Result<wire::Explanation, Failure> {
+        let (event, episode) = self.journal.episode_of(id).ok_or_else(|| {
+            FailureKind::NoSuchDecision.because(format!("decision {id} is not known, or no longer kept"))
+        })?;
+        let (before, mut after): (Vec<_>, Vec<_>) = episode.into_iter().partition(|e| e.id < id);
+        after.retain(|e| e.id > id);
+        Ok(wire::Explanation { meaning: self.rule_meaning(&event.source), event, before, after })
+    }
+
+    fn reload(&self) -> Result<wire::Reloaded, Failure> {
+        let loaded = load(&self.config_path, &self.layout);
+        let mut in_force = self.lock();
+        let config = loaded.map_err(|errors| {
+            let text = errors.to_string();
+            in_force.reload_error = Some(text.clone());
+            FailureKind::InvalidConfig.because(format!("the old rules stay in force:\n{text}"))
+        })?;
+        let former = std::mem::replace(&mut in_force.config, config);
+        if let Err(failure) = self.put_in_force(&in_force) {
+            in_force.config = former;
+            in_force.reload_error = Some(failure.to_string());
+            return Err(failure);
+        }
+        in_force.reload_error = None;
+        let config = &in_force.config;
+        Ok(wire::Reloaded {
+            files: config.files.iter().map(|f| f.display().to_string()).collect(),
+            rules: config.policy.rules.len() as u64,
+            notes: config.warnings.iter().map(ToString::to_string).collect(),
+        })
+    }
+}
+
+/// Reads the configuration, and says what of it cannot have its full effect here.
+pub(super) fn load(path: &Path, layout: &Layout) -> Result<Config, ConfigErrors> {
+    let config = config::load(path)?;
+    let own = layout.own.memory.as_deref().unwrap_or(b"/");
+    for rule in config.rules_covering(own) {
+        super::say(&format!(
+            "memgov: rule `{}` covers memgov's own group {}: memgov itself is never touched",
+            rule.name,
+            text::printable(own)
+        ));
+    }
+    Ok(config)
+}
+
+fn rules(policy: &Policy, buffer: &StatusBuffer) -> Vec<wire::RuleStatus> {
+    let running =
+        |name: &str| buffer.episodes.iter().filter(|e| e.names.rule.as_deref() == Some(name)).count();
+    let status = policy.rules.iter().map(|rule| wire::RuleStatus {
+        name: rule.name.clone(),
+        meaning: describe::rule(rule),
+        episodes: running(&rule.name) as u64,
+    });
+    status.collect()
+}
+
+fn episode(running: &super::answers::Running, at: Time) -> wire::EpisodeStatus {
+    let (view, names) = (&running.view, &running.names);
+    wire::EpisodeStatus {
+        episode: view.id.0,
+        source: event::source(view.source, names.rule.as_deref()),
+        target: event::target(view.target, names),
+        since: wall(view.since, at),
+        step: view.step,
+        order: view.last.map(|(order, _)| event::order(&order)),
+        reason: view.last.map(|(_, reason)| event::reason(&reason, names.compared())),
+    }
+}
+
+fn hold(held: &super::answers::Held) -> wire::HoldStatus {
+    use crate::act::HoldView;
+    use memgov_decide::decision::Target;
+    use memgov_decide::snapshot::{GroupSlot, ProcessSlot};
+    let target = match who_is_held(&held.view) {
+        Subject::Process(who) => Target::Process(who, ProcessSlot(0)),
+        Subject::Group(id) => Target::Group(id, GroupSlot(0)),
+    };
+    let (action, share) = match &held.view {
+        HoldView::Denied(_) => ("deny", None),
+        HoldView::Slowed(slowed) => ("slow", Some(slowed.share)),
+    };
+    wire::HoldStatus {
+        target: event::target(target, &held.names),
+        action: action.into(),
+        by: text::mechanism(held.view.mechanism()).into(),
+        share_permille: share,
+    }
+}
+
+/// A moment of the monotonic clock as wall-clock time.
+fn wall(then: Time, now: Time) -> String {
+    let ago = now.since(then);
+    let wall = SystemTime::now().checked_sub(ago).unwrap_or(SystemTime::UNIX_EPOCH);
+    humantime::format_rfc3339_millis(wall).to_string()
+}

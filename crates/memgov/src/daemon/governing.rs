@@ -1,0 +1,241 @@
+//! The loop: observe, decide, act, record, again. One thread; between two ticks it sleeps until something happens or
+//! something is due. Serving requests is the only thing it does besides, one queue entry at a time.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::mpsc::Receiver;
+use std::time::Duration;
+
+use memgov_decide::decision::{Decision, Decisions, Order, Outcome, Report};
+use memgov_decide::governor::{Bounds, Governor};
+use memgov_decide::snapshot::{GroupSlot, ProcessSlot, Snapshot};
+use memgov_decide::units::Time;
+use rustix::fd::OwnedFd;
+
+use super::queue::Ticket;
+use crate::act::{Actor, Guardian};
+use crate::kernel::{Error, sys};
+use crate::observe::Observer;
+use crate::record::Recorder;
+use crate::record::event::{self, Names};
+use crate::record::trace::Tape;
+
+/// Bits of [`crate::observe::Woken::others`].
+pub(super) const REQUESTS: u32 = 0;
+/// See [`REQUESTS`].
+pub(super) const SIGNALS: u32 = 1;
+
+/// However much is due at once, so much time is left to others between two ticks.
+const SHORTEST_REST: Duration = Duration::from_micros(500);
+/// Reports of the actor between two ticks.
+const REPORTS: usize = 1024;
+
+/// Counters for status, read by other threads.
+#[derive(Debug, Default)]
+pub struct Counts {
+    /// Times round the loop.
+    pub ticks: AtomicU64,
+    /// Decisions worth a record.
+    pub decisions: AtomicU64,
+    /// Kills.
+    pub kills: AtomicU64,
+    /// Decisions that were refused, wholly or in part.
+    pub refused: AtomicU64,
+}
+
+/// What a signal asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Asked {
+    Nothing,
+    Reload,
+    Stop,
+}
+
+/// The loop with all it owns.
+pub(super) struct Governing {
+    pub snap: Snapshot,
+    pub governor: Governor,
+    pub observer: Observer,
+    pub actor: Actor,
+    pub recorder: Recorder,
+    pub tape: Tape,
+    pub guardian: Option<Guardian>,
+    pub requests: Receiver<Ticket>,
+    pub request_bell: Arc<OwnedFd>,
+    pub signals: OwnedFd,
+    /// Tells the chores thread that SIGHUP came.
+    pub reload: Box<dyn Fn() + Send>,
+    /// Tells it that a group is gone, and with it the rules that were set on it.
+    pub prune: Box<dyn Fn() + Send>,
+    pub rule_names: Vec<Arc<str>>,
+    pub counts: Arc<Counts>,
+    pub lease: Duration,
+    pub buffers: Buffers,
+}
+
+/// Everything the loop writes into, allocated once.
+pub(super) struct Buffers {
+    decisions: Decisions,
+    reports: Vec<Report>,
+    due_groups: Vec<GroupSlot>,
+    due_processes: Vec<ProcessSlot>,
+}
+
+impl Buffers {
+    /// Decisions that found no room; they come again.
+    pub fn decisions_lost(&self) -> u64 {
+        self.decisions.overflow
+    }
+
+    pub fn new(bounds: &Bounds) -> Self {
+        Self {
+            decisions: Decisions::with_capacity((bounds.episodes as usize * 2).max(64)),
+            reports: Vec::with_capacity(REPORTS),
+            due_groups: Vec::with_capacity(bounds.groups as usize),
+            due_processes: Vec::with_capacity(bounds.processes as usize),
+        }
+    }
+}
+
+impl Governing {
+    /// Governs until asked to stop.
+    ///
+    /// # Errors
+    /// Only what makes governing impossible: epoll failing.
+    pub fn run(&mut self) -> Result<(), Error> {
+        let mut next = Time(0);
+        loop {
+            let woken =
+                self.observer.wait(sys::now(), next).map_err(|e| Error::new("waiting on", "epoll", e))?;
+            if woken.others & (1 << SIGNALS) != 0 {
+                match super::signals::asked(&self.signals) {
+                    Asked::Stop => return Ok(()),
+                    Asked::Reload => (self.reload)(),
+                    Asked::Nothing => {}
+                }
+            }
+            next = self.tick();
+            // After acting: a request never delays what is due.
+            if woken.others & (1 << REQUESTS) != 0 && self.answer() {
+                next = Time(0);
+            }
+        }
+    }
+
+    /// Once round: what is known is brought up to date, decided on, acted on, recorded. When to come again.
+    pub fn tick(&mut self) -> Time {
+        let now = sys::now();
+        self.counts.ticks.fetch_add(1, Ordering::Relaxed);
+        if let Some(guardian) = &self.guardian {
+            guardian.beat(now);
+        }
+        self.observe(now);
+        self.decide();
+        self.act();
+        // What comes to be known from here on (a request, a scan) belongs to the next tick.
+        let groups_went = self.observer.clear_gone(&self.snap);
+        if groups_went {
+            (self.prune)();
+        }
+        self.snap.end();
+        self.reap(now);
+        self.observer.attend(self.actor.denies());
+        self.deadline(now)
+    }
+
+    fn observe(&mut self, now: Time) {
+        self.snap.advance(now);
+        self.tape.tick(now);
+        let actor = &mut self.actor;
+        let births = &mut |parent, child| actor.process_forked(parent, child);
+        self.observer.news(&mut self.snap, &mut self.governor, &mut self.tape, births);
+        self.observer.upkeep(&mut self.snap, &mut self.governor, &mut self.tape);
+        let Buffers { due_groups, due_processes, .. } = &mut self.buffers;
+        self.governor.due(&self.snap, now, due_groups, due_processes);
+        self.observer.look(&mut self.snap, due_groups, due_processes, &self.governor, &mut self.tape);
+        self.tape.step();
+    }
+
+    fn decide(&mut self) {
+        self.buffers.decisions.clear();
+        self.governor.step(&self.snap, &mut self.buffers.decisions);
+    }
+
+    fn act(&mut self) {
+        for i in 0..self.buffers.decisions.as_slice().len() {
+            let decision = self.buffers.decisions.as_slice()[i];
+            if self.tape.on() {
+                let shown = event::canonical(&decision, &self.snap, self.governor.policy());
+                self.tape.decision(decision.id.0, &serde_json::to_vec(&shown).unwrap_or_default());
+            }
+            let outcome = self.actor.perform(&decision, &self.snap, &self.observer);
+            let report = Report { decision: decision.id, outcome };
+            self.governor.report(&report);
+            self.tape.report(&report);
+            self.count(&decision, &outcome);
+            if decision.notable {
+                self.record(&decision, outcome);
+            }
+        }
+    }
+
+    fn record(&self, decision: &Decision, outcome: Outcome) {
+        let rule = |number: usize| self.rule_names.get(number).map(Arc::clone);
+        self.recorder.decision(decision, outcome, Names::of(decision, &self.snap, rule));
+    }
+
+    fn count(&self, decision: &Decision, outcome: &Outcome) {
+        if decision.notable {
+            self.counts.decisions.fetch_add(1, Ordering::Relaxed);
+        }
+        if matches!(decision.order, Order::Kill { .. }) {
+            self.counts.kills.fetch_add(1, Ordering::Relaxed);
+        }
+        if matches!(outcome, Outcome::Refused { .. } | Outcome::Partial { .. } | Outcome::LedgerFull) {
+            self.counts.refused.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    /// What time brings to what has been done: duty cycles, deaths.
+    fn reap(&mut self, now: Time) {
+        let reports = &mut self.buffers.reports;
+        reports.clear();
+        self.actor.tick(now, &mut |report| {
+            if reports.len() < reports.capacity() {
+                reports.push(report);
+            }
+        });
+        for report in &self.buffers.reports {
+            self.governor.report(report);
+            self.tape.report(report);
+            self.recorder.outcome(*report);
+        }
+    }
+
+    fn deadline(&mut self, now: Time) -> Time {
+        // Asked again after deciding: an episode that has just begun is looked at sooner. No room, so nothing is taken from
+        // what is due; an empty Vec allocates nothing.
+        let next = self.governor.due(&self.snap, now, &mut Vec::new(), &mut Vec::new());
+        let mut next = next.max(now + SHORTEST_REST).min(self.observer.deadline());
+        if let Some(at) = self.actor.deadline() {
+            next = next.min(at);
+        }
+        // While something is held the guardian wants to hear from the loop within the lease.
+        if self.guardian.is_some() && self.actor.ledger().entries() > 0 {
+            next = next.min(now + self.lease / 4);
+        }
+        next
+    }
+
+    /// Answers one request; whether there may be more.
+    fn answer(&mut self) -> bool {
+        super::queue::quiet(&self.request_bell);
+        let Ok(ticket) = self.requests.try_recv() else { return false };
+        if let Some(request) = ticket.take() {
+            super::answers::answer(self, request);
+        }
+        // The bell was silenced for all of them.
+        super::queue::ring(&self.request_bell);
+        true
+    }
+}

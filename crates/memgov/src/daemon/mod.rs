@@ -1,0 +1,375 @@
+//! The daemon: starts everything, runs the loop, and leaves the system as it was found. The only module that knows all
+//! four steps.
+
+mod answers;
+mod desk;
+mod governing;
+mod protection;
+mod queue;
+mod signals;
+#[cfg(test)]
+mod tests;
+
+use std::fs;
+use std::io::Write;
+use std::os::unix::fs::DirBuilderExt;
+use std::path::{Path, PathBuf};
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::sync::{Arc, Mutex, OnceLock};
+use std::time::Duration;
+
+use anyhow::{Context, bail};
+use memgov_decide::decision::Mechanism;
+use memgov_decide::governor::{Bounds, Governor};
+use memgov_decide::policy::Policy;
+use memgov_decide::snapshot::{Host, Snapshot};
+use memgov_decide::units::Bytes;
+
+use crate::act::{self, Actor, Guardian, Ledger};
+use crate::config::Config;
+use crate::kernel::{Layout, MemoryVersion, proc, sys};
+use crate::observe::{Observer, Own};
+use crate::record::trace::Tape;
+use crate::record::{Journal, text};
+use crate::serve::{self, Governed, wire};
+use desk::{Desk, InForce};
+use governing::{Buffers, Counts, Governing};
+use queue::{Asker, Request};
+
+/// Name of the ledger in the state directory.
+pub const LEDGER: &str = "ledger";
+/// Name of the control socket in the state directory.
+pub const SOCKET: &str = "control.sock";
+/// Name of the journal in the state directory.
+pub const JOURNAL: &str = "events.jsonl";
+
+/// What the command line says; it outweighs the configuration.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// The configuration file.
+    pub config: PathBuf,
+    /// Where ledger, journal and socket are.
+    pub state_dir: Option<PathBuf>,
+    /// The control socket.
+    pub socket: Option<PathBuf>,
+    /// Decide and record, touch nothing.
+    pub dry_run: bool,
+    /// Write a trace here.
+    pub trace: Option<PathBuf>,
+}
+
+/// A line on stderr, which is the system journal under systemd. A closed stderr ends nothing.
+fn say(line: &str) {
+    let _ = writeln!(std::io::stderr(), "{line}");
+}
+
+/// Governs until SIGTERM or SIGINT, then puts everything back.
+///
+/// # Errors
+/// If the configuration is invalid, another daemon holds the state directory, or something needed cannot be had.
+pub fn run(options: Options) -> anyhow::Result<()> {
+    let layout = Layout::detect(Path::new("/"))?;
+    let config = desk::load(&options.config, &layout)?;
+    for note in &config.warnings {
+        say(&format!("memgov: note: {note}"));
+    }
+    let dry_run = options.dry_run || config.settings.dry_run;
+    let state = options.state_dir.clone().unwrap_or_else(|| config.settings.state_dir.clone());
+    make_state_dir(&state)?;
+    let ledger = open_ledger(&state)?;
+    // Before the first thread: a process with threads cannot be forked and go on.
+    let guardian = start_guardian(&ledger, config.settings.lease);
+    let signals = signals::open()?;
+    let own_group = protection::Protection::put_on(&layout, dry_run);
+    let mut started = Started::new(&options, config, layout, state, ledger, guardian, signals)?;
+    let result = started.govern();
+    started.stop(own_group);
+    result
+}
+
+fn make_state_dir(state: &Path) -> anyhow::Result<()> {
+    fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o755)
+        .create(state)
+        .with_context(|| format!("creating {}", state.display()))
+}
+
+fn open_ledger(state: &Path) -> anyhow::Result<Ledger> {
+    let (mut ledger, leftovers) = Ledger::open(&state.join(LEDGER))?;
+    if let Some(aside) = ledger.set_aside() {
+        say(&format!("memgov: {aside}"));
+    }
+    if !leftovers.is_empty() {
+        say(&format!("memgov: undoing {} changes of a run before this one", leftovers.len()));
+        for undone in ledger.undo(leftovers) {
+            say(&format!("memgov: {undone}"));
+        }
+    }
+    Ok(ledger)
+}
+
+fn start_guardian(ledger: &Ledger, lease: Duration) -> Option<Guardian> {
+    Guardian::start(ledger, lease)
+        .inspect_err(|e| {
+            say(&format!(
+                "memgov: {e}; after a crash only the next start or `memgov restore` undoes what is in force"
+            ))
+        })
+        .ok()
+}
+
+/// Everything that runs, in the order in which it is ended.
+struct Started {
+    governing: Governing,
+    serving: Option<serve::Serving>,
+    ready: String,
+    watchdog: Option<Duration>,
+    asker: Asker,
+    desk: Arc<Desk>,
+    chores: Option<(SyncSender<Chore>, Receiver<Chore>)>,
+}
+
+/// What may block, and is done on a thread of its own.
+enum Chore {
+    Reload,
+    Prune,
+}
+
+impl Started {
+    fn new(
+        options: &Options,
+        config: Config,
+        layout: Layout,
+        state: PathBuf,
+        ledger: Ledger,
+        guardian: Option<Guardian>,
+        signals: rustix::fd::OwnedFd,
+    ) -> anyhow::Result<Self> {
+        let settings = config.settings.clone();
+        let dry_run = options.dry_run || settings.dry_run;
+        let bounds = Bounds {
+            groups: settings.max_groups,
+            processes: settings.max_processes,
+            controls: settings.max_processes,
+            ..Bounds::default()
+        };
+        let mut snap = Snapshot::with_capacity(bounds.groups, bounds.processes);
+        snap.host = host();
+        let guardian_pid = guardian.as_ref().map(Guardian::pid);
+        let observer = Observer::new(layout.clone(), own(guardian_pid), bounds.groups, bounds.processes)?;
+        let mut actor =
+            Actor::new(&layout, ledger, act_options(&config.policy, &settings, dry_run, guardian_pid))?;
+        let ready = rehearse(&mut actor, &layout, dry_run);
+        let tape = match options.trace.as_ref().or(settings.trace.as_ref()) {
+            Some(path) => Tape::create(path, &snap.host)?,
+            None => Tape::default(),
+        };
+        let (journal, recorder) = Journal::start(Some(state.join(JOURNAL)), snap.host.page)
+            .context("starting the recording thread")?;
+        let (asker, requests, request_bell) = queue::queue()?;
+        observer.also_wait_for(rustix::fd::AsFd::as_fd(&*request_bell), governing::REQUESTS)?;
+        observer.also_wait_for(rustix::fd::AsFd::as_fd(&signals), governing::SIGNALS)?;
+        let counts = Arc::new(Counts::default());
+        let (chores, todo) = sync_channel(4);
+        let (reload, prune) = (chores.clone(), chores.clone());
+        let rule_names = config.policy.rules.iter().map(|r| r.name.as_str().into()).collect();
+        let policy = config.policy.clone();
+        let desk = Arc::new(Desk {
+            asker: asker.clone(),
+            journal: Arc::clone(&journal),
+            layout,
+            config_path: options.config.clone(),
+            dry_run: options.dry_run,
+            counts: Arc::clone(&counts),
+            started: sys::now(),
+            in_force: Mutex::new(InForce { config, group_rules: Vec::new(), reload_error: None }),
+            clients_lost: OnceLock::new(),
+        });
+        let socket = options.socket.clone().or(settings.socket).unwrap_or_else(|| state.join(SOCKET));
+        let serving = serve::start(&socket, Arc::clone(&desk) as Arc<dyn Governed>, serve::Limits::default())
+            .with_context(|| format!("listening on {}", socket.display()))?;
+        let waker = serving.waker();
+        // There is one serving thread, so this is set once.
+        let _ = desk.clients_lost.set(Box::new(serving.losses()));
+        journal.on_news(Box::new(move || waker.wake()));
+        let governing = Governing {
+            snap,
+            governor: Governor::new(policy, bounds),
+            observer,
+            actor,
+            recorder,
+            tape,
+            guardian,
+            requests,
+            request_bell,
+            signals,
+            reload: Box::new(move || {
+                // One is enough: a second before the first is done would read the same files.
+                let _ = reload.try_send(Chore::Reload);
+            }),
+            prune: Box::new(move || {
+                // None lost that matters: the next group that goes asks again, and so does the next rule that is set.
+                let _ = prune.try_send(Chore::Prune);
+            }),
+            rule_names,
+            counts,
+            lease: settings.lease,
+            buffers: Buffers::new(&bounds),
+        };
+        Ok(Self {
+            governing,
+            serving: Some(serving),
+            ready,
+            watchdog: sd_notify::watchdog_enabled(),
+            asker,
+            desk,
+            chores: Some((chores, todo)),
+        })
+    }
+
+    fn govern(&mut self) -> anyhow::Result<()> {
+        let Governing { observer, snap, governor, tape, .. } = &mut self.governing;
+        snap.advance(sys::now());
+        tape.tick(snap.at);
+        observer.scan(snap, governor, tape);
+        if let Some((_, todo)) = self.chores.take() {
+            let desk = Arc::clone(&self.desk);
+            std::thread::Builder::new()
+                .name("memgov-chores".into())
+                .spawn(move || chores(&todo, &desk))
+                .context("starting the chores thread")?;
+        }
+        if let Some(interval) = self.watchdog {
+            watch(self.asker.clone(), interval)?;
+        }
+        let rules = self.governing.governor.policy().rules.len();
+        say(&format!("memgov: ready ({rules} rules; {})", self.ready));
+        // Not started by systemd: nobody to tell.
+        let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
+        self.governing.run()?;
+        Ok(())
+    }
+
+    /// Gives everything back: first what is held, then the doors, then memgov's own protection.
+    fn stop(mut self, protection: protection::Protection) {
+        let _ = sd_notify::notify(&[sd_notify::NotifyState::Stopping]);
+        let released = self.governing.actor.release_all();
+        if released.failed > 0 {
+            say(&format!(
+                "memgov: {} changes could not be undone; `memgov restore` tries again",
+                released.failed
+            ));
+        }
+        self.serving.take();
+        protection.take_off();
+        // What could not be undone here the guardian tries once more, when memgov is gone.
+        if let Some(guardian) = self.governing.guardian.take().filter(|_| released.failed == 0) {
+            guardian.dismiss();
+        }
+        say(&format!("memgov: stopped, {} released", released.count));
+    }
+}
+
+/// What this host calls itself.
+fn host() -> Host {
+    let memory = fs::read_to_string("/proc/meminfo").ok().and_then(|text| {
+        let line = text.lines().find_map(|l| l.strip_prefix("MemTotal:"))?;
+        line.trim().strip_suffix("kB")?.trim().parse().ok().map(Bytes::kib)
+    });
+    Host { page: Bytes(sys::page_size()), cpus: sys::cpus(), memory }
+}
+
+/// memgov, its guardian and everything it was started from.
+fn own(guardian: Option<u32>) -> Own {
+    let mut pids: Vec<u32> = guardian.into_iter().collect();
+    let mut buffer = [0; proc::STAT_BUFFER];
+    let mut pid = std::process::id();
+    while pid > 0 && !pids.contains(&pid) {
+        pids.push(pid);
+        pid = proc::read_stat(pid, &mut buffer).map_or(0, |stat| stat.ppid);
+    }
+    Own { pids }
+}
+
+fn act_options(
+    policy: &Policy,
+    settings: &crate::config::Settings,
+    dry_run: bool,
+    guardian: Option<u32>,
+) -> act::Options {
+    act::Options {
+        dry_run,
+        max_processes: settings.max_processes,
+        never: policy.never.clone(),
+        guardian,
+        ..act::Options::default()
+    }
+}
+
+/// Runs the fatal path once while nothing is at stake, and says what works.
+fn rehearse(actor: &mut Actor, layout: &Layout, dry_run: bool) -> String {
+    let memory = match layout.version {
+        MemoryVersion::V1 => "memory on cgroup v1",
+        MemoryVersion::V2 => "memory on cgroup v2",
+    };
+    if dry_run {
+        return format!("{memory}; dry run: nothing is touched");
+    }
+    let findings = actor.rehearse();
+    for finding in findings.iter().filter(|f| f.result.is_err()) {
+        say(&format!("memgov: rehearsal: {finding}"));
+    }
+    let works = findings.iter().filter(|f| f.result.is_ok()).count();
+    format!("{memory}; rehearsal: {works} of {} work", findings.len())
+}
+
+/// How each action is carried out on a host laid out like this.
+fn mechanisms(layout: &Layout) -> Vec<wire::Mechanism> {
+    let slow = match (layout.version, &layout.freezer, &layout.unified) {
+        (MemoryVersion::V2, ..) => vec![Mechanism::CgroupFreeze, Mechanism::HoldGroup],
+        (MemoryVersion::V1, Some(_), _) => vec![Mechanism::V1Freezer],
+        (MemoryVersion::V1, None, Some(_)) => vec![Mechanism::HoldGroup],
+        (MemoryVersion::V1, None, None) => vec![Mechanism::Sigstop],
+    };
+    let kill = match layout.version {
+        MemoryVersion::V2 => vec![Mechanism::CgroupKill, Mechanism::Pidfd],
+        MemoryVersion::V1 => vec![Mechanism::Pidfd],
+    };
+    let words = |by: Vec<Mechanism>| by.into_iter().map(text::mechanism).collect::<Vec<_>>().join(", ");
+    [("deny", vec![Mechanism::Rlimit]), ("slow", slow), ("signal", vec![Mechanism::Pidfd]), ("kill", kill)]
+        .into_iter()
+        .map(|(action, by)| wire::Mechanism { action: action.into(), by: words(by) })
+        .collect()
+}
+
+/// Does what may block, one at a time, until nobody is left to ask for it.
+fn chores(todo: &Receiver<Chore>, desk: &Desk) {
+    for chore in todo {
+        match chore {
+            Chore::Reload => match desk.reload() {
+                Ok(reloaded) => say(&format!("memgov: reloaded, {} rules in force", reloaded.rules)),
+                Err(failure) => say(&format!("memgov: reload refused, {failure}")),
+            },
+            Chore::Prune => desk.prune(),
+        }
+    }
+}
+
+/// Keeps systemd's watchdog content for as long as the loop answers.
+fn watch(asker: Asker, interval: Duration) -> anyhow::Result<()> {
+    let pet = move || loop {
+        std::thread::sleep(interval / 3);
+        if asker.ask(|reply| Request::Ping { reply }).is_ok() {
+            let _ = sd_notify::notify(&[sd_notify::NotifyState::Watchdog]);
+        }
+    };
+    if interval < Duration::from_millis(30) {
+        bail!("WatchdogSec={interval:?} is too short to be kept");
+    }
+    std::thread::Builder::new()
+        .name("memgov-watchdog".into())
+        .spawn(pet)
+        .context("starting the watchdog thread")?;
+    Ok(())
+}

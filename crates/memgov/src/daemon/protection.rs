@@ -1,0 +1,93 @@
+//! What memgov does for itself, so that it is still there when memory is not: locked memory, no OOM score, descriptors
+//! enough, and on v2 a group of its own with memory of its own. Each is asked for and done without where it is refused.
+
+use std::ffi::OsStr;
+use std::fs;
+use std::os::unix::ffi::OsStrExt;
+use std::path::PathBuf;
+
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+
+use super::say;
+use crate::kernel::{Errno, Layout, MemoryVersion, rlimit, sys};
+
+/// memgov's own group on v2, where nobody has given it one.
+pub(super) const OWN_GROUP: &str = "memgov.daemon";
+/// What is kept for it (`memory.min`): its locked memory with room to spare.
+const OWN_MEMORY: &str = "67108864";
+
+/// What is to be taken off again.
+pub(super) struct Protection {
+    own_group: Option<PathBuf>,
+}
+
+impl Protection {
+    /// Puts on what can be had. Says what cannot.
+    pub fn put_on(layout: &Layout, dry_run: bool) -> Self {
+        more_descriptors();
+        if let Err(error) = fs::write("/proc/self/oom_score_adj", "-1000") {
+            say(&format!(
+                "memgov: oom_score_adj -1000: {error}; the kernel's OOM killer may choose memgov itself"
+            ));
+        }
+        let locked = if rlimit::may_lock_all() { sys::mlock_all() } else { Err(Errno::PERM) };
+        if let Err(errno) = locked {
+            say(&format!(
+                "memgov: mlockall: {errno}; memgov's own pages may be swapped out (CAP_IPC_LOCK or LimitMEMLOCK=infinity helps)"
+            ));
+        }
+        Self { own_group: own_group(layout).filter(|_| !dry_run).and_then(move_in) }
+    }
+
+    /// Goes back to where it was started.
+    pub fn take_off(self) {
+        if let Some(group) = self.own_group
+            && let Some(parent) = group.parent()
+            && let Err(error) =
+                fs::write(parent.join("cgroup.procs"), "0").and_then(|()| fs::remove_dir(&group))
+        {
+            say(&format!("memgov: leaving {}: {error}", group.display()));
+        }
+    }
+}
+
+/// A descriptor for each file of each row: the soft limit is raised to the hard one.
+fn more_descriptors() {
+    let limit = getrlimit(Resource::Nofile);
+    let raised = Rlimit { current: limit.maximum, maximum: limit.maximum };
+    if let Err(errno) = setrlimit(Resource::Nofile, raised) {
+        say(&format!("memgov: raising the limit of open files: {errno}"));
+    }
+}
+
+/// Where memgov's own group would be: on v2, if it was started in the root group. Under systemd the unit says what
+/// is kept for it (`MemoryMin=`), and elsewhere somebody has put it where it is.
+fn own_group(layout: &Layout) -> Option<PathBuf> {
+    let in_root = layout.own.memory.as_deref() == Some(b"/");
+    let may = layout.version == MemoryVersion::V2 && in_root;
+    may.then(|| layout.memory.mount.join(OsStr::from_bytes(OWN_GROUP.as_bytes())))
+}
+
+fn move_in(group: PathBuf) -> Option<PathBuf> {
+    match fs::create_dir(&group) {
+        Ok(()) => {}
+        // Left by a run that was killed.
+        Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => {}
+        Err(error) => {
+            say(&format!("memgov: making {}: {error}; no memory is kept for memgov", group.display()));
+            return None;
+        }
+    }
+    if let Err(error) = fs::write(group.join("memory.min"), OWN_MEMORY) {
+        say(&format!("memgov: {}/memory.min: {error}; no memory is kept for memgov", group.display()));
+    }
+    match fs::write(group.join("cgroup.procs"), "0") {
+        Ok(()) => Some(group),
+        Err(error) => {
+            say(&format!("memgov: moving into {}: {error}", group.display()));
+            // Nobody is in it.
+            let _ = fs::remove_dir(&group);
+            None
+        }
+    }
+}

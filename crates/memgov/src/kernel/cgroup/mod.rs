@@ -1,0 +1,310 @@
+//! A control group as an open directory with its hot files kept open. v1 and v2 differ only in how [`v1`] and [`v2`] spell
+//! file names and texts; both fill the same [`Reading`].
+
+pub mod v1;
+pub mod v2;
+
+use super::layout::{Layout, MemoryVersion};
+use super::{Errno, Error, file, text};
+use memgov_decide::snapshot::{Events, GroupId};
+use memgov_decide::units::{Bytes, Limit};
+use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
+use rustix::fs::{CWD, Mode, OFlags};
+use std::ffi::{CStr, CString, OsStr};
+use std::os::unix::ffi::OsStrExt as _;
+use std::path::PathBuf;
+
+/// What one look at a group found; fields of files that are not there stay `None`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Reading {
+    /// `memory.current`; v1 `memory.usage_in_bytes`.
+    pub usage: Option<Bytes>,
+    /// `memory.high`; v1 has none.
+    pub high: Option<Limit>,
+    /// `memory.max`; v1 `memory.limit_in_bytes`.
+    pub max: Option<Limit>,
+    /// `memory.events`; v1 `memory.failcnt` and `memory.oom_control`.
+    pub events: Events,
+    /// `memory.oom.group`; v1 has none, so `Some(false)`.
+    pub oom_group: Option<bool>,
+    /// v1 `memory.oom_control`: the group is out of memory now and its tasks wait. v2 has none.
+    pub under_oom: Option<bool>,
+}
+
+/// Is shown each file that is read, by name and text: how a trace gets the kernel's own words.
+pub type Tap<'a> = &'a mut dyn FnMut(&str, &[u8]);
+
+/// In a trace, in place of a file's name: the group could not be read.
+pub const UNREADABLE: &str = "unreadable";
+
+impl Reading {
+    /// Takes over what a file says, by its name; the names of both versions are understood, so that a trace can be read anywhere.
+    /// What the text does not say becomes `None`. Whether the name is known.
+    pub fn apply(&mut self, name: &str, text: &[u8], page: u64) -> bool {
+        match name {
+            "memory.current" | "memory.usage_in_bytes" => self.usage = parse_usage(text),
+            "memory.high" => self.high = v2::parse_limit(text),
+            "memory.max" => self.max = v2::parse_limit(text),
+            "memory.limit_in_bytes" => self.max = v1::parse_limit(text, page),
+            "memory.oom.group" => self.oom_group = v2::parse_oom_group(text),
+            "memory.events" => self.events = v2::parse_events(text),
+            "memory.failcnt" => self.events.max = v1::parse_failcnt(text),
+            "memory.oom_control" => v1::parse_oom_control(text, self),
+            UNREADABLE => self.usage = None,
+            _ => return false,
+        }
+        true
+    }
+}
+
+/// A group of the memory hierarchy, open. Reads go to kept descriptors; a group that was removed gives `NODEV`.
+#[derive(Debug)]
+pub struct GroupDir {
+    dir: OwnedFd,
+    version: MemoryVersion,
+    id: GroupId,
+    owner: Option<u32>,
+    usage: Option<OwnedFd>,
+    /// v2 `memory.events`, v1 `memory.failcnt`.
+    events: Option<OwnedFd>,
+    /// v1 `memory.oom_control`.
+    oom_control: Option<OwnedFd>,
+    /// v2 `cgroup.procs`. Not kept on v1: see [`GroupDir::for_each_pid`].
+    procs: Option<OwnedFd>,
+}
+
+impl GroupDir {
+    /// Opens the group at `path`, from the root of the memory hierarchy: `/a/b`.
+    pub fn open(layout: &Layout, path: &[u8]) -> Result<Self, Error> {
+        Self::open_at(layout, path).map_err(|errno| Error::new("opening", full_path(layout, path), errno))
+    }
+
+    fn open_at(layout: &Layout, path: &[u8]) -> Result<Self, Errno> {
+        let dir = walk(layout, path)?;
+        let stat = rustix::fs::fstat(&dir)?;
+        let version = layout.version;
+        let there = |name: Option<&CStr>| match name {
+            Some(name) => file::open_if_there(dir.as_fd(), name),
+            None => Ok(None),
+        };
+        let (usage, events, oom_control, procs) = match version {
+            MemoryVersion::V1 => (v1::USAGE, v1::FAILCNT, Some(v1::OOM_CONTROL), None),
+            MemoryVersion::V2 => (v2::USAGE, v2::EVENTS, None, Some(PROCS)),
+        };
+        Ok(Self {
+            usage: there(Some(usage))?,
+            events: there(Some(events))?,
+            oom_control: there(oom_control)?,
+            procs: there(procs)?,
+            id: GroupId(stat.st_ino),
+            owner: Some(stat.st_uid),
+            version,
+            dir,
+        })
+    }
+
+    /// Who it is: the inode of its directory.
+    pub fn id(&self) -> GroupId {
+        self.id
+    }
+
+    /// Who owned the directory when it was opened: to whom the group is delegated.
+    pub fn owner(&self) -> Option<u32> {
+        self.owner
+    }
+
+    /// How its files are spelt.
+    pub const fn version(&self) -> MemoryVersion {
+        self.version
+    }
+
+    /// Whether the group still exists.
+    pub fn exists(&self) -> bool {
+        file::open_in(self.dir(), PROCS).is_ok_and(|procs| {
+            // An open file of a removed group gives ENODEV; one that is only threaded is there.
+            !matches!(rustix::io::pread(&procs, &mut [0; 1], 0), Err(Errno::NODEV))
+        })
+    }
+
+    /// Whether it has memory files. A root of v2 has none, nor has a group whose parent does not enable the controller;
+    /// open it again when that may have changed.
+    pub fn has_memory(&self) -> bool {
+        self.usage.is_some()
+    }
+
+    /// The directory.
+    pub fn dir(&self) -> BorrowedFd<'_> {
+        self.dir.as_fd()
+    }
+
+    /// The file whose modification (inotify) says that `events` or, on some kernels, the limits have changed; v1 has none.
+    pub fn events_file(&self) -> Option<&'static CStr> {
+        match self.version {
+            MemoryVersion::V1 => None,
+            MemoryVersion::V2 => Some(v2::EVENTS),
+        }
+    }
+
+    /// Usage and events. `buffer`: 512 bytes do. `tap` is shown each file's name and text, for a trace.
+    pub fn read(&self, buffer: &mut [u8], into: &mut Reading, tap: Tap<'_>) -> Result<(), Errno> {
+        let (usage, events) = match self.version {
+            MemoryVersion::V1 => (v1::USAGE, v1::FAILCNT),
+            MemoryVersion::V2 => (v2::USAGE, v2::EVENTS),
+        };
+        into.usage = None;
+        into.events = Events::default();
+        into.under_oom = None;
+        let files = [(usage, &self.usage), (events, &self.events), (v1::OOM_CONTROL, &self.oom_control)];
+        for (name, fd) in files {
+            if let Some(fd) = fd {
+                let text = file::pread(fd, buffer)?;
+                let name = name.to_str().unwrap_or_default();
+                tap(name, text);
+                into.apply(name, text, super::sys::page_size());
+            }
+        }
+        Ok(())
+    }
+
+    /// Usage alone: the one file that a look needs.
+    pub fn read_usage(&self, buffer: &mut [u8], into: &mut Reading, tap: Tap<'_>) -> Result<(), Errno> {
+        into.usage = None;
+        if let Some(fd) = &self.usage {
+            let name = match self.version {
+                MemoryVersion::V1 => v1::USAGE,
+                MemoryVersion::V2 => v2::USAGE,
+            };
+            let (name, text) = (name.to_str().unwrap_or_default(), file::pread(fd, buffer)?);
+            tap(name, text);
+            into.apply(name, text, super::sys::page_size());
+        }
+        Ok(())
+    }
+
+    /// Limits: on opening and when an event says so, so these files are not kept open.
+    pub fn read_limits(&self, buffer: &mut [u8], into: &mut Reading, tap: Tap<'_>) -> Result<(), Errno> {
+        let files: &[&CStr] = match self.version {
+            MemoryVersion::V1 => &[v1::LIMIT],
+            MemoryVersion::V2 => &[v2::HIGH, v2::MAX, v2::OOM_GROUP],
+        };
+        (into.high, into.max, into.oom_group) =
+            (None, None, (self.version == MemoryVersion::V1).then_some(false));
+        for name in files {
+            if let Some(fd) = file::open_if_there(self.dir(), name)? {
+                let text = file::pread(fd, buffer)?;
+                let name = name.to_str().unwrap_or_default();
+                tap(name, text);
+                into.apply(name, text, super::sys::page_size());
+            }
+        }
+        Ok(())
+    }
+
+    /// The processes in the group itself, not in its children. `OPNOTSUPP`: a threaded group. Processes that memgov's pid
+    /// namespace does not have are left out.
+    ///
+    /// On v1 the file is opened anew each time: an open one goes on giving the list of its first read until nobody has
+    /// read any for a second.
+    pub fn for_each_pid(&self, buffer: &mut [u8], f: &mut dyn FnMut(u32)) -> Result<(), Errno> {
+        match &self.procs {
+            Some(fd) => each_number(fd, buffer, f),
+            None => each_number(file::open_in(self.dir(), PROCS)?, buffer, f),
+        }
+    }
+
+    /// Kills every process in it and below (v2 `cgroup.kill`); `NOENT` on v1 and before 5.14.
+    pub fn kill(&self) -> Result<(), Errno> {
+        file::write_in(self.dir(), c"cgroup.kill", b"1")
+    }
+}
+
+const PROCS: &CStr = c"cgroup.procs";
+
+/// The text of a usage file, both versions.
+pub fn parse_usage(text: &[u8]) -> Option<Bytes> {
+    text::number(text::only_line(text)?).map(Bytes)
+}
+
+/// Numbers, one a line, in a file of any length through a buffer of any length; 0 is left out (a process of another pid
+/// namespace).
+pub(crate) fn each_number(fd: impl AsFd, buffer: &mut [u8], f: &mut dyn FnMut(u32)) -> Result<(), Errno> {
+    if buffer.is_empty() {
+        return Err(Errno::INVAL);
+    }
+    let (mut offset, mut number) = (0u64, Number::default());
+    loop {
+        let n = rustix::io::retry_on_intr(|| rustix::io::pread(fd.as_fd(), &mut *buffer, offset))?;
+        if n == 0 {
+            return Ok(());
+        }
+        offset += n as u64;
+        for &byte in &buffer[..n] {
+            if let Some(pid) = number.push(byte) {
+                f(pid);
+            }
+        }
+    }
+}
+
+/// A number that may straddle two reads.
+#[derive(Default)]
+struct Number {
+    value: u32,
+    digits: bool,
+    bad: bool,
+}
+
+impl Number {
+    /// The number, when its line is complete and it is one.
+    fn push(&mut self, byte: u8) -> Option<u32> {
+        if byte == b'\n' {
+            let line = std::mem::take(self);
+            return (line.digits && !line.bad && line.value != 0).then_some(line.value);
+        }
+        let digit = byte.is_ascii_digit().then(|| u32::from(byte.wrapping_sub(b'0')));
+        match digit.and_then(|digit| self.value.checked_mul(10)?.checked_add(digit)) {
+            Some(value) => (self.value, self.digits) = (value, true),
+            None => self.bad = true,
+        }
+        None
+    }
+}
+
+/// Opens a directory a component at a time: paths may be longer than the kernel takes at once, and neither `..` nor a
+/// symbolic link leads out.
+fn walk(layout: &Layout, path: &[u8]) -> Result<OwnedFd, Errno> {
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let mut dir = rustix::fs::openat(CWD, &layout.memory.mount, flags, Mode::empty())?;
+    let path = path.strip_prefix(b"/").ok_or(Errno::INVAL)?;
+    for name in path.split(|&b| b == b'/').filter(|_| !path.is_empty()) {
+        if matches!(name, b"" | b"." | b"..") {
+            return Err(Errno::INVAL);
+        }
+        let name = CString::new(name).map_err(|_| Errno::INVAL)?;
+        dir = rustix::fs::openat(&dir, name, flags | OFlags::NOFOLLOW, Mode::empty())?;
+    }
+    Ok(dir)
+}
+
+fn full_path(layout: &Layout, path: &[u8]) -> PathBuf {
+    layout.memory.mount.join(OsStr::from_bytes(path.strip_prefix(b"/").unwrap_or(path)))
+}
+
+/// The names of the groups directly below one.
+pub fn subgroups(layout: &Layout, path: &[u8]) -> Result<Vec<Box<[u8]>>, Error> {
+    let failed = |errno| Error::new("listing", full_path(layout, path), errno);
+    let dir = walk(layout, path).map_err(failed)?;
+    let mut names = Vec::new();
+    for entry in rustix::fs::Dir::new(dir).map_err(failed)? {
+        let entry = entry.map_err(failed)?;
+        let name = entry.file_name().to_bytes();
+        if entry.file_type() == rustix::fs::FileType::Directory && !matches!(name, b"." | b"..") {
+            names.push(name.into());
+        }
+    }
+    names.sort_unstable();
+    Ok(names)
+}
+
+#[cfg(test)]
+mod tests;

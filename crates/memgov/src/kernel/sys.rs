@@ -1,0 +1,179 @@
+//! The only unsafe code: calls that rustix does not have, or not in the form needed. Each is a thin, safe function.
+
+use super::Errno;
+use memgov_decide::units::Time;
+use rustix::fd::{AsRawFd as _, BorrowedFd, FromRawFd as _, OwnedFd};
+use rustix::mm::MlockAllFlags;
+use std::io;
+use std::mem::MaybeUninit;
+use std::ptr;
+
+/// The monotonic clock.
+pub fn now() -> Time {
+    let t = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
+    // Since boot, so neither is negative.
+    let (sec, nsec) = (u64::try_from(t.tv_sec).unwrap_or(0), u64::try_from(t.tv_nsec).unwrap_or(0));
+    Time(sec.saturating_mul(1_000_000_000).saturating_add(nsec))
+}
+
+/// Clock ticks since boot, suspension included: what start times in `/proc/PID/stat` are counted in.
+pub fn boot_ticks() -> u64 {
+    let t = rustix::time::clock_gettime(rustix::time::ClockId::Boottime);
+    let (sec, nsec) = (u64::try_from(t.tv_sec).unwrap_or(0), u64::try_from(t.tv_nsec).unwrap_or(0));
+    let ticks = clock_ticks();
+    sec.saturating_mul(ticks).saturating_add(nsec.saturating_mul(ticks) / 1_000_000_000)
+}
+
+/// Bytes in a page.
+pub fn page_size() -> u64 {
+    rustix::param::page_size() as u64
+}
+
+/// Clock ticks a second, the unit of start times.
+pub fn clock_ticks() -> u64 {
+    rustix::param::clock_ticks_per_second()
+}
+
+/// Processors online; unlike `available_parallelism` not narrowed by memgov's own affinity or quota.
+pub fn cpus() -> u32 {
+    // SAFETY: sysconf takes a number and touches no memory of ours.
+    let n = unsafe { libc::sysconf(libc::_SC_NPROCESSORS_ONLN) };
+    u32::try_from(n).unwrap_or(1).max(1)
+}
+
+/// Keeps all memory of this process, now and later, in RAM.
+pub fn mlock_all() -> Result<(), Errno> {
+    rustix::mm::mlockall(MlockAllFlags::CURRENT | MlockAllFlags::FUTURE)
+}
+
+/// Gives back what [`mlock_all`] took.
+pub fn munlock_all() -> Result<(), Errno> {
+    rustix::mm::munlockall()
+}
+
+/// Frees the memory of a process that is being killed without waiting for it to be scheduled. `INVAL`: it is not dying.
+pub fn process_mrelease(pidfd: BorrowedFd<'_>) -> Result<(), Errno> {
+    // SAFETY: the descriptor is valid for the length of the call and the second argument must be 0; no memory is passed.
+    check(unsafe { libc::syscall(libc::SYS_process_mrelease, pidfd.as_raw_fd(), 0u32) })
+}
+
+/// Sends a signal by number. By number, because the realtime signals 32 and 33, which the C library keeps to itself, may be asked for too.
+pub fn pidfd_send_signal(pidfd: BorrowedFd<'_>, signal: u8) -> Result<(), Errno> {
+    let no_info: *const libc::siginfo_t = ptr::null();
+    // SAFETY: a null siginfo is allowed and makes the kernel fill in what kill(2) would.
+    check(unsafe {
+        libc::syscall(
+            libc::SYS_pidfd_send_signal,
+            pidfd.as_raw_fd(),
+            libc::c_int::from(signal),
+            no_info,
+            0u32,
+        )
+    })
+}
+
+/// Reads, and if `new` is given replaces, a limit of any process; `(soft, hard)`, `RLIM_INFINITY` as it is. rustix's call
+/// cannot read without writing.
+pub(crate) fn prlimit(pid: u32, resource: u32, new: Option<(u64, u64)>) -> Result<(u64, u64), Errno> {
+    let new = new.map(|(soft, hard)| libc::rlimit64 { rlim_cur: soft, rlim_max: hard });
+    let mut old = libc::rlimit64 { rlim_cur: 0, rlim_max: 0 };
+    let new = new.as_ref().map_or(ptr::null(), ptr::from_ref);
+    // SAFETY: `new` is null or points to a rlimit64 that outlives the call, `old` is ours to be written.
+    check(unsafe { libc::syscall(libc::SYS_prlimit64, pid, resource, new, ptr::from_mut(&mut old)) })?;
+    Ok((old.rlim_cur, old.rlim_max))
+}
+
+/// Blocks signals in the calling thread (threads it starts inherit that) and opens them for reading.
+pub fn signal_fd(signals: &[i32]) -> Result<OwnedFd, Errno> {
+    let mut set = MaybeUninit::<libc::sigset_t>::uninit();
+    // SAFETY: sigemptyset initialises the set it is given.
+    unsafe { libc::sigemptyset(set.as_mut_ptr()) };
+    // SAFETY: initialised by sigemptyset.
+    let mut set = unsafe { set.assume_init() };
+    for &signal in signals {
+        // SAFETY: the set is initialised; an invalid number is refused with EINVAL and changes nothing.
+        unsafe { libc::sigaddset(&raw mut set, signal) };
+    }
+    // SAFETY: the set is initialised; the old mask is not asked for.
+    let blocked = unsafe { libc::pthread_sigmask(libc::SIG_BLOCK, &raw const set, ptr::null_mut()) };
+    if blocked != 0 {
+        return Err(Errno::from_raw_os_error(blocked));
+    }
+    // SAFETY: the set is initialised and only read.
+    let fd = unsafe { libc::signalfd(-1, &raw const set, libc::SFD_CLOEXEC | libc::SFD_NONBLOCK) };
+    check(libc::c_long::from(fd))?;
+    // SAFETY: a descriptor the kernel has just given to nobody else.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+/// Lets all signals in again, in the calling thread: what a program starts with that is about to replace this one.
+pub fn unblock_signals() -> Result<(), Errno> {
+    let mut set = MaybeUninit::<libc::sigset_t>::uninit();
+    // SAFETY: sigemptyset initialises the set it is given.
+    unsafe { libc::sigemptyset(set.as_mut_ptr()) };
+    // SAFETY: the set is initialised; the old mask is not asked for.
+    let set_to = unsafe { libc::pthread_sigmask(libc::SIG_SETMASK, set.as_ptr(), ptr::null_mut()) };
+    if set_to == 0 { Ok(()) } else { Err(Errno::from_raw_os_error(set_to)) }
+}
+
+/// The next signal of a [`signal_fd`]; `None`: none has come.
+pub fn read_signal(fd: &OwnedFd) -> Result<Option<i32>, Errno> {
+    let mut info = [0u8; size_of::<libc::signalfd_siginfo>()];
+    match rustix::io::retry_on_intr(|| rustix::io::read(fd, &mut info)) {
+        // `ssi_signo` is the first field, a u32.
+        Ok(n) if n == info.len() => {
+            Ok(info.first_chunk().and_then(|signo| i32::try_from(u32::from_ne_bytes(*signo)).ok()))
+        }
+        Ok(_) => Err(Errno::IO),
+        Err(Errno::AGAIN) => Ok(None),
+        Err(errno) => Err(errno),
+    }
+}
+
+/// One instruction of a socket filter (classic BPF, linux/filter.h): code, jump if true, jump if false, operand.
+pub type FilterStep = (u32, u8, u8, u32);
+
+/// At most so many instructions.
+const FILTER_STEPS: usize = 32;
+
+/// Has the kernel drop what a filter returns 0 for before it is queued, so that it wakes nobody.
+pub fn attach_filter(socket: BorrowedFd<'_>, steps: &[FilterStep]) -> Result<(), Errno> {
+    let mut program = [libc::sock_filter { code: 0, jt: 0, jf: 0, k: 0 }; FILTER_STEPS];
+    for (to, &(code, jt, jf, k)) in program.iter_mut().zip(steps) {
+        *to = libc::sock_filter { code: u16::try_from(code).map_err(|_| Errno::INVAL)?, jt, jf, k };
+    }
+    let len = steps.len().min(FILTER_STEPS);
+    let filter =
+        libc::sock_fprog { len: u16::try_from(len).map_err(|_| Errno::INVAL)?, filter: program.as_mut_ptr() };
+    let size = libc::socklen_t::try_from(size_of::<libc::sock_fprog>()).map_err(|_| Errno::INVAL)?;
+    // SAFETY: `filter` and the program it points to outlive the call, which copies them; the length is that of the program.
+    check(libc::c_long::from(unsafe {
+        libc::setsockopt(
+            socket.as_raw_fd(),
+            libc::SOL_SOCKET,
+            libc::SO_ATTACH_FILTER,
+            ptr::from_ref(&filter).cast(),
+            size,
+        )
+    }))
+}
+
+fn check(result: libc::c_long) -> Result<(), Errno> {
+    if result == -1 {
+        // `last_os_error` is errno in an integer: no allocation.
+        return Err(Errno::from_io_error(&io::Error::last_os_error()).unwrap_or(Errno::IO));
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_clock_goes_forward_and_the_sizes_are_sane() {
+        let (a, b) = (now(), now());
+        assert!(b >= a && a.0 > 0);
+        assert!(page_size().is_power_of_two() && clock_ticks() > 0 && cpus() > 0);
+    }
+}

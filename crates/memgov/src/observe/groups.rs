@@ -1,0 +1,427 @@
+//! Rows of control groups: opened once, read again and again.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use memgov_decide::governor::Governor;
+use memgov_decide::policy::{Over, Rule, Scope, names_it_or_above};
+use memgov_decide::snapshot::{Group, GroupId, GroupSlot, Snapshot};
+use memgov_decide::units::{Bytes, Limit, Time};
+
+use super::discovery::ControlledLines;
+use super::wake::Wake;
+use crate::kernel::notify::Threshold;
+use crate::kernel::{Errno, Error, GroupDir, Layout, MemoryVersion, Reading, sys};
+use crate::record::trace::Tape;
+
+/// v1 thresholds of one group, at most. Further lines are met by sampling.
+const MAX_THRESHOLDS: usize = 4;
+/// Limits and counters are read again at least so often, and sooner when an event says so (on v1 none does, and only the limit
+/// itself is read, for the ceiling of a slowdown).
+const LIMITS_AGE: Duration = Duration::from_secs(10);
+/// v1 thresholds are set so many a tick: each takes the kernel some 10 ms. Until then the group is sampled.
+const ARMED_A_TICK: usize = 2;
+
+/// Who tells when usage crosses the lowest line of a group.
+#[derive(Clone, Copy, Debug, Default)]
+struct Alarm {
+    /// v1: a threshold stands on every line. v2: `memory.events` is watched.
+    set: bool,
+    /// v2: the lowest line that is a plain amount; `memory.events` speaks of `memory.high` only.
+    amount: Option<Bytes>,
+    /// v2: the configuration's high stands in for the kernel's, which is the only one that tells.
+    blind: bool,
+}
+
+impl Alarm {
+    /// Whether nothing can be crossed without being told. A group with no high and no amount has no line at all;
+    /// should it get one, crossing it is told.
+    fn covers(&self, reading: &Reading, version: MemoryVersion) -> bool {
+        match version {
+            MemoryVersion::V1 => self.set,
+            MemoryVersion::V2 => {
+                let high = reading.high.and_then(Limit::bytes);
+                self.set
+                    && !self.blind
+                    && self.amount.is_none_or(|amount| high.is_some_and(|high| high <= amount))
+            }
+        }
+    }
+}
+
+#[derive(Debug)]
+struct Row {
+    dir: GroupDir,
+    alarm: Alarm,
+    lines: Lines,
+    thresholds: Vec<Threshold>,
+    limits_read: Time,
+    limits_stale: bool,
+    /// When its processes are listed next; `FAR` while nobody wants them.
+    sweep: Time,
+}
+
+/// What observe holds for each row of the group table.
+#[derive(Debug)]
+pub(super) struct GroupRows {
+    rows: Vec<Option<Row>>,
+    by_path: HashMap<Arc<[u8]>, GroupSlot>,
+    next_sweep: Time,
+    /// Rows whose alarm is still to be set.
+    unarmed: Vec<GroupSlot>,
+}
+
+impl GroupRows {
+    pub(super) fn with_capacity(capacity: u32) -> Self {
+        let rows = (0..capacity).map(|_| None).collect();
+        Self {
+            rows,
+            by_path: HashMap::with_capacity(capacity as usize),
+            next_sweep: Time::FAR,
+            unarmed: Vec::new(),
+        }
+    }
+
+    pub(super) fn dir(&self, slot: GroupSlot) -> Option<&GroupDir> {
+        self.rows.get(slot.0 as usize)?.as_ref().map(|row| &row.dir)
+    }
+
+    pub(super) fn slot(&self, path: &[u8]) -> Option<GroupSlot> {
+        self.by_path.get(path).copied()
+    }
+
+    /// Opens a group that has no row yet. `Ok(None)`: it is gone again, or the table is full (counted).
+    pub(super) fn open(
+        &mut self,
+        layout: &Layout,
+        path: &[u8],
+        snap: &mut Snapshot,
+        lines: Lines,
+        wake: &mut Wake,
+        tape: &mut Tape,
+    ) -> Result<Option<GroupSlot>, Error> {
+        let dir = match GroupDir::open(layout, path) {
+            Ok(dir) => dir,
+            Err(error) if matches!(error.errno(), Some(Errno::NOENT | Errno::NODEV)) => return Ok(None),
+            Err(error) => return Err(error),
+        };
+        let mut group = Group::new(dir.id(), path);
+        group.owner = dir.owner();
+        group.parent = parent_of(path).and_then(|parent| self.slot(parent));
+        let name = Arc::clone(&group.path);
+        let Ok(index) = snap.groups.insert(group) else {
+            snap.lost.groups += 1;
+            return Ok(None);
+        };
+        let slot = GroupSlot(index);
+        let mut row = Row {
+            dir,
+            alarm: Alarm::default(),
+            thresholds: Vec::new(),
+            lines,
+            limits_read: Time(0),
+            limits_stale: true,
+            sweep: Time::FAR,
+        };
+        match layout.version {
+            MemoryVersion::V2 => row.set_alarm(slot, layout.version, wake),
+            MemoryVersion::V1 => self.unarmed.push(slot),
+        }
+        if let Some(group) = snap.group(slot) {
+            tape.group_new(slot, group);
+        }
+        self.rows[index as usize] = Some(row);
+        self.by_path.insert(name, slot);
+        snap.touch_group(slot);
+        Ok(Some(slot))
+    }
+
+    /// Sets alarms anew where the lines have changed, and tells `changed` of each.
+    pub(super) fn rearm(
+        &mut self,
+        layout: &Layout,
+        snap: &Snapshot,
+        governor: &mut Governor,
+        controls: &ControlledLines,
+        wake: &mut Wake,
+        changed: &mut dyn FnMut(&mut Governor, GroupSlot),
+    ) {
+        for (slot, row) in (0u32..).map(GroupSlot).zip(&mut self.rows) {
+            let Some(row) = row else { continue };
+            let Some(path) = snap.group(slot).map(|g| &g.path) else { continue };
+            let lines = Lines::of(governor, controls, path);
+            if lines != row.lines {
+                row.lines = lines;
+                row.limits_stale = true;
+                match layout.version {
+                    MemoryVersion::V2 => row.set_alarm(slot, layout.version, wake),
+                    MemoryVersion::V1 => {
+                        row.disarm(slot, wake);
+                        self.unarmed.push(slot);
+                    }
+                }
+                changed(governor, slot);
+            }
+        }
+    }
+
+    /// Whether alarms are still to be set.
+    pub(super) fn has_unarmed(&self) -> bool {
+        !self.unarmed.is_empty()
+    }
+
+    /// Sets some of the alarms that are still to be set, and tells of each: its line may have been crossed meanwhile.
+    pub(super) fn arm_some(
+        &mut self,
+        version: MemoryVersion,
+        wake: &mut Wake,
+        armed: &mut dyn FnMut(GroupSlot),
+    ) {
+        for _ in 0..ARMED_A_TICK {
+            let Some(slot) = self.unarmed.pop() else { return };
+            if let Some(Some(row)) = self.rows.get_mut(slot.0 as usize) {
+                row.set_alarm(slot, version, wake);
+                armed(slot);
+            }
+        }
+    }
+
+    /// Whether the group of a row still exists.
+    pub(super) fn is_there(&self, slot: GroupSlot) -> bool {
+        self.dir(slot).is_some_and(GroupDir::exists)
+    }
+
+    /// Marks the rows of groups that are gone without anybody having told.
+    pub(super) fn check(&mut self, snap: &mut Snapshot, tape: &mut Tape) {
+        for index in 0..self.rows.len() {
+            let slot = GroupSlot(u32::try_from(index).unwrap_or(u32::MAX));
+            if self.rows[index].is_some() && !self.is_there(slot) {
+                if let Some(path) = snap.group(slot).map(|g| Arc::clone(&g.path)) {
+                    self.forget_path(&path);
+                }
+                self.gone(slot, snap, tape);
+            }
+        }
+    }
+
+    /// Empties a threshold's counter; it would wake the loop for ever otherwise.
+    pub(super) fn drain_threshold(&mut self, slot: GroupSlot) {
+        if let Some(Some(row)) = self.rows.get_mut(slot.0 as usize) {
+            // A group that was removed makes its thresholds readable for ever: they are closed.
+            row.thresholds.retain(|threshold| threshold.crossed().is_ok());
+        }
+    }
+
+    /// A path now means nobody, though its row lives on until the next tick.
+    pub(super) fn forget_path(&mut self, path: &[u8]) {
+        self.by_path.remove(path);
+    }
+
+    /// Closes a row whose group is gone.
+    pub(super) fn close(&mut self, slot: GroupSlot, path: &[u8], wake: &mut Wake) {
+        if let Some(row) = self.rows.get_mut(slot.0 as usize) {
+            *row = None;
+        }
+        wake.ignore_group(slot);
+        if self.slot(path) == Some(slot) {
+            self.by_path.remove(path);
+        }
+    }
+
+    /// An event says that limits may have changed.
+    pub(super) fn limits_stale(&mut self, slot: GroupSlot) {
+        if let Some(Some(row)) = self.rows.get_mut(slot.0 as usize) {
+            row.limits_stale = true;
+        }
+    }
+
+    /// Reads one group.
+    pub(super) fn look(
+        &mut self,
+        slot: GroupSlot,
+        snap: &mut Snapshot,
+        buffer: &mut [u8],
+        governor: &Governor,
+        tape: &mut Tape,
+    ) {
+        let at = snap.at;
+        let Some(Some(row)) = self.rows.get_mut(slot.0 as usize) else { return };
+        let Some(group) = snap.groups.get_mut(slot.0) else { return };
+        let mut reading = Reading {
+            usage: None,
+            high: group.high,
+            max: group.max,
+            events: group.events,
+            oom_group: group.oom_group,
+            under_oom: None,
+        };
+        let mut tap = |name: &str, text: &[u8]| tape.group_file(slot, name, text);
+        let whole = row.limits_stale || at.since(row.limits_read) >= LIMITS_AGE;
+        let result = if whole {
+            (row.limits_read, row.limits_stale) = (at, false);
+            let read = row.dir.read(buffer, &mut reading, &mut tap);
+            read.and_then(|()| row.dir.read_limits(buffer, &mut reading, &mut tap))
+        } else {
+            row.dir.read_usage(buffer, &mut reading, &mut tap)
+        };
+        group.read_at = at;
+        match result {
+            Ok(()) => {
+                reading.fill(group, governor.virtual_high(&group.path));
+                group.watched = row.alarm.covers(&reading, row.dir.version());
+            }
+            Err(Errno::NODEV | Errno::NOENT) => {
+                group.gone = true;
+                tape.group_gone(slot);
+            }
+            // Unreadable now (EIO, a torn file system): unknown, not zero.
+            Err(_) => {
+                tape.group_file(slot, crate::kernel::cgroup::UNREADABLE, b"");
+                group.usage = None;
+            }
+        }
+        snap.touch_group(slot);
+    }
+
+    /// A group's directory is gone.
+    pub(super) fn gone(&mut self, slot: GroupSlot, snap: &mut Snapshot, tape: &mut Tape) {
+        if let Some(group) = snap.groups.get_mut(slot.0)
+            && !group.gone
+        {
+            group.gone = true;
+            tape.group_gone(slot);
+            snap.touch_group(slot);
+        }
+    }
+
+    /// When the next listing of processes is due.
+    pub(super) const fn sweep_due(&self) -> Time {
+        self.next_sweep
+    }
+
+    /// Groups whose processes are to be listed now, into `due`. `again` says when they are listed next.
+    pub(super) fn sweeps(
+        &mut self,
+        now: Time,
+        again: Duration,
+        wanted: &dyn Fn(GroupSlot) -> bool,
+        due: &mut Vec<GroupSlot>,
+    ) {
+        due.clear();
+        self.next_sweep = Time::FAR;
+        for (index, row) in (0u32..).zip(&mut self.rows) {
+            let Some(row) = row else { continue };
+            if !wanted(GroupSlot(index)) {
+                row.sweep = Time::FAR;
+                continue;
+            }
+            // Wanted anew, or time is up.
+            if row.sweep == Time::FAR || row.sweep <= now {
+                due.push(GroupSlot(index));
+                row.sweep = now + again;
+            }
+            self.next_sweep = self.next_sweep.min(row.sweep);
+        }
+    }
+}
+
+impl Row {
+    fn disarm(&mut self, slot: GroupSlot, wake: &mut Wake) {
+        self.thresholds.clear();
+        self.alarm = Alarm::default();
+        wake.ignore_group(slot);
+    }
+
+    /// Arranges to be told when usage crosses a line of this group. v1 takes its time over each threshold (the kernel waits for
+    /// an RCU grace period), so this is done only when lines change.
+    fn set_alarm(&mut self, slot: GroupSlot, version: MemoryVersion, wake: &mut Wake) {
+        self.disarm(slot, wake);
+        self.alarm = match version {
+            MemoryVersion::V2 => Alarm {
+                set: self.dir.events_file().is_some_and(|name| wake.watch_events(slot, &self.dir, name)),
+                amount: self.lines.amounts.first().copied(),
+                blind: self.lines.virtual_high,
+            },
+            MemoryVersion::V1 => {
+                let all = self.lines.all();
+                let mut set = !all.is_empty() && all.len() <= MAX_THRESHOLDS;
+                for line in all.into_iter().take(MAX_THRESHOLDS) {
+                    // A threshold fires when usage reaches it; being over begins a page later.
+                    match Threshold::arm(self.dir.dir(), line.0.saturating_add(sys::page_size())) {
+                        Ok(threshold) if wake.watch_threshold(slot, &threshold) => {
+                            self.thresholds.push(threshold)
+                        }
+                        _ => set = false,
+                    }
+                }
+                Alarm { set, ..Alarm::default() }
+            }
+        };
+    }
+}
+
+/// The lines of usage that matter to a group, lowest first.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Lines {
+    /// Plain amounts.
+    amounts: Vec<Bytes>,
+    /// The virtual high with what rules and controls put on top; v1 only, where it is the only high there is.
+    over_high: Vec<Bytes>,
+    /// The configuration gives the group a high.
+    virtual_high: bool,
+}
+
+impl Lines {
+    pub(super) fn of(governor: &Governor, controls: &ControlledLines, path: &[u8]) -> Self {
+        let mut group = Group::new(GroupId(0), path);
+        group.high = governor.virtual_high(path);
+        let concerned = |rule: &&Rule| match &rule.scope {
+            Scope::Groups(patterns) => names_it_or_above(patterns, path),
+            Scope::Processes(of) => of.groups.is_empty() || names_it_or_above(&of.groups, path),
+        };
+        let of_rules = governor.policy().rules.iter().filter(concerned).filter_map(|rule| rule.when.group);
+        // A control counts in its process's group and in all above it.
+        let at_or_above =
+            |of: &[u8]| of.strip_prefix(path).is_some_and(|rest| rest.is_empty() || rest[0] == b'/');
+        let of_controls = controls.iter().filter(|(of, _)| at_or_above(of)).map(|(_, over)| *over);
+        let virtual_high = group.high.is_some();
+        let mut lines = Self { amounts: Vec::new(), over_high: Vec::new(), virtual_high };
+        for over in of_rules.chain(of_controls) {
+            let kind = match over {
+                Over::Amount(_) => &mut lines.amounts,
+                Over::High { .. } => &mut lines.over_high,
+            };
+            kind.extend(over.line(&group));
+        }
+        lines.amounts.sort_unstable();
+        lines.over_high.sort_unstable();
+        lines.over_high.dedup();
+        lines
+    }
+
+    fn all(&self) -> Vec<Bytes> {
+        let mut all = [self.amounts.as_slice(), &self.over_high].concat();
+        all.sort_unstable();
+        all.dedup();
+        all
+    }
+}
+
+/// The group above, if it is not the root.
+pub(super) fn parent_of(path: &[u8]) -> Option<&[u8]> {
+    let cut = path.iter().rposition(|&b| b == b'/')?;
+    (cut > 0).then(|| &path[..cut])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn parents_end_below_the_root() {
+        assert_eq!(parent_of(b"/a/b"), Some(b"/a".as_slice()));
+        assert_eq!(parent_of(b"/a"), None);
+        assert_eq!(parent_of(b"/"), None);
+    }
+}

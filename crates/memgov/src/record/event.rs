@@ -1,0 +1,341 @@
+//! One decision as it is shown and kept: from the plain data of the loop to the object of `memgov events`.
+
+use std::sync::Arc;
+
+use memgov_decide::decision::{
+    Decision, MAX_CANDIDATES, Mechanism, Operation, Order, Outcome, Phase, Reason, Source, Target,
+};
+use memgov_decide::policy::Policy;
+use memgov_decide::snapshot::{GroupSlot, Snapshot};
+use memgov_decide::units::Bytes;
+
+use super::text;
+use crate::serve::wire;
+
+/// Names that a decision holds only by slot, taken while the rows still exist. Taking them copies no path.
+#[derive(Clone, Debug, Default)]
+pub struct Names {
+    /// The rule's name.
+    pub rule: Option<Arc<str>>,
+    /// Path of the target group, or of the target process's group.
+    pub group: Option<Arc<[u8]>>,
+    /// Path of the group that was compared.
+    pub compared: Option<Arc<[u8]>>,
+    /// Owner of the target group's directory.
+    pub owner: Option<u32>,
+    /// The target process's name.
+    pub comm: [u8; 16],
+    /// Its real uid.
+    pub uid: Option<u32>,
+    /// Names of the ranking, in its order.
+    pub ranked: [[u8; 16]; MAX_CANDIDATES],
+}
+
+impl Names {
+    /// Resolves the slots of a decision. `rule` gives a rule's name by its number.
+    pub fn of(decision: &Decision, snap: &Snapshot, rule: impl Fn(usize) -> Option<Arc<str>>) -> Self {
+        let mut names = Self::of_target(decision.source, decision.target, Some(&decision.reason), snap, rule);
+        for (name, candidate) in names.ranked.iter_mut().zip(decision.ranking.iter()) {
+            *name = snap.process(candidate.slot).map_or([0; 16], |p| p.comm);
+        }
+        names
+    }
+
+    /// The same for what is not a decision: an episode, a hold.
+    pub fn of_target(
+        source: Source,
+        target: Target,
+        reason: Option<&Reason>,
+        snap: &Snapshot,
+        rule: impl Fn(usize) -> Option<Arc<str>>,
+    ) -> Self {
+        let path = |slot: GroupSlot| snap.group(slot).map(|g| Arc::clone(&g.path));
+        let mut names = Self::default();
+        if let Source::Rule(id) = source {
+            names.rule = rule(usize::from(id.0));
+        }
+        match target {
+            Target::Group(_, slot) => {
+                names.group = path(slot);
+                names.owner = snap.group(slot).and_then(|g| g.owner);
+            }
+            Target::Process(_, slot) => {
+                if let Some(process) = snap.process(slot) {
+                    names.group = process.group.and_then(path);
+                    (names.comm, names.uid) = (process.comm, process.uid);
+                }
+            }
+        }
+        names.compared = match reason {
+            Some(Reason::Usage { group, .. } | Reason::UsageAndRss { group, .. }) => path(*group),
+            _ => None,
+        };
+        names
+    }
+
+    /// The group a sentence about the reason should name.
+    pub fn compared(&self) -> Option<&[u8]> {
+        self.compared.as_deref().or(self.group.as_deref())
+    }
+}
+
+/// Puts a decision into its shown form. `time` is RFC 3339.
+pub fn event(
+    decision: &Decision,
+    outcome: &Outcome,
+    names: &Names,
+    time: String,
+    page: Bytes,
+) -> wire::Event {
+    let pid = match decision.target {
+        Target::Group(..) => 0,
+        Target::Process(who, _) => who.pid,
+    };
+    let log =
+        decision.log.then(|| text::letter_line(decision, names.compared(), comm(&names.comm), pid, page));
+    wire::Event {
+        id: decision.id.0,
+        episode: decision.episode.0,
+        time,
+        monotonic_ns: decision.at.0,
+        source: source(decision.source, names.rule.as_deref()),
+        step: decision.step,
+        target: target(decision.target, names),
+        order: order(&decision.order),
+        signal: match decision.order {
+            Order::Signal { signal } => Some(signal),
+            _ => None,
+        },
+        share_permille: match decision.order {
+            Order::Slow { share, phase: Phase::Begin | Phase::Sustain } => Some(share),
+            _ => None,
+        },
+        reason: reason(&decision.reason, names.compared()),
+        ranking: ranking(decision, names),
+        outcome: self::outcome(outcome),
+        log: log.flatten(),
+    }
+}
+
+/// A decision as it stands on a tape: without what only the daemon knows (wall clock, outcome).
+pub fn canonical(decision: &Decision, snap: &Snapshot, policy: &Policy) -> wire::Event {
+    let names = Names::of(decision, snap, |n| policy.rules.get(n).map(|r| r.name.as_str().into()));
+    event(decision, &Outcome::Nothing, &names, String::new(), snap.host.page)
+}
+
+/// The shown form of a target.
+pub fn target(target: Target, names: &Names) -> wire::Target {
+    let group = names.group.as_deref();
+    match target {
+        Target::Group(id, _) => {
+            let path = text::printable(group.unwrap_or(b"?"));
+            wire::Target::Group { path, id: id.0, owner: names.owner }
+        }
+        Target::Process(id, _) => wire::Target::Process {
+            pid: id.pid,
+            start: id.start,
+            comm: text::printable(comm(&names.comm)),
+            group: group.map(text::printable),
+            uid: names.uid,
+        },
+    }
+}
+
+/// The shown form of where an order comes from.
+pub fn source(source: Source, rule: Option<&str>) -> wire::Source {
+    match source {
+        Source::Rule(_) => wire::Source::Rule { rule: rule.unwrap_or("?").to_owned() },
+        Source::Control => wire::Source::Control { control: true },
+    }
+}
+
+fn comm(comm: &[u8; 16]) -> &[u8] {
+    comm.split(|&b| b == 0).next().unwrap_or_default()
+}
+
+fn ranking(decision: &Decision, names: &Names) -> Vec<wire::Candidate> {
+    let named = decision.ranking.iter().zip(&names.ranked);
+    let shown = named.map(|(candidate, name)| wire::Candidate {
+        pid: candidate.process.pid,
+        start: candidate.process.start,
+        comm: text::printable(comm(name)),
+        rss_bytes: candidate.rss.0,
+    });
+    shown.collect()
+}
+
+/// The word for an order.
+pub const fn order(order: &Order) -> wire::OrderKind {
+    match order {
+        Order::Record => wire::OrderKind::Record,
+        Order::Deny { phase: Phase::Begin, .. } => wire::OrderKind::DenyBegin,
+        Order::Deny { phase: Phase::Sustain, .. } => wire::OrderKind::DenySustain,
+        Order::Deny { phase: Phase::End, .. } => wire::OrderKind::DenyEnd,
+        Order::Slow { phase: Phase::Begin, .. } => wire::OrderKind::SlowBegin,
+        Order::Slow { phase: Phase::Sustain, .. } => wire::OrderKind::SlowSustain,
+        Order::Slow { phase: Phase::End, .. } => wire::OrderKind::SlowEnd,
+        Order::Signal { .. } => wire::OrderKind::Signal,
+        Order::Kill { .. } => wire::OrderKind::Kill,
+        Order::Relieved => wire::OrderKind::Relieved,
+    }
+}
+
+/// A reason in its shown form. `group` is the path of the group that was compared.
+pub fn reason(reason: &Reason, group: Option<&[u8]>) -> wire::Reason {
+    let text = text::reason(reason, group);
+    let (mut usage, mut rss) = (None, None);
+    let kind = match *reason {
+        Reason::Usage { usage: value, line, .. } => {
+            usage = Some((value, line));
+            wire::ReasonKind::Usage
+        }
+        Reason::Rss { rss: value, line, .. } => {
+            rss = Some((value, line));
+            wire::ReasonKind::Rss
+        }
+        Reason::UsageAndRss { usage: of_group, usage_line, rss: value, line, .. } => {
+            (usage, rss) = (Some((of_group, usage_line)), Some((value, line)));
+            wire::ReasonKind::UsageAndRss
+        }
+        Reason::Relieved { .. } => wire::ReasonKind::Relieved,
+        Reason::RuleGone => wire::ReasonKind::RuleGone,
+        Reason::TargetGone => wire::ReasonKind::TargetGone,
+        Reason::BudgetSpent { .. } => wire::ReasonKind::BudgetSpent,
+        Reason::TooManyKills { .. } => wire::ReasonKind::TooManyKills,
+        Reason::Protected(_) => wire::ReasonKind::Protected,
+        Reason::FreeingPending { .. } => wire::ReasonKind::FreeingPending,
+    };
+    wire::Reason {
+        kind,
+        text,
+        usage_bytes: usage.map(|(value, _)| value.0),
+        usage_line_bytes: usage.map(|(_, line)| line.0),
+        rss_bytes: rss.map(|(value, _)| value.0),
+        rss_line_bytes: rss.map(|(_, line)| line.0),
+    }
+}
+
+/// An outcome in its shown form.
+pub fn outcome(outcome: &Outcome) -> wire::Outcome {
+    let mut shown = wire::Outcome {
+        kind: wire::OutcomeKind::Nothing,
+        processes: None,
+        refused: None,
+        by: None,
+        operation: None,
+        errno: None,
+        error: None,
+        expected_bytes: None,
+    };
+    let mut failed = |at: Operation, errno: i32| {
+        shown.operation = Some(text::operation(at).to_owned());
+        shown.errno = Some(errno);
+        shown.error = Some(text::errno(errno));
+    };
+    let mut reached = None;
+    shown.kind = match *outcome {
+        Outcome::Done { processes, by } => {
+            reached = Some((processes, by));
+            wire::OutcomeKind::Done
+        }
+        Outcome::Partial { processes, refused, by, at, errno } => {
+            failed(at, errno);
+            shown.refused = Some(refused);
+            reached = Some((processes, by));
+            wire::OutcomeKind::Partial
+        }
+        Outcome::Refused { at, errno } => {
+            failed(at, errno);
+            wire::OutcomeKind::Refused
+        }
+        Outcome::Dead { processes, by, expected, .. } => {
+            shown.expected_bytes = Some(expected.0);
+            reached = Some((processes, by));
+            wire::OutcomeKind::Dead
+        }
+        Outcome::Nothing => wire::OutcomeKind::Nothing,
+        Outcome::Gone => wire::OutcomeKind::Gone,
+        Outcome::LedgerFull => wire::OutcomeKind::LedgerFull,
+        Outcome::DryRun => wire::OutcomeKind::DryRun,
+        Outcome::Withheld => wire::OutcomeKind::Withheld,
+    };
+    if let Some((processes, by)) = reached {
+        (shown.processes, shown.by) = (Some(processes), Some(text::mechanism(by).to_owned()));
+    }
+    shown
+}
+
+/// The outcome a shown form was made from; `None` if it says too little.
+pub fn outcome_of(shown: &wire::Outcome) -> Option<Outcome> {
+    let by = || {
+        text::MECHANISMS.into_iter().find(|m: &Mechanism| shown.by.as_deref() == Some(text::mechanism(*m)))
+    };
+    let at =
+        || text::OPERATIONS.into_iter().find(|a| shown.operation.as_deref() == Some(text::operation(*a)));
+    Some(match shown.kind {
+        wire::OutcomeKind::Done => Outcome::Done { processes: shown.processes?, by: by()? },
+        wire::OutcomeKind::Partial => Outcome::Partial {
+            processes: shown.processes?,
+            refused: shown.refused?,
+            by: by()?,
+            at: at()?,
+            errno: shown.errno?,
+        },
+        wire::OutcomeKind::Refused => Outcome::Refused { at: at()?, errno: shown.errno? },
+        wire::OutcomeKind::Dead => Outcome::Dead {
+            processes: shown.processes?,
+            by: by()?,
+            choice: 0,
+            expected: Bytes(shown.expected_bytes?),
+        },
+        wire::OutcomeKind::Nothing => Outcome::Nothing,
+        wire::OutcomeKind::Gone => Outcome::Gone,
+        wire::OutcomeKind::LedgerFull => Outcome::LedgerFull,
+        wire::OutcomeKind::DryRun => Outcome::DryRun,
+        wire::OutcomeKind::Withheld => Outcome::Withheld,
+        wire::OutcomeKind::Pending => return None,
+    })
+}
+
+/// One line for a person.
+pub fn line(event: &wire::Event, outcome: &str) -> String {
+    let source = match &event.source {
+        wire::Source::Rule { rule } => format!("rule {rule}"),
+        wire::Source::Control { .. } => "control".to_owned(),
+    };
+    let target = match &event.target {
+        wire::Target::Group { path, .. } => path.clone(),
+        wire::Target::Process { pid, comm, .. } => format!("{comm}[{pid}]"),
+    };
+    let order = text::order(event.order);
+    format!("#{} {source}: {order} {target}: {}; {outcome}", event.id, event.reason.text)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn outcomes_go_round() {
+        let by = Mechanism::Pidfd;
+        for original in [
+            Outcome::Done { processes: 2, by },
+            Outcome::Partial { processes: 1, refused: 1, by, at: Operation::Prlimit, errno: libc::EPERM },
+            Outcome::Refused { at: Operation::Freeze, errno: libc::EBUSY },
+            Outcome::Dead { processes: 1, by, choice: 0, expected: Bytes::mib(3) },
+            Outcome::Nothing,
+            Outcome::Gone,
+            Outcome::LedgerFull,
+            Outcome::DryRun,
+            Outcome::Withheld,
+        ] {
+            assert_eq!(outcome_of(&outcome(&original)), Some(original));
+        }
+        for mechanism in text::MECHANISMS {
+            assert_eq!(
+                outcome_of(&outcome(&Outcome::Done { processes: 1, by: mechanism })),
+                Some(Outcome::Done { processes: 1, by: mechanism })
+            );
+        }
+    }
+}

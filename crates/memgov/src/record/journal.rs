@@ -1,0 +1,321 @@
+//! The queue out of the loop, the thread behind it, and the newest events for whoever asks.
+
+use std::collections::VecDeque;
+use std::fs::{File, OpenOptions};
+use std::io::{self, Write};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::time::{Duration, SystemTime};
+
+use memgov_decide::decision::{Decision, Outcome, Report};
+use memgov_decide::units::Bytes;
+
+use super::event::{self, Names};
+use super::text;
+use crate::serve::wire::Event;
+
+/// Entries that may wait for the thread.
+const QUEUE: usize = 1024;
+/// Events kept in memory for `events` and `explain`.
+const KEPT: usize = 4096;
+/// The file is turned over at this size; one former file is kept beside it.
+const FILE_CAP: u64 = 8 << 20;
+
+#[expect(
+    clippy::large_enum_variant,
+    reason = "the queue is allocated once; a box would be an allocation for each entry"
+)]
+enum Entry {
+    Decision { decision: Decision, outcome: Outcome, names: Names, wall: SystemTime },
+    Outcome(Report),
+}
+
+/// The loop's end of the queue. Never blocks, never allocates.
+#[derive(Debug)]
+pub struct Recorder {
+    /// `None` only while it is dropped.
+    queue: Option<SyncSender<Entry>>,
+    writer: Option<std::thread::JoinHandle<()>>,
+    dropped: Arc<AtomicU64>,
+}
+
+impl Recorder {
+    /// Records a decision with what came of it.
+    pub fn decision(&self, decision: &Decision, outcome: Outcome, names: Names) {
+        self.push(Entry::Decision { decision: *decision, outcome, names, wall: SystemTime::now() });
+    }
+
+    /// Records what came later of an earlier decision.
+    pub fn outcome(&self, report: Report) {
+        self.push(Entry::Outcome(report));
+    }
+
+    fn push(&self, entry: Entry) {
+        if let Some(queue) = &self.queue
+            && let Err(TrySendError::Full(_)) = queue.try_send(entry)
+        {
+            self.dropped.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+}
+
+impl Drop for Recorder {
+    /// What is in the queue is still written.
+    fn drop(&mut self) {
+        self.queue = None;
+        if let Some(writer) = self.writer.take() {
+            // A panic of it has been shown already.
+            let _ = writer.join();
+        }
+    }
+}
+
+/// The newest events, shared with whoever serves them.
+#[derive(Default)]
+pub struct Journal {
+    kept: Mutex<VecDeque<(u64, Event)>>,
+    news: Condvar,
+    /// Tells the serving thread, once it runs.
+    wake: OnceLock<Box<dyn Fn() + Send + Sync>>,
+    dropped: Arc<AtomicU64>,
+}
+
+/// Some of what is kept, in order.
+#[derive(Clone, Debug, Default)]
+pub struct Excerpt {
+    /// The events.
+    pub events: Vec<Event>,
+    /// Where to go on.
+    pub cursor: u64,
+    /// Asked for and no longer kept.
+    pub missed: u64,
+}
+
+impl Journal {
+    /// Starts the recording thread. `file` is appended to; a file that cannot be written is reported once and done without.
+    ///
+    /// # Errors
+    /// If no thread can be started.
+    pub fn start(file: Option<PathBuf>, page: Bytes) -> io::Result<(Arc<Self>, Recorder)> {
+        let (queue, entries) = sync_channel(QUEUE);
+        let journal = Arc::new(Self::default());
+        let shared = Arc::clone(&journal);
+        let writer = std::thread::Builder::new()
+            .name("memgov-record".into())
+            .spawn(move || shared.run(&entries, file.map(Log::new), page))?;
+        let dropped = Arc::clone(&journal.dropped);
+        Ok((journal, Recorder { queue: Some(queue), writer: Some(writer), dropped }))
+    }
+
+    /// Entries dropped because the thread fell behind.
+    pub fn dropped(&self) -> u64 {
+        self.dropped.load(Ordering::Relaxed)
+    }
+
+    /// Has `wake` called after each new event.
+    pub fn on_news(&self, wake: Box<dyn Fn() + Send + Sync>) {
+        // Set once, at start.
+        let _ = self.wake.set(wake);
+    }
+
+    /// What was recorded after the cursor `after` (0: all that is kept), oldest first, at most `most`. An event whose outcome became
+    /// known later comes again.
+    pub fn since(&self, after: u64, most: usize) -> Excerpt {
+        let kept = self.lock();
+        let start = kept.partition_point(|(number, _)| *number <= after);
+        let oldest = kept.front().map_or(after + 1, |(number, _)| *number);
+        let taken: Vec<&(u64, Event)> = kept.iter().skip(start).take(most).collect();
+        Excerpt {
+            cursor: taken.last().map_or(after, |(number, _)| *number),
+            missed: oldest.saturating_sub(after + 1),
+            events: taken.into_iter().map(|(_, event)| event.clone()).collect(),
+        }
+    }
+
+    /// The cursor just behind the first record of a decision, so that what follows it comes next.
+    pub fn cursor_after(&self, id: u64) -> u64 {
+        let kept = self.lock();
+        kept.iter().take_while(|(_, e)| e.id <= id).last().map_or(0, |(number, _)| *number)
+    }
+
+    /// Waits for something newer than `after`, but not for longer than `patience`.
+    pub fn wait(&self, after: u64, patience: Duration) {
+        let kept = self.lock();
+        let nothing =
+            |kept: &mut VecDeque<(u64, Event)>| kept.back().is_none_or(|(number, _)| *number <= after);
+        drop(self.news.wait_timeout_while(kept, patience, nothing));
+    }
+
+    /// The newest word on one decision, and the rest of its episode in order.
+    pub fn episode_of(&self, id: u64) -> Option<(Event, Vec<Event>)> {
+        let kept = self.lock();
+        let event = kept.iter().rev().map(|(_, e)| e).find(|e| e.id == id)?.clone();
+        let mut rest: Vec<Event> = Vec::new();
+        for (_, other) in kept.iter().filter(|(_, e)| e.episode == event.episode) {
+            match rest.iter_mut().find(|e| e.id == other.id) {
+                Some(earlier) => *earlier = other.clone(),
+                None => rest.push(other.clone()),
+            }
+        }
+        Some((event, rest))
+    }
+
+    fn lock(&self) -> MutexGuard<'_, VecDeque<(u64, Event)>> {
+        self.kept.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn run(&self, entries: &Receiver<Entry>, mut log: Option<Log>, page: Bytes) {
+        let mut number = 0;
+        for entry in entries {
+            let event = match entry {
+                Entry::Decision { decision, outcome, names, wall } => {
+                    let time = humantime::format_rfc3339_millis(wall).to_string();
+                    Some((event::event(&decision, &outcome, &names, time, page), outcome))
+                }
+                Entry::Outcome(report) => self.amended(report).map(|event| (event, report.outcome)),
+            };
+            let Some((event, outcome)) = event else { continue };
+            // The letter's line first: it is what administrators of that series would look for.
+            if let Some(line) = &event.log {
+                say(line);
+            }
+            say(&event::line(&event, &text::outcome(&outcome)));
+            if let Some(log) = &mut log {
+                log.append(&event);
+            }
+            number += 1;
+            let mut kept = self.lock();
+            if kept.len() == KEPT {
+                kept.pop_front();
+            }
+            kept.push_back((number, event));
+            drop(kept);
+            self.news.notify_all();
+            if let Some(wake) = self.wake.get() {
+                wake();
+            }
+        }
+    }
+
+    fn amended(&self, report: Report) -> Option<Event> {
+        let kept = self.lock();
+        let mut event = kept.iter().rev().map(|(_, e)| e).find(|e| e.id == report.decision.0)?.clone();
+        event.outcome = event::outcome(&report.outcome);
+        event.log = None;
+        Some(event)
+    }
+}
+
+/// A line on stderr; a closed stderr must not end the daemon, as `eprintln!` would.
+fn say(line: &str) {
+    let _ = writeln!(io::stderr(), "{line}");
+}
+
+/// The journal file: JSON lines, turned over at [`FILE_CAP`].
+struct Log {
+    path: PathBuf,
+    file: Option<File>,
+    size: u64,
+    complained: bool,
+}
+
+impl Log {
+    fn new(path: PathBuf) -> Self {
+        Self { path, file: None, size: 0, complained: false }
+    }
+
+    fn append(&mut self, event: &Event) {
+        if let Err(error) = self.try_append(event)
+            && !self.complained
+        {
+            self.complained = true;
+            say(&format!(
+                "memgov: journal file {}: {error}; events are kept in memory only",
+                self.path.display()
+            ));
+        }
+    }
+
+    fn try_append(&mut self, event: &Event) -> io::Result<()> {
+        let mut line = serde_json::to_vec(event)?;
+        line.push(b'\n');
+        if self.size > FILE_CAP {
+            self.file = None;
+            self.size = 0;
+            std::fs::rename(&self.path, former(&self.path))?;
+        }
+        let file = match &mut self.file {
+            Some(file) => file,
+            None => {
+                let file = OpenOptions::new().append(true).create(true).mode(0o640).open(&self.path)?;
+                self.size = file.metadata()?.len();
+                self.file.insert(file)
+            }
+        };
+        file.write_all(&line)?;
+        self.size += line.len() as u64;
+        Ok(())
+    }
+}
+
+fn former(path: &Path) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(".1");
+    name.into()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use memgov_decide::decision::{DecisionId, EpisodeId, Mechanism, Order, Ranking, Reason, Source, Target};
+    use memgov_decide::snapshot::{ProcessId, ProcessSlot};
+    use memgov_decide::units::Time;
+
+    use crate::serve::wire::OutcomeKind;
+
+    fn kill(id: u64) -> Decision {
+        Decision {
+            id: DecisionId(id),
+            episode: EpisodeId(1),
+            at: Time(5),
+            source: Source::Control,
+            step: 0,
+            target: Target::Process(ProcessId { pid: 7, start: 9 }, ProcessSlot(0)),
+            order: Order::Kill { whole: false },
+            reason: Reason::RuleGone,
+            log: false,
+            notable: true,
+            ranking: Ranking::default(),
+        }
+    }
+
+    #[test]
+    fn a_later_outcome_supersedes() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("events.jsonl");
+        let (journal, recorder) = Journal::start(Some(file.clone()), Bytes(4096)).unwrap();
+        let sent = Outcome::Done { processes: 1, by: Mechanism::Pidfd };
+        recorder.decision(&kill(3), sent, Names::default());
+        let dead = Outcome::Dead { processes: 1, by: Mechanism::Pidfd, choice: 0, expected: Bytes::mib(1) };
+        recorder.outcome(Report { decision: DecisionId(3), outcome: dead });
+        let mut seen: Vec<Event> = Vec::new();
+        let mut cursor = 0;
+        while seen.len() < 2 {
+            journal.wait(cursor, Duration::from_secs(10));
+            let excerpt = journal.since(cursor, 10);
+            cursor = excerpt.cursor;
+            seen.extend(excerpt.events);
+        }
+        assert_eq!((seen[0].outcome.kind, seen[1].outcome.kind), (OutcomeKind::Done, OutcomeKind::Dead));
+        let (event, rest) = journal.episode_of(3).unwrap();
+        assert_eq!((event.outcome.kind, rest.len()), (OutcomeKind::Dead, 1));
+        let lines = std::fs::read_to_string(file).unwrap();
+        assert_eq!(lines.lines().count(), 2);
+        for line in lines.lines() {
+            serde_json::from_str::<Event>(line).unwrap();
+        }
+    }
+}

@@ -1,0 +1,361 @@
+//! What would have been decided: a trace run through the pure engine with any configuration.
+//!
+//! With the configuration it was recorded under, the decisions are the recorded ones to the byte; with another, the
+//! outcomes that were recorded are taken where the same decision comes, and a decision that was never taken is assumed
+//! to have changed nothing.
+
+use std::collections::{HashMap, HashSet};
+use std::io::Write;
+use std::path::Path;
+
+use memgov_decide::control::MemControl;
+use memgov_decide::decision::{DecisionId, Decisions, Report};
+use memgov_decide::governor::{Bounds, Governor};
+use memgov_decide::policy::Policy;
+use memgov_decide::snapshot::{
+    Group, GroupId, GroupSlot, Host, Process, ProcessId, ProcessSlot, Snapshot, Untouchable,
+};
+use memgov_decide::units::{Bytes, Limit, Time};
+
+use super::event;
+use super::trace::{self, Frame, TraceError};
+use crate::kernel::{Reading, proc};
+use crate::serve::wire::{self, Event};
+
+/// One difference between what was decided then and what is decided now.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Replayed {
+    /// What the engine decides now, in order.
+    pub events: Vec<Event>,
+    /// How many decisions the trace holds.
+    pub recorded: usize,
+    /// How many of them are the same to the byte, in the same order.
+    pub same: usize,
+    /// Ticks that were dropped when the trace was taken, or cut off its end.
+    pub gaps: u64,
+    /// Times another policy was put in force while it was taken.
+    pub policies: u64,
+}
+
+impl Replayed {
+    /// Whether the trace is whole and the decisions are the recorded ones.
+    pub const fn identical(&self) -> bool {
+        self.gaps == 0
+            && self.policies == 0
+            && self.same == self.recorded
+            && self.events.len() == self.recorded
+    }
+}
+
+/// Runs a trace file and prints the outcome.
+///
+/// # Errors
+/// If the file cannot be read or is no trace.
+pub fn run(path: &Path, policy: Policy, json: bool, out: &mut dyn Write) -> anyhow::Result<Replayed> {
+    let bytes = std::fs::read(path).map_err(|e| crate::kernel::Error::new("reading", path, e))?;
+    let replayed = replay(&bytes, policy).map_err(|e| anyhow::anyhow!("{}: {e}", path.display()))?;
+    if json {
+        for event in &replayed.events {
+            writeln!(out, "{}", serde_json::to_string(event)?)?;
+        }
+    } else {
+        for event in &replayed.events {
+            writeln!(
+                out,
+                "{:>12.3}s  {}",
+                Time(event.monotonic_ns).since(Time(0)).as_secs_f64(),
+                event::line(event, "replayed")
+            )?;
+        }
+        let Replayed { events, recorded, same, gaps, policies } = &replayed;
+        writeln!(
+            out,
+            "{} decisions now, {recorded} recorded, {same} of them the same to the byte",
+            events.len()
+        )?;
+        if *gaps > 0 {
+            writeln!(
+                out,
+                "the trace has gaps: {gaps} ticks were dropped when it was taken, or cut off its end"
+            )?;
+        }
+        if *policies > 0 {
+            writeln!(
+                out,
+                "another policy was put in force {policies} times while the trace was taken; one was replayed"
+            )?;
+        }
+        let verdict = if replayed.identical() { "identical" } else { "not identical" };
+        writeln!(out, "the decisions are {verdict}")?;
+    }
+    Ok(replayed)
+}
+
+/// Runs a trace through the engine.
+///
+/// # Errors
+/// If the bytes are no trace.
+pub fn replay(bytes: &[u8], policy: Policy) -> Result<Replayed, TraceError> {
+    let (host, start) = trace::header(bytes)?;
+    let mut player = Player::new(host, policy, bytes.len());
+    for frame in trace::frames(bytes, start) {
+        match frame {
+            Ok(frame) => player.frame(&frame)?,
+            // memgov was killed, or the disk was full: what is there still counts.
+            Err(error) if error.cut => player.gaps += 1,
+            Err(error) => return Err(error),
+        }
+    }
+    player.step();
+    Ok(player.result())
+}
+
+struct Player {
+    governor: Governor,
+    snap: Snapshot,
+    out: Decisions,
+    readings: HashMap<u32, Reading>,
+    recorded: Vec<(u64, Vec<u8>)>,
+    decided: Vec<(Vec<u8>, Event)>,
+    decided_ids: HashSet<u64>,
+    /// Outcomes on the tape that the tick in hand has not used yet.
+    gaps: u64,
+    policies: u64,
+    begun: bool,
+    stepped: bool,
+}
+
+impl Player {
+    fn new(host: Host, policy: Policy, size: usize) -> Self {
+        // Rows cost memory: no trace has more of them than it has bytes to say so.
+        let rows = u32::try_from(size / 16).unwrap_or(u32::MAX).clamp(64, 1 << 16);
+        let mut snap = Snapshot::with_capacity(rows, rows);
+        snap.host = host;
+        Self {
+            governor: Governor::new(policy, Bounds { groups: rows, processes: rows, ..Bounds::default() }),
+            snap,
+            out: Decisions::with_capacity(4096),
+            readings: HashMap::new(),
+            recorded: Vec::new(),
+            decided: Vec::new(),
+            decided_ids: HashSet::new(),
+            gaps: 0,
+            policies: 0,
+            begun: false,
+            stepped: false,
+        }
+    }
+
+    fn frame(&mut self, frame: &Frame<'_>) -> Result<(), TraceError> {
+        let words = Words { frame };
+        match frame.words[0] {
+            "tick" => {
+                self.step();
+                self.snap.advance(Time(words.number(1)?));
+                (self.begun, self.stepped) = (true, false);
+            }
+            "step" => self.step(),
+            "policy" => self.policies += 1,
+            "gap" => self.gaps += words.number(1)?,
+            "group+" => self.group_new(&words)?,
+            "group" => self.group_file(&words)?,
+            "group-" => {
+                let slot = GroupSlot(words.slot(1)?);
+                if let Some(group) = self.snap.groups.get_mut(slot.0) {
+                    group.gone = true;
+                    self.snap.touch_group(slot);
+                }
+            }
+            "process+" => self.process_new(&words)?,
+            "process" => self.process_file(&words)?,
+            "process-" => {
+                let slot = ProcessSlot(words.slot(1)?);
+                if let Some(process) = self.snap.processes.get_mut(slot.0) {
+                    process.gone = true;
+                    self.snap.touch_process(slot);
+                }
+            }
+            "control" | "inherit" | "forget" => self.control(&words)?,
+            // The engine's turn came before its decisions were written.
+            "decision" => {
+                self.step();
+                self.recorded.push((words.number(1)?, frame.payload.to_vec()));
+            }
+            "report" => {
+                self.step();
+                let shown: Option<wire::Outcome> = serde_json::from_slice(frame.payload).ok();
+                let outcome =
+                    shown.as_ref().and_then(event::outcome_of).ok_or_else(|| words.bad("not an outcome"))?;
+                let decision = DecisionId(words.number(1)?);
+                if self.decided_ids.contains(&decision.0) {
+                    self.governor.report(&Report { decision, outcome });
+                }
+            }
+            other => return Err(words.bad(&format!("unknown frame `{other}`"))),
+        }
+        Ok(())
+    }
+
+    /// Lets the engine decide on what the tick has shown; once a tick.
+    fn step(&mut self) {
+        if !self.begun || std::mem::replace(&mut self.stepped, true) {
+            return;
+        }
+        self.out.clear();
+        self.governor.step(&self.snap, &mut self.out);
+        for decision in self.out.as_slice() {
+            let event = event::canonical(decision, &self.snap, self.governor.policy());
+            self.decided_ids.insert(event.id);
+            self.decided.push((serde_json::to_vec(&event).unwrap_or_default(), event));
+        }
+        // As in the daemon: what comes after the decisions belongs to the next tick.
+        self.snap.end();
+    }
+
+    fn group_new(&mut self, words: &Words<'_>) -> Result<(), TraceError> {
+        let slot = words.slot(1)?;
+        let mut group = Group::new(GroupId(words.number(2)?), words.frame.payload);
+        group.parent = words.maybe(3)?.and_then(|n| u32::try_from(n).ok()).map(GroupSlot);
+        group.owner = words.maybe(4)?.and_then(|n| u32::try_from(n).ok());
+        group.watched = words.number(5)? != 0;
+        self.snap.groups.put(slot, group).ok_or_else(|| words.bad("no such row"))?;
+        self.readings.insert(slot, Reading::default());
+        self.snap.touch_group(GroupSlot(slot));
+        Ok(())
+    }
+
+    fn group_file(&mut self, words: &Words<'_>) -> Result<(), TraceError> {
+        let slot = words.slot(1)?;
+        let page = self.snap.host.page.0;
+        let reading = self.readings.entry(slot).or_default();
+        if !reading.apply(words.text(2)?, words.frame.payload, page) {
+            return Err(words.bad("unknown file of a group"));
+        }
+        let virtual_high = match self.snap.groups.get(slot) {
+            Some(group) => self.governor.virtual_high(&group.path),
+            None => return Err(words.bad("a reading of a group without a row")),
+        };
+        if let Some(group) = self.snap.groups.get_mut(slot) {
+            group.read_at = self.snap.at;
+            reading.fill(group, virtual_high);
+        }
+        self.snap.touch_group(GroupSlot(slot));
+        Ok(())
+    }
+
+    fn process_new(&mut self, words: &Words<'_>) -> Result<(), TraceError> {
+        let slot = words.slot(1)?;
+        let narrow = |n: u64| u32::try_from(n).map_err(|_| words.bad("a number is too large"));
+        let mut process = Process::new(ProcessId { pid: narrow(words.number(2)?)?, start: words.number(3)? });
+        process.parent = narrow(words.number(4)?)?;
+        process.group = words.maybe(5)?.map(narrow).transpose()?.map(GroupSlot);
+        process.uid = words.maybe(6)?.map(narrow).transpose()?;
+        process.oom_score_adj = match words.text(7)? {
+            "-" => None,
+            text => Some(text.parse().map_err(|_| words.bad("not an oom_score_adj"))?),
+        };
+        process.untouchable = match words.text(8)? {
+            "-" => None,
+            "init" => Some(Untouchable::Init),
+            "governor" => Some(Untouchable::Governor),
+            "kernel" => Some(Untouchable::Kernel),
+            _ => return Err(words.bad("not a protection")),
+        };
+        let comm = words.text(9)?.as_bytes();
+        for (to, pair) in process.comm[..15].iter_mut().zip(comm.get(1..).unwrap_or_default().chunks(2)) {
+            let pair = std::str::from_utf8(pair).unwrap_or_default();
+            *to = u8::from_str_radix(pair, 16).map_err(|_| words.bad("not a name in hexadecimal"))?;
+        }
+        process.exe = (!words.frame.payload.is_empty()).then(|| words.frame.payload.into());
+        if let Some(old) = self.snap.processes.get(slot).filter(|old| old.id == process.id) {
+            (process.rss, process.read_at) = (old.rss, old.read_at);
+        }
+        self.snap.processes.put(slot, process).ok_or_else(|| words.bad("no such row"))?;
+        self.snap.touch_process(ProcessSlot(slot));
+        Ok(())
+    }
+
+    fn process_file(&mut self, words: &Words<'_>) -> Result<(), TraceError> {
+        let slot = words.slot(1)?;
+        let at = self.snap.at;
+        let process = self.snap.processes.get_mut(slot).ok_or_else(|| words.bad("a reading of nobody"))?;
+        let status = proc::parse_status(words.frame.payload);
+        process.read_at = at;
+        process.rss = status.rss;
+        process.uid = status.uids.map(|uids| uids[0]).or(process.uid);
+        self.snap.touch_process(ProcessSlot(slot));
+        Ok(())
+    }
+
+    fn control(&mut self, words: &Words<'_>) -> Result<(), TraceError> {
+        let who = |at| -> Result<ProcessId, TraceError> {
+            Ok(ProcessId { pid: words.slot(at)?, start: words.number(at + 1)? })
+        };
+        match words.frame.words[0] {
+            "control" => {
+                let (climit, plimit) = (Bytes(words.number(4)?), Bytes(words.number(5)?));
+                let control = MemControl::from_word(words.number(3)?, climit, plimit, self.snap.host.page)
+                    .map_err(|e| words.bad(&e.to_string()))?;
+                // Room was found when it was recorded; what has none here is counted by the governor.
+                let _ = self.governor.set_control(who(1)?, control);
+            }
+            "inherit" => {
+                let _ = self.governor.inherit(who(1)?, who(3)?);
+            }
+            _ => self.governor.forget(who(1)?),
+        }
+        Ok(())
+    }
+
+    fn result(self) -> Replayed {
+        let pairs = self.recorded.iter().zip(&self.decided);
+        let same = pairs.filter(|((_, then), (now, _))| then == now).count();
+        Replayed {
+            recorded: self.recorded.len(),
+            same,
+            gaps: self.gaps,
+            policies: self.policies,
+            events: self.decided.into_iter().map(|(_, event)| event).collect(),
+        }
+    }
+}
+
+/// The words of a frame, with errors that say where.
+struct Words<'a> {
+    frame: &'a Frame<'a>,
+}
+
+impl Words<'_> {
+    fn bad(&self, what: &str) -> TraceError {
+        TraceError {
+            at: self.frame.at,
+            what: format!("{what} in `{}`", self.frame.words.join(" ")),
+            cut: false,
+        }
+    }
+    fn text(&self, at: usize) -> Result<&str, TraceError> {
+        self.frame.words.get(at).copied().ok_or_else(|| self.bad("a word is missing"))
+    }
+    fn number(&self, at: usize) -> Result<u64, TraceError> {
+        self.text(at)?.parse().map_err(|_| self.bad("not a number"))
+    }
+    fn slot(&self, at: usize) -> Result<u32, TraceError> {
+        self.text(at)?.parse().map_err(|_| self.bad("not a slot"))
+    }
+    fn maybe(&self, at: usize) -> Result<Option<u64>, TraceError> {
+        if self.text(at)? == "-" { Ok(None) } else { self.number(at).map(Some) }
+    }
+}
+
+/// Fills a row from what was read; the virtual high stands in for the kernel's.
+impl Reading {
+    /// Takes the reading over into a row of the group table.
+    pub fn fill(&self, group: &mut Group, virtual_high: Option<Limit>) {
+        group.usage = self.usage;
+        // v1 has no memory.high: where the configuration gives none, there is no line, and that is known.
+        group.high = virtual_high.or(self.high).or(self.max.map(|_| Limit::Max));
+        group.max = self.max;
+        group.events = self.events;
+        group.oom_group = self.oom_group;
+    }
+}

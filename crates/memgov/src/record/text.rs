@@ -1,0 +1,243 @@
+//! Words for the numbers: the one place where reasons, orders and outcomes become text.
+
+use memgov_decide::decision::{Decision, Mechanism, Operation, Order, Outcome, Protected, Reason};
+use memgov_decide::policy::Kinds;
+use memgov_decide::snapshot::Untouchable;
+use memgov_decide::units::Bytes;
+
+use crate::serve::wire::OrderKind;
+
+/// A byte string as a person may read it and a terminal may show it: invalid UTF-8, control characters and
+/// backslashes are escaped, so that a hostile group name can forge no log line.
+pub fn printable(bytes: &[u8]) -> String {
+    let mut out = String::with_capacity(bytes.len());
+    for chunk in bytes.utf8_chunks() {
+        for c in chunk.valid().chars() {
+            if c.is_control() || c == '\\' {
+                out.extend(c.escape_default());
+            } else {
+                out.push(c);
+            }
+        }
+        for byte in chunk.invalid() {
+            out.push_str(&format!("\\x{byte:02x}"));
+        }
+    }
+    out
+}
+
+/// `rss.anon+rss.shmem`, as the configuration spells it.
+pub fn kinds(kinds: Kinds) -> String {
+    let names = [(kinds.anon, "rss.anon"), (kinds.file, "rss.file"), (kinds.shmem, "rss.shmem")];
+    let chosen: Vec<&str> = names.iter().filter(|(on, _)| *on).map(|(_, name)| *name).collect();
+    chosen.join("+")
+}
+
+/// A reason in one sentence. `group` is the path of the group that was compared.
+pub fn reason(reason: &Reason, group: Option<&[u8]>) -> String {
+    let of = group.map_or_else(String::new, |path| format!(" of {}", printable(path)));
+    match *reason {
+        Reason::Usage { usage, line, .. } => format!("usage {usage}{of} is over {line}"),
+        Reason::Rss { kinds: which, rss, line } => format!("{} {rss} is over {line}", kinds(which)),
+        Reason::UsageAndRss { usage, usage_line, kinds: which, rss, line, .. } => {
+            format!("usage {usage}{of} is over {usage_line} and {} {rss} is over {line}", kinds(which))
+        }
+        Reason::Relieved { value, until } => format!("{value} is back at or under {until}"),
+        Reason::RuleGone => "the rule or control is no longer in force".into(),
+        Reason::TargetGone => "the target is gone".into(),
+        Reason::BudgetSpent { budget } => {
+            format!("the slowdown has used up its {}", humantime::format_duration(budget))
+        }
+        Reason::TooManyKills { count, window } => {
+            format!("{count} kills within {}: no more are made", humantime::format_duration(window))
+        }
+        Reason::Protected(why) => protected(why).into(),
+        Reason::FreeingPending { expected } => {
+            format!("{expected} of an earlier kill are still on their way back")
+        }
+    }
+}
+
+const fn protected(why: Protected) -> &'static str {
+    match why {
+        Protected::Fact(Untouchable::Init) => "pid 1 is never touched",
+        Protected::Fact(Untouchable::Governor) => "memgov and its ancestors are never touched",
+        Protected::Fact(Untouchable::Kernel) => "kernel threads are never touched",
+        Protected::Never => "the target is on the never-list",
+        Protected::OomScoreAdj => "the target has oom_score_adj -1000",
+    }
+}
+
+/// The word for an order, as its JSON has it.
+pub const fn order(order: OrderKind) -> &'static str {
+    match order {
+        OrderKind::Record => "record",
+        OrderKind::DenyBegin => "deny-begin",
+        OrderKind::DenySustain => "deny-sustain",
+        OrderKind::DenyEnd => "deny-end",
+        OrderKind::SlowBegin => "slow-begin",
+        OrderKind::SlowSustain => "slow-sustain",
+        OrderKind::SlowEnd => "slow-end",
+        OrderKind::Signal => "signal",
+        OrderKind::Kill => "kill",
+        OrderKind::Relieved => "relieved",
+    }
+}
+
+/// All mechanisms, to find one by its word.
+pub const MECHANISMS: [Mechanism; 7] = [
+    Mechanism::Rlimit,
+    Mechanism::CgroupFreeze,
+    Mechanism::HoldGroup,
+    Mechanism::V1Freezer,
+    Mechanism::Sigstop,
+    Mechanism::Pidfd,
+    Mechanism::CgroupKill,
+];
+
+/// All operations, to find one by its word.
+pub const OPERATIONS: [Operation; 10] = [
+    Operation::Prlimit,
+    Operation::PidfdOpen,
+    Operation::SendSignal,
+    Operation::Freeze,
+    Operation::MoveProcess,
+    Operation::MakeGroup,
+    Operation::ListProcesses,
+    Operation::CgroupKill,
+    Operation::ReadProcess,
+    Operation::Ledger,
+];
+
+/// The word for a mechanism.
+pub const fn mechanism(by: Mechanism) -> &'static str {
+    match by {
+        Mechanism::Rlimit => "rlimit",
+        Mechanism::CgroupFreeze => "cgroup.freeze",
+        Mechanism::HoldGroup => "hold-group",
+        Mechanism::V1Freezer => "v1-freezer",
+        Mechanism::Sigstop => "sigstop",
+        Mechanism::Pidfd => "pidfd",
+        Mechanism::CgroupKill => "cgroup.kill",
+    }
+}
+
+/// The word for what failed.
+pub const fn operation(at: Operation) -> &'static str {
+    match at {
+        Operation::Prlimit => "prlimit",
+        Operation::PidfdOpen => "pidfd_open",
+        Operation::SendSignal => "pidfd_send_signal",
+        Operation::Freeze => "freeze",
+        Operation::MoveProcess => "cgroup.procs write",
+        Operation::MakeGroup => "mkdir",
+        Operation::ListProcesses => "cgroup.procs read",
+        Operation::CgroupKill => "cgroup.kill",
+        Operation::ReadProcess => "/proc read",
+        Operation::Ledger => "ledger write",
+    }
+}
+
+/// The symbolic name of an errno, or its number.
+pub fn errno(errno: i32) -> String {
+    let name = match errno {
+        libc::EPERM => "EPERM",
+        libc::ENOENT => "ENOENT",
+        libc::ESRCH => "ESRCH",
+        libc::EINTR => "EINTR",
+        libc::EIO => "EIO",
+        libc::EBADF => "EBADF",
+        libc::EAGAIN => "EAGAIN",
+        libc::ENOMEM => "ENOMEM",
+        libc::EACCES => "EACCES",
+        libc::EBUSY => "EBUSY",
+        libc::EEXIST => "EEXIST",
+        libc::ENODEV => "ENODEV",
+        libc::EINVAL => "EINVAL",
+        libc::EMFILE => "EMFILE",
+        libc::ENOSPC => "ENOSPC",
+        libc::EROFS => "EROFS",
+        libc::ENOSYS => "ENOSYS",
+        libc::EOPNOTSUPP => "EOPNOTSUPP",
+        _ => return format!("errno {errno}"),
+    };
+    name.into()
+}
+
+/// What came of it, in words.
+pub fn outcome(outcome: &Outcome) -> String {
+    let how_many = |n: u32| if n == 1 { "1 process".to_owned() } else { format!("{n} processes") };
+    match *outcome {
+        Outcome::Done { processes, by } => format!("done to {} by {}", how_many(processes), mechanism(by)),
+        Outcome::Nothing => "nothing to do".into(),
+        Outcome::Partial { processes, refused, by, at, errno: e } => format!(
+            "done to {} by {}, refused by {} ({}: {})",
+            how_many(processes),
+            mechanism(by),
+            how_many(refused),
+            operation(at),
+            errno(e)
+        ),
+        Outcome::Refused { at, errno: e } => format!("refused ({}: {})", operation(at), errno(e)),
+        Outcome::Dead { processes, by, expected, .. } => {
+            format!("{} dead by {}, {expected} on the way back", how_many(processes), mechanism(by))
+        }
+        Outcome::Gone => "the target was gone".into(),
+        Outcome::LedgerFull => "not done: the ledger has no room".into(),
+        Outcome::DryRun => "dry run: nothing was touched".into(),
+        Outcome::Withheld => "withheld".into(),
+    }
+}
+
+/// The log line of the over-high series, word for word:
+/// `Cgroup: %s, Comm: %s, Pid: %d, Mem: %ld pages, %s`. The group is its last path component, `N/A` where only the
+/// process's own memory was compared; Mem is the value last compared.
+pub fn letter_line(
+    decision: &Decision,
+    group: Option<&[u8]>,
+    comm: &[u8],
+    pid: u32,
+    page: Bytes,
+) -> Option<String> {
+    let action = match decision.order {
+        Order::Deny { .. } => "Action: return ENOMEM on some syscalls",
+        Order::Slow { .. } => "Action: slow down process",
+        Order::Signal { .. } => "Action: send signal",
+        Order::Kill { .. } => "Action: kill the process",
+        Order::Record | Order::Relieved => return None,
+    };
+    let (name, mem) = match decision.reason {
+        Reason::Usage { usage, .. } => (last_component(group), usage),
+        Reason::Rss { rss, .. } => ("N/A".into(), rss),
+        Reason::UsageAndRss { rss, .. } => (last_component(group), rss),
+        _ => return None,
+    };
+    let comm = if comm.is_empty() { "N/A".into() } else { printable(comm) };
+    Some(format!("Cgroup: {name}, Comm: {comm}, Pid: {pid}, Mem: {} pages, {action}", mem.pages(page)))
+}
+
+fn last_component(path: Option<&[u8]>) -> String {
+    let path = path.unwrap_or(b"/");
+    printable(path.rsplit(|&b| b == b'/').next().unwrap_or(path))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn hostile_names_cannot_forge_lines() {
+        assert_eq!(printable(b"a\nb\x1b[31m\xff\\"), "a\\nb\\u{1b}[31m\\xff\\\\");
+        assert_eq!(printable("gr\u{fc}n".as_bytes()), "grün");
+    }
+
+    #[test]
+    fn reasons_read_as_sentences() {
+        let over = Reason::Rss {
+            kinds: Kinds { anon: true, file: false, shmem: true },
+            rss: Bytes::mib(65),
+            line: Bytes::mib(64),
+        };
+        assert_eq!(reason(&over, None), "rss.anon+rss.shmem 65MiB is over 64MiB");
+    }
+}

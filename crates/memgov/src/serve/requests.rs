@@ -1,0 +1,339 @@
+//! From a varlink call to an answer: parse the parameters, check the permission, ask [`Governed`]. One function a method;
+//! no socket is touched here.
+
+use memgov_decide::control::MemControl;
+use memgov_decide::policy::{Condition, Pattern, RssOver, Rule, Scope, Step};
+use memgov_decide::units::Bytes;
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+
+use super::permit::{self, Peer};
+use super::varlink::{Call, Reply};
+use super::{Failure, FailureKind, From, Governed, GroupRule, INTERFACE, wire};
+use crate::config::words::{self, Meter};
+
+/// At most so many events in one reply.
+pub const EVENTS_A_REPLY: usize = 64;
+
+/// What a call leads to.
+#[derive(Debug)]
+pub enum Answer {
+    /// One reply.
+    Reply(Reply),
+    /// Events from there on, as they come.
+    Follow(From),
+}
+
+#[derive(Deserialize)]
+struct Pid {
+    pid: u32,
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct SetControl {
+    pub(crate) pid: u32,
+    pub(crate) word: u64,
+    pub(crate) climit_bytes: u64,
+    pub(crate) plimit_bytes: u64,
+}
+
+#[derive(Deserialize)]
+struct Path {
+    path: String,
+}
+
+#[derive(Deserialize)]
+struct SetGroupRule {
+    rule: wire::GroupRule,
+}
+
+#[derive(Deserialize)]
+struct Id {
+    id: u64,
+}
+
+#[derive(Deserialize)]
+struct EventsFrom {
+    #[serde(default)]
+    since: Option<u64>,
+    #[serde(default)]
+    cursor: Option<u64>,
+}
+
+/// A varlink error that is no [`Failure`]: the call itself is wrong.
+fn service_error(name: &str, parameters: Value) -> Reply {
+    Reply { parameters, error: Some(format!("org.varlink.service.{name}")), continues: None }
+}
+
+/// The reply that tells of a failure.
+pub fn failed(failure: &Failure) -> Reply {
+    let parameters = json!({ "text": failure.text, "errno": failure.kind.errno() });
+    Reply { parameters, error: Some(format!("org.memgov.{}", failure.kind.name())), continues: None }
+}
+
+/// What this call of this peer leads to. Never panics and never takes longer than [`Governed`] does.
+pub fn answer(call: &Call, peer: Peer, governed: &dyn Governed) -> Answer {
+    if call.upgrade {
+        return Answer::Reply(service_error("InvalidParameter", json!({ "parameter": "upgrade" })));
+    }
+    let (interface, method) = call.method.rsplit_once('.').unwrap_or(("", &call.method));
+    let reply = match interface {
+        "org.varlink.service" => service(method, &call.parameters),
+        "org.memgov" => {
+            if method == "Events" && call.more {
+                return follow(&call.parameters);
+            }
+            ours(method, &call.parameters, peer, governed)
+        }
+        _ => Err(service_error("InterfaceNotFound", json!({ "interface": interface }))),
+    };
+    Answer::Reply(reply.unwrap_or_else(|error| error))
+}
+
+fn ok(parameters: Value) -> Reply {
+    Reply { parameters, error: None, continues: None }
+}
+
+/// The parameters of a call; what is wrong with them is named, as far as serde says.
+fn parameters<T: DeserializeOwned>(value: &Value) -> Result<T, Reply> {
+    let value = if value.is_null() { json!({}) } else { value.clone() };
+    serde_json::from_value(value).map_err(|error| {
+        let text: String = error.to_string().chars().take(200).collect();
+        service_error("InvalidParameter", json!({ "parameter": text }))
+    })
+}
+
+fn service(method: &str, value: &Value) -> Result<Reply, Reply> {
+    #[derive(Deserialize)]
+    struct Interface {
+        interface: String,
+    }
+    match method {
+        "GetInfo" => Ok(ok(json!({
+            "vendor": "memgov",
+            "product": "memgov",
+            "version": env!("CARGO_PKG_VERSION"),
+            "url": env!("CARGO_PKG_REPOSITORY"),
+            "interfaces": ["org.varlink.service", "org.memgov"],
+        }))),
+        "GetInterfaceDescription" => match parameters::<Interface>(value)?.interface.as_str() {
+            "org.memgov" => Ok(ok(json!({ "description": INTERFACE }))),
+            "org.varlink.service" => Ok(ok(json!({ "description": SERVICE }))),
+            other => Err(service_error("InterfaceNotFound", json!({ "interface": other }))),
+        },
+        _ => Err(not_found("org.varlink.service", method)),
+    }
+}
+
+fn not_found(interface: &str, method: &str) -> Reply {
+    service_error("MethodNotFound", json!({ "method": format!("{interface}.{method}") }))
+}
+
+fn ours(method: &str, value: &Value, peer: Peer, governed: &dyn Governed) -> Result<Reply, Reply> {
+    let result = match method {
+        "Status" => status(peer, governed),
+        "GetControl" => get_control(parameters(value)?, peer, governed),
+        "SetControl" => set_control(&parameters(value)?, peer, governed),
+        "ClearControl" => clear_control(parameters(value)?, peer, governed),
+        "GetGroupRule" => get_group_rule(&parameters(value)?, peer, governed),
+        "SetGroupRule" => set_group_rule(parameters(value)?, peer, governed),
+        "ClearGroupRule" => clear_group_rule(&parameters(value)?, peer, governed),
+        "Events" => {
+            let from = parameters::<EventsFrom>(value)?.place();
+            events(from, peer, governed).map(|page| encoded(&page))
+        }
+        "Explain" => explain(parameters(value)?, peer, governed),
+        "Reload" => reload(peer, governed),
+        _ => return Err(not_found("org.memgov", method)),
+    };
+    result.map(ok).map_err(|failure| failed(&failure))
+}
+
+fn encoded(value: &impl Serialize) -> Value {
+    serde_json::to_value(value).unwrap_or_default()
+}
+
+fn status(peer: Peer, governed: &dyn Governed) -> Result<Value, Failure> {
+    let mut status = governed.status()?;
+    if !peer.is_root() {
+        status.episodes.retain(|e| permit::may_see(peer, &e.target));
+        status.holds.retain(|h| permit::may_see(peer, &h.target));
+        status.controls.retain(|c| {
+            let facts = governed.process(c.pid);
+            facts.is_ok_and(|f| f.id.start == c.start && permit::process(peer, &f).is_ok())
+        });
+    }
+    Ok(json!({ "status": status }))
+}
+
+fn get_control(asked: Pid, peer: Peer, governed: &dyn Governed) -> Result<Value, Failure> {
+    let facts = governed.process(asked.pid)?;
+    permit::process(peer, &facts)?;
+    let control = governed.control_get(facts.id)?;
+    Ok(json!({ "control": wire::Control::new(facts.id.pid, facts.id.start, control) }))
+}
+
+fn set_control(asked: &SetControl, peer: Peer, governed: &dyn Governed) -> Result<Value, Failure> {
+    let (climit, plimit) = (Bytes(asked.climit_bytes), Bytes(asked.plimit_bytes));
+    let control = MemControl::from_word(asked.word, climit, plimit, governed.page())
+        .map_err(|error| FailureKind::InvalidControl.because(error.to_string()))?;
+    let facts = governed.process(asked.pid)?;
+    permit::process(peer, &facts)?;
+    governed.control_set(facts.id, control, peer.uid)?;
+    Ok(json!({ "control": wire::Control::new(facts.id.pid, facts.id.start, control) }))
+}
+
+fn clear_control(asked: Pid, peer: Peer, governed: &dyn Governed) -> Result<Value, Failure> {
+    let facts = governed.process(asked.pid)?;
+    permit::process(peer, &facts)?;
+    governed.control_clear(facts.id)?;
+    Ok(json!({}))
+}
+
+fn get_group_rule(asked: &Path, peer: Peer, governed: &dyn Governed) -> Result<Value, Failure> {
+    let facts = governed.group(path(&asked.path)?)?;
+    permit::group(peer, &facts)?;
+    Ok(json!({ "rule": governed.group_rule_get(&facts)? }))
+}
+
+fn set_group_rule(asked: SetGroupRule, peer: Peer, governed: &dyn Governed) -> Result<Value, Failure> {
+    let rule = group_rule(asked.rule)?;
+    let facts = governed.group(path(&rule.request.path)?)?;
+    permit::group_set(peer, &facts, Some(&rule.rule), rule.high)?;
+    governed.group_rule_set(&facts, rule, peer.uid)?;
+    Ok(json!({}))
+}
+
+fn clear_group_rule(asked: &Path, peer: Peer, governed: &dyn Governed) -> Result<Value, Failure> {
+    let facts = governed.group(path(&asked.path)?)?;
+    permit::group_clear(peer, &facts)?;
+    governed.group_rule_clear(&facts)?;
+    Ok(json!({}))
+}
+
+fn reload(peer: Peer, governed: &dyn Governed) -> Result<Value, Failure> {
+    permit::administer(peer)?;
+    governed.reload().map(|done| encoded(&done))
+}
+
+fn explain(asked: Id, peer: Peer, governed: &dyn Governed) -> Result<Value, Failure> {
+    let explanation = governed.explain(asked.id)?;
+    if !permit::may_see(peer, &explanation.event.target) {
+        let text = "this decision concerns a process or group that is not yours";
+        return Err(FailureKind::PermissionDenied.because(text));
+    }
+    Ok(json!({ "explanation": explanation }))
+}
+
+impl EventsFrom {
+    fn place(&self) -> From {
+        match (self.cursor, self.since) {
+            (Some(cursor), _) => From::Cursor(cursor),
+            (None, Some(id)) => From::After(id),
+            (None, None) => From::Start,
+        }
+    }
+}
+
+fn follow(value: &Value) -> Answer {
+    match parameters::<EventsFrom>(value) {
+        Ok(from) => Answer::Follow(from.place()),
+        Err(reply) => Answer::Reply(reply),
+    }
+}
+
+/// The next events this peer may see.
+pub(crate) fn events(from: From, peer: Peer, governed: &dyn Governed) -> Result<wire::Events, Failure> {
+    let mut page = governed.events(from, EVENTS_A_REPLY)?;
+    page.events.retain(|event| permit::may_see(peer, &event.target));
+    Ok(page)
+}
+
+/// A path that names one group, and not the root.
+fn path(text: &str) -> Result<&[u8], Failure> {
+    let invalid = |why: String| FailureKind::InvalidRule.because(why);
+    words::group_pattern(text, true).map_err(invalid)?;
+    if text.contains(['*', '?', '\0']) {
+        // A pattern would match more than this group, perhaps somebody else's.
+        return Err(invalid("one group is named by its path, without `*` and `?`".into()));
+    }
+    Ok(text.as_bytes())
+}
+
+/// The meaning of a rule for a running group: the same words as in the configuration.
+///
+/// # Errors
+/// Names the key that is wrong.
+pub fn group_rule(request: wire::GroupRule) -> Result<GroupRule, Failure> {
+    let invalid = |key: &str, why: String| FailureKind::InvalidRule.because(format!("`{key}`: {why}"));
+    path(&request.path)?;
+    let meter = words::meter(request.meter.as_deref().unwrap_or("usage")).map_err(|e| invalid("meter", e))?;
+    let group_over = request.group_over.as_deref().map(words::line).transpose();
+    let group_over = group_over.map_err(|e| invalid("group_over", e))?;
+    let when = match meter {
+        Meter::Usage if group_over.is_some() => {
+            return Err(invalid("group_over", "goes with an rss meter; `over` is the group's line".into()));
+        }
+        Meter::Usage => {
+            let line = words::line(&request.over).map_err(|e| invalid("over", e))?;
+            Condition { group: Some(line), rss: None }
+        }
+        Meter::Rss(kinds) => {
+            let over = words::size(&request.over).map_err(|e| invalid("over", e))?;
+            Condition { group: group_over, rss: Some(RssOver { kinds, over }) }
+        }
+    };
+    let until = request.until.as_deref().map(words::size).transpose().map_err(|e| invalid("until", e))?;
+    let high = request.high.as_deref().map(words::limit).transpose().map_err(|e| invalid("high", e))?;
+    let rule = Rule {
+        name: format!("set {}", request.path),
+        scope: Scope::Groups(vec![Pattern::new(&request.path)]),
+        when,
+        until,
+        steps: steps(&request.steps)?,
+        log: request.log.unwrap_or(true),
+    };
+    Ok(GroupRule { request, rule, high })
+}
+
+fn steps(typed: &[wire::Step]) -> Result<Vec<Step>, Failure> {
+    let most = memgov_decide::policy::MAX_STEPS;
+    if typed.is_empty() || typed.len() > most {
+        return Err(FailureKind::InvalidRule.because(format!("`do`: a ladder has 1 to {most} steps")));
+    }
+    let each = |(i, step): (usize, &wire::Step)| {
+        let detail = |key: &'static str| match key {
+            "after" => step.after.as_deref(),
+            "signal" => step.signal.as_deref(),
+            "repeat" => step.repeat.as_deref(),
+            "victim" => step.victim.as_deref(),
+            "budget" => step.budget.as_deref(),
+            _ => step.floor.as_deref(),
+        };
+        words::step(&step.action, i == 0, detail)
+            .map_err(|e| FailureKind::InvalidRule.because(format!("`do`, step {}: {}", i + 1, e.message)))
+    };
+    typed.iter().enumerate().map(each).collect()
+}
+
+/// Varlink's own interface.
+const SERVICE: &str = "\
+# The Varlink Service Interface is provided by every varlink service.
+interface org.varlink.service
+
+method GetInfo() -> (
+  vendor: string,
+  product: string,
+  version: string,
+  url: string,
+  interfaces: []string
+)
+method GetInterfaceDescription(interface: string) -> (description: string)
+
+error InterfaceNotFound (interface: string)
+error MethodNotFound (method: string)
+error MethodNotImplemented (method: string)
+error InvalidParameter (parameter: string)
+";

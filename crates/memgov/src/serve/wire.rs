@@ -1,0 +1,484 @@
+//! What goes over the control socket and comes out of `--json`: one set of types for both. They live only here; nothing
+//! inside memgov is shaped by them. Field names are a promise: units stand last, what is not known is absent, never 0.
+
+use memgov_decide::control::{ControlAction, Flags, MemControl};
+use serde::{Deserialize, Serialize};
+
+/// Bytes of a path or name as text: UTF-8 as it is; otherwise each byte that is none becomes `\xNN` and `\` is doubled.
+pub fn text(bytes: &[u8]) -> String {
+    if let Ok(text) = std::str::from_utf8(bytes) {
+        return text.to_owned();
+    }
+    let mut out = String::new();
+    for chunk in bytes.utf8_chunks() {
+        out.push_str(&chunk.valid().replace('\\', "\\\\"));
+        for byte in chunk.invalid() {
+            out.push_str(&format!("\\x{byte:02x}"));
+        }
+    }
+    out
+}
+
+/// Where an order comes from: `{"rule":"builds"}` or `{"control":true}`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(untagged)]
+pub enum Source {
+    /// A rule.
+    Rule {
+        /// Its name.
+        rule: String,
+    },
+    /// The control a process has set on itself.
+    Control {
+        /// Always true.
+        control: bool,
+    },
+}
+
+/// Whom something concerns.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "kebab-case")]
+pub enum Target {
+    /// A group.
+    Group {
+        /// Path in the memory hierarchy.
+        path: String,
+        /// Inode of its directory.
+        id: u64,
+        /// Owner of its directory: decides who else than root is shown this.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        owner: Option<u32>,
+    },
+    /// A process.
+    Process {
+        /// Its pid.
+        pid: u32,
+        /// Its start time in clock ticks.
+        start: u64,
+        /// Its name.
+        comm: String,
+        /// Path of its group.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        group: Option<String>,
+        /// Its real uid: decides who else than root is shown this.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        uid: Option<u32>,
+    },
+}
+
+/// What was ordered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+#[expect(missing_docs, reason = "the names are the meaning; docs/cli.md explains them")]
+pub enum OrderKind {
+    Record,
+    DenyBegin,
+    DenySustain,
+    DenyEnd,
+    SlowBegin,
+    SlowSustain,
+    SlowEnd,
+    Signal,
+    Kill,
+    Relieved,
+}
+
+/// Why, as a word.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+#[expect(missing_docs, reason = "the names are the meaning; docs/cli.md explains them")]
+pub enum ReasonKind {
+    Usage,
+    Rss,
+    UsageAndRss,
+    Relieved,
+    RuleGone,
+    TargetGone,
+    BudgetSpent,
+    TooManyKills,
+    Protected,
+    FreeingPending,
+}
+
+/// Why, with the numbers.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Reason {
+    /// As a word.
+    pub kind: ReasonKind,
+    /// As a sentence.
+    pub text: String,
+    /// Usage of the group that was compared.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub usage_bytes: Option<u64>,
+    /// Its line.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub usage_line_bytes: Option<u64>,
+    /// Resident memory that was compared.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rss_bytes: Option<u64>,
+    /// Its line.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rss_line_bytes: Option<u64>,
+}
+
+/// One of a ranking, best victim first.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[expect(missing_docs, reason = "as in Target")]
+pub struct Candidate {
+    pub pid: u32,
+    pub start: u64,
+    pub comm: String,
+    pub rss_bytes: u64,
+}
+
+/// What came of it, as a word.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+#[expect(missing_docs, reason = "the names are the meaning; docs/cli.md explains them")]
+pub enum OutcomeKind {
+    Done,
+    Nothing,
+    Partial,
+    Refused,
+    Dead,
+    Gone,
+    LedgerFull,
+    DryRun,
+    Withheld,
+    Pending,
+}
+
+/// What came of it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Outcome {
+    /// As a word.
+    pub kind: OutcomeKind,
+    /// Processes reached.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub processes: Option<u32>,
+    /// Processes that could not be.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub refused: Option<u32>,
+    /// The mechanism: `rlimit`, `cgroup.freeze`, `hold-group`, `v1-freezer`, `sigstop`, `pidfd`, `cgroup.kill`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub by: Option<String>,
+    /// The system call or file that failed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub operation: Option<String>,
+    /// Its errno...
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub errno: Option<i32>,
+    /// ...and what errno(3) calls it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub error: Option<String>,
+    /// What the dead held, credited as memory on its way back.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub expected_bytes: Option<u64>,
+}
+
+/// One decision and what came of it. Sent again, with the same id, when its outcome becomes known later.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Event {
+    /// For `memgov explain`.
+    pub id: u64,
+    /// All events of one episode, from crossing to relief, carry its number.
+    pub episode: u64,
+    /// RFC 3339, UTC.
+    pub time: String,
+    /// CLOCK_MONOTONIC.
+    pub monotonic_ns: u64,
+    /// Which rule or control.
+    pub source: Source,
+    /// Step of the ladder, from 0.
+    pub step: u8,
+    /// Whom.
+    pub target: Target,
+    /// What.
+    pub order: OrderKind,
+    /// Which signal.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub signal: Option<u8>,
+    /// Share of running time of a slowdown, in thousandths.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub share_permille: Option<u16>,
+    /// Why.
+    pub reason: Reason,
+    /// For kills of one among many.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub ranking: Vec<Candidate>,
+    /// What came of it.
+    pub outcome: Outcome,
+    /// The letter's log line: on the first event of an episode with logging.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub log: Option<String>,
+}
+
+/// Some events, in order.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Events {
+    /// The events.
+    pub events: Vec<Event>,
+    /// Events that were asked for and are no longer kept (a reader slower than the ring).
+    #[serde(default)]
+    pub missed: u64,
+    /// Where to go on: opaque, to be given back as `cursor`.
+    #[serde(default)]
+    pub cursor: u64,
+}
+
+/// Everything known about one decision.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Explanation {
+    /// The decision.
+    pub event: Event,
+    /// The rule in a sentence; absent for controls and for rules that are gone.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub meaning: Option<String>,
+    /// What was decided in the same episode before it, as far as it is kept...
+    #[serde(default)]
+    pub before: Vec<Event>,
+    /// ...and what came after it.
+    #[serde(default)]
+    pub after: Vec<Event>,
+}
+
+/// A process's control.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Control {
+    /// Whose.
+    pub pid: u32,
+    /// Its start time in clock ticks.
+    pub start: u64,
+    /// `none`, `deny`, `slow`, `signal`, `kill`.
+    pub action: String,
+    /// 0: none.
+    pub signal: u8,
+    /// `sigcont`, `direct`, `log`, `rss-anon`, `rss-file`, `rss-shmem`.
+    pub flags: Vec<String>,
+    /// The letter's action word.
+    pub word: u32,
+    /// How far the group may be over `memory.high`.
+    pub climit_bytes: u64,
+    /// How much the selected RSS kinds may be.
+    pub plimit_bytes: u64,
+    /// The letter's text form, without its newline.
+    pub memctl: String,
+}
+
+/// Names of actions, by their number.
+pub const CONTROL_ACTIONS: [&str; 5] = ["none", "deny", "slow", "signal", "kill"];
+/// Names of flags.
+pub const CONTROL_FLAGS: [(&str, Flags); 6] = [
+    ("sigcont", Flags::SIGCONT),
+    ("direct", Flags::DIRECT),
+    ("log", Flags::LOG),
+    ("rss-anon", Flags::RSS_ANON),
+    ("rss-file", Flags::RSS_FILE),
+    ("rss-shmem", Flags::RSS_SHMEM),
+];
+
+impl Control {
+    /// The wire form of a control.
+    pub fn new(pid: u32, start: u64, control: MemControl) -> Self {
+        let named = CONTROL_FLAGS.iter().filter(|(_, flag)| control.flags.has(*flag));
+        let action = match control.action {
+            ControlAction::None => 0,
+            ControlAction::Deny => 1,
+            ControlAction::Slow => 2,
+            ControlAction::Signal => 3,
+            ControlAction::Kill => 4,
+        };
+        Self {
+            pid,
+            start,
+            action: CONTROL_ACTIONS[action].into(),
+            signal: control.signal,
+            flags: named.map(|(name, _)| (*name).into()).collect(),
+            word: control.word(),
+            climit_bytes: control.climit.0,
+            plimit_bytes: control.plimit.0,
+            memctl: control.text().trim_end().into(),
+        }
+    }
+}
+
+/// One step of a ladder: the keys and words of the configuration.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+#[expect(missing_docs, reason = "docs/rules.md explains the keys")]
+pub struct Step {
+    pub action: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub after: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub signal: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub repeat: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub victim: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub budget: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub floor: Option<String>,
+}
+
+/// A rule for one running group, in the words of the configuration.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct GroupRule {
+    /// Which group, from the root of the memory hierarchy.
+    pub path: String,
+    /// Default `usage`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub meter: Option<String>,
+    /// The line.
+    pub over: String,
+    /// For rss meters: the group must be over this too.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub group_over: Option<String>,
+    /// The relief level.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub until: Option<String>,
+    /// The ladder.
+    #[serde(rename = "do")]
+    pub steps: Vec<Step>,
+    /// Write the log line; default true.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub log: Option<bool>,
+    /// A virtual high for the group, in place of the kernel's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub high: Option<String>,
+}
+
+/// What `memgov status` shows.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Status {
+    /// Of memgov.
+    pub version: String,
+    /// Of the daemon.
+    pub pid: u32,
+    /// For how long it has governed.
+    pub uptime_ns: u64,
+    /// Decides and touches nothing.
+    pub dry_run: bool,
+    /// `v1` or `v2`: where the memory controller is.
+    pub memory: String,
+    /// How each action is carried out on this host: action, mechanism.
+    pub mechanisms: Vec<Mechanism>,
+    /// Files of the configuration in force.
+    pub files: Vec<String>,
+    /// The last reload was refused, and this is why; the rules before it are in force.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reload_error: Option<String>,
+    /// The rules in force.
+    pub rules: Vec<RuleStatus>,
+    /// What goes on.
+    pub episodes: Vec<EpisodeStatus>,
+    /// What is held: denied, slowed.
+    pub holds: Vec<HoldStatus>,
+    /// Controls of processes.
+    pub controls: Vec<Control>,
+    /// Entries of the three lists above that were left out, to bound the answer.
+    pub truncated: u64,
+    /// What is watched.
+    pub watched: Watched,
+    /// What did not fit or was missed since the start.
+    pub lost: Losses,
+    /// Since the start.
+    pub counts: Counts,
+}
+
+/// How an action is carried out.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[expect(missing_docs, reason = "the names say it")]
+pub struct Mechanism {
+    pub action: String,
+    pub by: String,
+}
+
+/// A rule in force.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[expect(missing_docs, reason = "the names say it")]
+pub struct RuleStatus {
+    pub name: String,
+    pub meaning: String,
+    pub episodes: u64,
+}
+
+/// An episode that has not ended.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct EpisodeStatus {
+    /// Its number.
+    pub episode: u64,
+    /// Which rule or control.
+    pub source: Source,
+    /// Whom.
+    pub target: Target,
+    /// RFC 3339, UTC.
+    pub since: String,
+    /// The last step of the ladder that began, from 0.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub step: Option<u8>,
+    /// The last order...
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub order: Option<OrderKind>,
+    /// ...and why it was given.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<Reason>,
+}
+
+/// A process or group that is denied or slowed.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HoldStatus {
+    /// Who.
+    pub target: Target,
+    /// `deny` or `slow`.
+    pub action: String,
+    /// By which mechanism.
+    pub by: String,
+    /// Share of running time, in thousandths.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub share_permille: Option<u16>,
+}
+
+/// What is watched.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[expect(missing_docs, reason = "the names say it")]
+pub struct Watched {
+    pub groups: u64,
+    pub processes: u64,
+    pub controls: u64,
+}
+
+/// What did not fit or was missed.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[expect(missing_docs, reason = "the names say it")]
+pub struct Losses {
+    pub groups: u64,
+    pub processes: u64,
+    pub events: u64,
+    pub decisions: u64,
+    pub records: u64,
+    #[serde(default)]
+    pub clients: u64,
+}
+
+/// Counters.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[expect(missing_docs, reason = "the names say it")]
+pub struct Counts {
+    pub ticks: u64,
+    pub decisions: u64,
+    pub kills: u64,
+    pub refused: u64,
+}
+
+/// What came of a reload.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[expect(missing_docs, reason = "the names say it")]
+pub struct Reloaded {
+    pub files: Vec<String>,
+    pub rules: u64,
+    #[serde(default)]
+    pub notes: Vec<String>,
+}

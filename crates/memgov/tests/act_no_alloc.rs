@@ -1,0 +1,100 @@
+//! The acting path allocates nothing: when memory is short, memgov must not be the one to ask for some. Needs root.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test that cannot go on fails")]
+
+mod counting;
+mod rig;
+
+use std::time::Duration;
+
+use counting::allocations;
+use memgov_decide::decision::{Candidate, Order, Outcome, Phase, Target};
+use memgov_decide::units::Bytes;
+use rig::{Rig, decision, deny, pid, slow};
+
+#[test]
+fn the_counter_counts() {
+    assert_eq!(allocations(|| drop(std::hint::black_box(vec![1u8; 100]))), 1);
+}
+
+#[test]
+fn no_order_and_no_tick_allocates() {
+    rig::on_each_layout(|| {
+        let mut rig = Rig::new();
+        let never = memgov_decide::policy::Pattern::new("nobody-*");
+        let never = memgov_decide::policy::ProcessMatch {
+            exe: vec![never.clone()],
+            comm: vec![never.clone()],
+            groups: vec![never],
+            uid: Vec::new(),
+        };
+        let (one, two) = (rig.spinner(), rig.spinner());
+        // Without freezers the last resort is what is tested; both ways.
+        for freezers in [true, false] {
+            if !freezers {
+                (rig.layout.freezer, rig.layout.unified) = (None, None);
+            }
+            let exe = memgov_decide::policy::ProcessMatch { comm: Vec::new(), ..never.clone() };
+            let options = memgov::act::Options { never: vec![never.clone(), exe], ..Default::default() };
+            let mut actor = rig.actor_with(options);
+            let group = rig.group;
+            let orders = [
+                (1, one, deny(Phase::Begin)),
+                (2, group, deny(Phase::Begin)),
+                (3, one, slow(Phase::Begin, 10)),
+                (4, group, slow(Phase::Begin, 300)),
+                (2, group, deny(Phase::Sustain)),
+                (4, group, slow(Phase::Sustain, 200)),
+                (5, two, Order::Signal { signal: 18 }),
+                (6, group, Order::Signal { signal: 18 }),
+                (3, one, slow(Phase::End, 0)),
+                (4, group, slow(Phase::Sustain, 200)),
+                (1, one, deny(Phase::End)),
+                (2, group, deny(Phase::End)),
+                (4, group, slow(Phase::End, 0)),
+            ];
+            for (episode, target, what) in orders {
+                let decision = decision(episode, target, what);
+                let mut outcome = Outcome::Nothing;
+                let count = allocations(|| outcome = actor.perform(&decision, &rig.snap, &rig));
+                assert_eq!(count, 0, "{what:?}");
+                assert!(matches!(outcome, Outcome::Done { .. }), "{what:?}: {outcome:?}");
+                let ticks = allocations(|| {
+                    for _ in 0..30 {
+                        actor.tick(memgov::kernel::sys::now(), &mut |_| {});
+                        std::thread::sleep(Duration::from_millis(2));
+                    }
+                    actor.process_forked(pid(two), pid(one));
+                    std::hint::black_box(actor.deadline());
+                });
+                assert_eq!(ticks, 0, "ticks after {what:?}");
+            }
+            rig::run(&mut actor, Duration::from_millis(100));
+            assert_eq!(actor.ledger().entries(), 0);
+        }
+        kills(&mut rig, one);
+    });
+}
+
+fn kills(rig: &mut Rig, one: Target) {
+    let mut actor = rig.actor();
+    let Target::Process(process, slot) = one else { unreachable!("a process") };
+    let mut kill = decision(7, rig.group, Order::Kill { whole: false });
+    kill.ranking.offer(Candidate { process, slot, rss: Bytes(1) });
+    let whole = decision(8, rig.group, Order::Kill { whole: true });
+    for decision in [kill, whole] {
+        let mut dead = 0;
+        let count = allocations(|| {
+            let outcome = actor.perform(&decision, &rig.snap, rig);
+            dead += u32::from(matches!(outcome, Outcome::Dead { .. }));
+            for _ in 0..100 {
+                let report = &mut |report: memgov_decide::decision::Report| {
+                    dead += u32::from(matches!(report.outcome, Outcome::Dead { .. }));
+                };
+                actor.tick(memgov::kernel::sys::now(), report);
+                std::thread::sleep(Duration::from_millis(2));
+            }
+        });
+        assert_eq!((count, dead), (0, 1));
+    }
+}

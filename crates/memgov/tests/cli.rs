@@ -1,0 +1,303 @@
+//! The binary as scripts use it: exit codes, JSON, text, broken pipes, against a server with a daemon that only remembers.
+//! No privilege is needed and nothing on the machine is touched.
+#![allow(
+    clippy::unwrap_used,
+    reason = "a test that cannot go on has failed; clippy knows tests by their attribute only"
+)]
+
+use std::io::Read;
+use std::path::PathBuf;
+use std::process::{Command, Output, Stdio};
+use std::sync::{Arc, Mutex};
+
+use memgov::serve::wire;
+use memgov::serve::{
+    self, Failure, FailureKind, From, Governed, GroupFacts, GroupRule, Limits, ProcessFacts, Serving,
+};
+use memgov_decide::control::MemControl;
+use memgov_decide::snapshot::{GroupId, ProcessId};
+use memgov_decide::units::{Bytes, Limit};
+use serde_json::{Value, json};
+
+#[derive(Default)]
+struct Fake {
+    control: Mutex<MemControl>,
+    rule: Mutex<Option<wire::GroupRule>>,
+}
+
+fn event(id: u64) -> wire::Event {
+    serde_json::from_value(json!({
+        "id": id, "episode": 3, "time": "2026-11-22T05:00:00.123Z", "monotonic_ns": 1, "source": { "rule": "builds" }, "step": 1,
+        "target": { "kind": "process", "pid": 7, "start": 2, "comm": "foo) Z \u{1b}[2J", "group": "/x", "uid": me() },
+        "order": "kill",
+        "reason": { "kind": "rss", "text": "rss.anon 9GiB is over 8GiB", "rss_bytes": 9u64 << 30, "rss_line_bytes": 8u64 << 30 },
+        "ranking": [{ "pid": 7, "start": 2, "comm": "foo) Z ", "rss_bytes": 9u64 << 30 }],
+        "outcome": { "kind": "dead", "processes": 1, "by": "pidfd", "expected_bytes": 9u64 << 30 },
+        "log": "Cgroup: x, Comm: foo) Z , Pid: 7, Mem: 2359296 pages, Action: kill the process"
+    }))
+    .unwrap()
+}
+
+/// Whoever runs the tests owns everything in them: no privilege is needed.
+fn me() -> u32 {
+    rustix::process::geteuid().as_raw()
+}
+
+const EVENTS: u64 = 5000;
+
+impl Governed for Fake {
+    fn page(&self) -> Bytes {
+        Bytes(4096)
+    }
+    fn status(&self) -> Result<wire::Status, Failure> {
+        Ok(wire::Status { version: "0.1.0".into(), memory: "v1".into(), ..wire::Status::default() })
+    }
+    fn process(&self, pid: u32) -> Result<ProcessFacts, Failure> {
+        match pid {
+            7 => Ok(ProcessFacts { id: ProcessId { pid, start: 2 }, uids: Some([me(); 4]) }),
+            8 => Err(FailureKind::PermissionDenied.because("not yours")),
+            _ => Err(FailureKind::NoSuchProcess.because("there is no process 99")),
+        }
+    }
+    fn group(&self, path: &[u8]) -> Result<GroupFacts, Failure> {
+        let limit = Some(Limit::Max);
+        Ok(GroupFacts { path: path.into(), id: GroupId(1), owner: Some(me()), limit, ruled_by: None })
+    }
+    fn control_get(&self, _: ProcessId) -> Result<MemControl, Failure> {
+        Ok(*self.control.lock().unwrap())
+    }
+    fn control_set(&self, _: ProcessId, control: MemControl, _: u32) -> Result<(), Failure> {
+        *self.control.lock().unwrap() = control;
+        Ok(())
+    }
+    fn control_clear(&self, _: ProcessId) -> Result<(), Failure> {
+        *self.control.lock().unwrap() = MemControl::default();
+        Ok(())
+    }
+    fn group_rule_get(&self, _: &GroupFacts) -> Result<Option<wire::GroupRule>, Failure> {
+        Ok(self.rule.lock().unwrap().clone())
+    }
+    fn group_rule_set(&self, _: &GroupFacts, rule: GroupRule, _: u32) -> Result<(), Failure> {
+        *self.rule.lock().unwrap() = Some(rule.request);
+        Ok(())
+    }
+    fn group_rule_clear(&self, _: &GroupFacts) -> Result<(), Failure> {
+        *self.rule.lock().unwrap() = None;
+        Ok(())
+    }
+    fn events(&self, from: From, most: usize) -> Result<wire::Events, Failure> {
+        let start = match from {
+            From::Start => 0,
+            From::After(id) | From::Cursor(id) => id,
+        };
+        let events: Vec<_> = (start + 1..=EVENTS).take(most).map(event).collect();
+        let cursor = events.last().map_or(start, |e| e.id);
+        Ok(wire::Events { events, missed: 0, cursor })
+    }
+    fn explain(&self, id: u64) -> Result<wire::Explanation, Failure> {
+        match id {
+            1 => Ok(wire::Explanation {
+                event: event(1),
+                meaning: None,
+                before: vec![],
+                after: vec![event(2)],
+            }),
+            _ => Err(FailureKind::NoSuchDecision.because("no decision 9")),
+        }
+    }
+    fn reload(&self) -> Result<wire::Reloaded, Failure> {
+        Err(FailureKind::InvalidConfig.because("x.toml:1:1: wrong"))
+    }
+}
+
+struct Rig {
+    _serving: Serving,
+    folder: tempfile::TempDir,
+}
+
+fn rig() -> Rig {
+    let folder = tempfile::tempdir().unwrap();
+    let serving =
+        serve::start(&folder.path().join("s"), Arc::new(Fake::default()), Limits::default()).unwrap();
+    Rig { _serving: serving, folder }
+}
+
+impl Rig {
+    fn socket(&self) -> PathBuf {
+        self.folder.path().join("s")
+    }
+    fn memgov(&self, arguments: &[&str]) -> Output {
+        memgov().env("MEMGOV_SOCKET", self.socket()).args(arguments).output().unwrap()
+    }
+    fn text(&self, arguments: &[&str]) -> String {
+        let output = self.memgov(arguments);
+        assert!(output.status.success(), "{arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8(output.stdout).unwrap()
+    }
+    fn json(&self, arguments: &[&str]) -> Value {
+        serde_json::from_str(&self.text(arguments)).unwrap()
+    }
+}
+
+fn memgov() -> Command {
+    Command::new(env!("CARGO_BIN_EXE_memgov"))
+}
+
+#[test]
+fn controls_by_word_and_by_name_are_the_same() {
+    let rig = rig();
+    rig.text(&["set", "--pid", "7", "--memctl", "0x01010a03 1000001 5000"]);
+    assert_eq!(rig.text(&["get", "--pid", "7", "--memctl"]), "16845315 1003520 8192\n");
+    let by_name = "set --pid 7 --action signal --signal SIGUSR1 --sigcont --rss anon --climit 1000001B --plimit 5000B --json";
+    let set = rig.json(&by_name.split(' ').collect::<Vec<_>>());
+    assert_eq!(set["memctl"], "16845315 1003520 8192");
+    assert_eq!(rig.json(&["get", "--pid", "7", "--json"]), set);
+    assert_eq!(
+        rig.text(&["get", "--pid", "7"]),
+        "pid 7 is sent SIGUSR1 every second while its group is over memory.high + 980KiB and its rss.anon is over 8KiB\n"
+    );
+    rig.text(&["clear", "--pid", "7"]);
+    assert_eq!(rig.text(&["get", "--pid", "7"]), "pid 7: no control\n");
+}
+
+#[test]
+fn rules_of_groups_go_round() {
+    let rig = rig();
+    let set = rig.text(&[
+        "set",
+        "--group",
+        "/x",
+        "--over",
+        "high+8MiB",
+        "--do",
+        "deny,signal:SIGRTMIN+3,kill:largest@10s",
+    ]);
+    assert!(set.contains("10s later, if still over, kill its largest process"), "{set}");
+    let rule = rig.json(&["get", "--group", "/x", "--json"]);
+    assert_eq!(rule["do"][2], json!({ "action": "kill", "after": "10s", "victim": "largest" }));
+    assert_eq!(rig.text(&["get", "--group", "/x"]), set);
+    rig.text(&["clear", "--group", "/x"]);
+    assert_eq!(rig.memgov(&["get", "--group", "/x"]).status.code(), Some(5));
+}
+
+#[test]
+fn exit_codes_are_the_documented_ones() {
+    let rig = rig();
+    let code = |arguments: &[&str]| {
+        let output = rig.memgov(arguments);
+        assert!(!output.stderr.is_empty(), "{arguments:?} says nothing");
+        output.status.code()
+    };
+    assert_eq!(code(&["set", "--pid", "7"]), Some(2));
+    assert_eq!(code(&["set", "--pid", "7", "--memctl", "5 0 0"]), Some(2));
+    assert_eq!(code(&["set", "--pid", "7", "--over", "1MiB"]), Some(2));
+    assert_eq!(code(&["set", "--group", "/", "--over", "1MiB", "--do", "kill"]), Some(2));
+    assert_eq!(code(&["set", "--group", "/x", "--over", "1", "--do", "kill"]), Some(2));
+    assert_eq!(code(&["reload"]), Some(3));
+    assert_eq!(code(&["get", "--pid", "8"]), Some(4));
+    assert_eq!(code(&["get", "--pid", "99"]), Some(5));
+    assert_eq!(code(&["explain", "9"]), Some(5));
+    let away = memgov().args(["--socket", "/nonexistent/s", "status"]).output().unwrap();
+    assert_eq!(away.status.code(), Some(6));
+    assert!(String::from_utf8_lossy(&away.stderr).contains("memgov run --config FILE"));
+    let exec = memgov()
+        .args(["--socket", "/nonexistent/s", "exec", "--over", "1MiB", "--do", "kill", "--", "true"])
+        .output();
+    assert_eq!(exec.unwrap().status.code(), Some(6), "refused before anything is made");
+}
+
+#[test]
+fn events_come_in_pages_and_one_a_line() {
+    let rig = rig();
+    let lines = rig.text(&["events", "--json", "--since", "4000"]);
+    let ids: Vec<u64> = lines.lines().map(|l| serde_json::from_str::<wire::Event>(l).unwrap().id).collect();
+    assert_eq!(ids, (4001..=EVENTS).collect::<Vec<_>>());
+    let text = rig.text(&["events", "--since", "4999"]);
+    assert_eq!(
+        text,
+        "2026-11-22T05:00:00.123Z  #5000 rule builds: pid 7 (foo) Z \\u{1b}[2J) in /x: kill: \
+         rss.anon 9GiB is over 8GiB -> 1 process dead by pidfd, 9GiB on its way back\n"
+    );
+}
+
+#[test]
+fn a_reader_that_leaves_early_is_no_failure() {
+    let rig = rig();
+    for arguments in [&["events"][..], &["events", "--json", "--follow"], &["events", "--json"]] {
+        let mut child = memgov()
+            .env("MEMGOV_SOCKET", rig.socket())
+            .args(arguments)
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut some = [0; 10];
+        let mut stdout = child.stdout.take().unwrap();
+        stdout.read_exact(&mut some).unwrap();
+        drop(stdout);
+        let output = child.wait_with_output().unwrap();
+        assert_eq!((output.status.code(), output.stderr), (Some(0), Vec::new()), "{arguments:?}");
+    }
+}
+
+#[test]
+fn a_decision_is_explained() {
+    let text = rig().text(&["explain", "1"]);
+    for part in [
+        "decision #1 of episode 3",
+        "rule     rule builds, step 2",
+        "over by 1GiB",
+        "1.",
+        "dead by pidfd",
+        "after it:",
+        "#2",
+    ] {
+        assert!(text.contains(part), "{part} is missing:\n{text}");
+    }
+}
+
+#[test]
+fn check_says_what_is_meant_and_what_is_wrong() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("x.toml");
+    let check = |text: &str, json: bool| {
+        std::fs::write(&file, text).unwrap();
+        let mut command = memgov();
+        command.arg("check").arg(&file);
+        if json {
+            command.arg("--json");
+        }
+        let output = command.output().unwrap();
+        (output.status.code(), String::from_utf8(output.stdout).unwrap())
+    };
+    let good = "[[rule]]\nname = \"x\"\ngroups = \"/x\"\nover = \"1GiB\"\ndo = [\"kill\"]\n";
+    let (code, text) = check(good, false);
+    assert_eq!(code, Some(0));
+    assert!(text.starts_with(
+        "rule `x`: each group /x while its usage is over 1GiB: at once kill all its processes."
+    ));
+    assert!(text.ends_with("valid: 1 rules in 1 file\n"), "{text}");
+    let (code, text) = check(&good.replace("over", "ovr"), false);
+    assert_eq!(code, Some(3));
+    assert!(text.contains("x.toml:4:1: unknown key `ovr`") && text.ends_with("2 errors\n"), "{text}");
+    let (code, text) = check(&good.replace("over", "ovr"), true);
+    let report: Value = serde_json::from_str(&text).unwrap();
+    assert_eq!((code, &report["valid"], &report["errors"][0]["line"]), (Some(3), &json!(false), &json!(1)));
+    let (code, text) = check(good, true);
+    let report: Value = serde_json::from_str(&text).unwrap();
+    assert_eq!((code, &report["valid"], &report["rules"][0]["name"]), (Some(0), &json!(true), &json!("x")));
+}
+
+#[test]
+fn what_packagers_install_is_made() {
+    let folder = tempfile::tempdir().unwrap();
+    for shell in ["bash", "zsh", "fish"] {
+        let output = memgov().args(["completions", shell]).output().unwrap();
+        assert!(
+            output.status.success() && String::from_utf8_lossy(&output.stdout).contains("memgov"),
+            "{shell}"
+        );
+    }
+    assert!(memgov().args(["man", "--dir"]).arg(folder.path()).status().unwrap().success());
+    assert!(folder.path().join("memgov-exec.1").exists());
+}

@@ -1,0 +1,249 @@
+//! Facts of this machine, found by trying, and the rules about which test they allow. A test is applicable or not before
+//! it begins; none gives up on the way.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Context, Result, bail};
+
+use crate::sys::process::{CAP_SYS_RESOURCE, has_capability};
+
+/// Which interface carries the memory controller.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Version {
+    /// `memory.limit_in_bytes` and no high.
+    V1,
+    /// `memory.max`, `memory.high`.
+    V2,
+}
+
+/// What was found.
+#[derive(Clone, Debug)]
+pub struct Host {
+    /// The name given to this run.
+    pub target: String,
+    /// The program under test, where every user can execute it.
+    pub memgov: PathBuf,
+    /// Which interface.
+    pub version: Version,
+    /// Mount point of the memory hierarchy.
+    pub memory: PathBuf,
+    /// Mount points of the other hierarchies memgov may use: v1 freezer, unified tree.
+    pub others: Vec<PathBuf>,
+    /// Whether there is a freezer of either kind.
+    pub freezer: bool,
+    /// CAP_SYS_RESOURCE.
+    pub sys_resource: bool,
+    /// A directory where mapped pages count as file pages, or why there is none.
+    pub file_memory: Result<PathBuf, String>,
+    /// Whether the pid of the next process can be chosen.
+    pub choose_pid: bool,
+    /// Directory of this run, removed at its end.
+    pub dir: PathBuf,
+    /// How much longer than on plain hardware things may take here, where a criterion does not say.
+    pub patience: u32,
+}
+
+/// What a test needs beyond a memory controller and root.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Need {
+    /// cgroup v2 memory.
+    V2,
+    /// A freezer of either kind.
+    Freezer,
+    /// Limits of other users' processes may be changed.
+    SysResource,
+    /// They may not.
+    NoSysResource,
+    /// Mapped file pages that count as such.
+    FileMemory,
+    /// A pid can be had again on purpose.
+    ChoosePid,
+}
+
+impl Need {
+    /// Why this machine cannot, if it cannot.
+    pub fn unmet(self, host: &Host) -> Option<String> {
+        let (met, why) = match self {
+            Self::V2 => (host.version == Version::V2, "the memory controller is on cgroup v1 here"),
+            Self::Freezer => (host.freezer, "no freezer, neither cgroup.freeze nor v1"),
+            Self::SysResource => {
+                (host.sys_resource, "no CAP_SYS_RESOURCE: limits of other users' processes are out of reach")
+            }
+            Self::NoSysResource => (!host.sys_resource, "CAP_SYS_RESOURCE is there, so nothing is refused"),
+            Self::ChoosePid => (host.choose_pid, "/proc/sys/kernel/ns_last_pid cannot be written"),
+            Self::FileMemory => return host.file_memory.as_ref().err().cloned(),
+        };
+        (!met).then(|| why.to_owned())
+    }
+}
+
+impl Host {
+    /// Looks around and makes the directory of this run.
+    pub fn probe(target: &str, memgov: Option<&Path>) -> Result<Self> {
+        if !rustix::process::geteuid().is_root() {
+            bail!("root is needed: groups are made and removed");
+        }
+        let mounts = Mounts::read()?;
+        let (version, memory) = mounts.memory()?;
+        let dir = std::env::temp_dir().join(format!("memgov-t-{}", std::process::id()));
+        fs::create_dir_all(&dir).with_context(|| format!("making {}", dir.display()))?;
+        open_to_all(&dir)?;
+        let others: Vec<PathBuf> = [&mounts.freezer, &mounts.unified]
+            .into_iter()
+            .flatten()
+            .filter(|at| **at != memory)
+            .cloned()
+            .collect();
+        let freezer = mounts.freezer.is_some() || mounts.unified.is_some();
+        Ok(Self {
+            target: target.to_owned(),
+            memgov: executable_by_all(memgov, &dir)?,
+            version,
+            memory,
+            others,
+            freezer,
+            sys_resource: has_capability(CAP_SYS_RESOURCE),
+            file_memory: file_memory(&dir),
+            choose_pid: fs::OpenOptions::new().write(true).open("/proc/sys/kernel/ns_last_pid").is_ok(),
+            dir,
+            patience: if target == "host" { 1 } else { 4 },
+        })
+    }
+
+    /// Removes the directory of this run.
+    pub fn clean(&self) {
+        if let Ok(dir) = &self.file_memory
+            && dir.starts_with(&self.dir)
+        {
+            // Not mounted on a real file system: then this fails, and the directory goes with the rest.
+            let _not_a_mount = rustix::mount::unmount(dir, rustix::mount::UnmountFlags::DETACH);
+        }
+        if let Err(error) = fs::remove_dir_all(&self.dir) {
+            eprintln!("removing {}: {error}", self.dir.display());
+        }
+    }
+
+    /// All hierarchies groups are made in, memory first.
+    pub fn hierarchies(&self) -> impl Iterator<Item = &PathBuf> {
+        std::iter::once(&self.memory).chain(&self.others)
+    }
+}
+
+/// Mount points by what they carry.
+#[derive(Default, Debug, PartialEq)]
+struct Mounts {
+    memory_v1: Option<PathBuf>,
+    freezer: Option<PathBuf>,
+    unified: Option<PathBuf>,
+}
+
+impl Mounts {
+    fn read() -> Result<Self> {
+        Ok(Self::parse(&fs::read_to_string("/proc/self/mountinfo").context("reading /proc/self/mountinfo")?))
+    }
+
+    /// `36 35 0:31 / /sys/fs/cgroup/memory rw - cgroup cgroup rw,memory`
+    fn parse(mountinfo: &str) -> Self {
+        let mut mounts = Self::default();
+        for line in mountinfo.lines() {
+            let Some((front, back)) = line.split_once(" - ") else { continue };
+            let Some(place) = front.split(' ').nth(4).map(PathBuf::from) else { continue };
+            let mut back = back.split(' ');
+            let (kind, options) = (back.next(), back.nth(1).unwrap_or(""));
+            let has = |name| options.split(',').any(|option| option == name);
+            let slot = match kind {
+                Some("cgroup2") => &mut mounts.unified,
+                Some("cgroup") if has("memory") => &mut mounts.memory_v1,
+                Some("cgroup") if has("freezer") => &mut mounts.freezer,
+                _ => continue,
+            };
+            slot.get_or_insert(place);
+        }
+        mounts
+    }
+
+    /// Where memory is, switched on for the children of the root on v2.
+    fn memory(&self) -> Result<(Version, PathBuf)> {
+        if let Some(place) = &self.memory_v1 {
+            return Ok((Version::V1, place.clone()));
+        }
+        let Some(place) = &self.unified else { bail!("no cgroup hierarchy is mounted") };
+        let offered =
+            fs::read_to_string(place.join("cgroup.controllers")).context("reading cgroup.controllers")?;
+        if !offered.split_whitespace().any(|controller| controller == "memory") {
+            bail!("neither cgroup v1 nor v2 offers the memory controller");
+        }
+        let control = place.join("cgroup.subtree_control");
+        fs::write(&control, "+memory")
+            .with_context(|| format!("writing +memory to {}", control.display()))?;
+        Ok((Version::V2, place.clone()))
+    }
+}
+
+fn open_to_all(path: &Path) -> Result<()> {
+    use std::os::unix::fs::PermissionsExt;
+    let mode = fs::Permissions::from_mode(0o755);
+    fs::set_permissions(path, mode).with_context(|| format!("opening {} to all", path.display()))
+}
+
+/// memgov as any user can run it: copied if it lies in a directory that others may not enter.
+fn executable_by_all(memgov: Option<&Path>, dir: &Path) -> Result<PathBuf> {
+    let beside = || Ok(std::env::current_exe()?.with_file_name("memgov"));
+    let program = memgov.map_or_else(beside, |path| anyhow::Ok(path.to_owned()))?;
+    let program = program.canonicalize().with_context(|| format!("no memgov at {}", program.display()))?;
+    let nobody = |path: &Path| {
+        use std::os::unix::process::CommandExt;
+        Command::new(path).arg("--version").uid(NOBODY).gid(NOBODY).output().is_ok()
+    };
+    if nobody(&program) {
+        return Ok(program);
+    }
+    let copy = dir.join("memgov");
+    fs::copy(&program, &copy).with_context(|| format!("copying {}", program.display()))?;
+    open_to_all(&copy)?;
+    Ok(copy)
+}
+
+/// An unprivileged user.
+pub const NOBODY: u32 = 65534;
+
+/// Pages of tmpfs count as shared memory; where the run's directory is on one, a ramfs serves.
+fn file_memory(dir: &Path) -> Result<PathBuf, String> {
+    const TMPFS_MAGIC: i64 = 0x0102_1994;
+    let place = dir.join("files");
+    fs::create_dir_all(&place).map_err(|error| error.to_string())?;
+    let kind = rustix::fs::statfs(&place).map_err(|error| error.to_string())?.f_type;
+    if kind == TMPFS_MAGIC {
+        rustix::mount::mount("none", &place, "ramfs", rustix::mount::MountFlags::empty(), None)
+            .map_err(|error| format!("only tmpfs here, and mounting ramfs: {error}"))?;
+    }
+    Ok(place)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn mounts_are_told_apart() {
+        let hybrid = "31 23 0:28 / /sys/fs/cgroup rw,relatime - tmpfs tmpfs rw,mode=755\n\
+            35 31 0:32 / /sys/fs/cgroup/memory rw,relatime - cgroup cgroup rw,memory\n\
+            37 31 0:34 / /sys/fs/cgroup/freezer rw shared:9 - cgroup cgroup rw,freezer\n\
+            41 31 0:38 / /sys/fs/cgroup/unified rw,relatime - cgroup2 cgroup2 rw\n";
+        let at = |path: &str| Some(PathBuf::from(path));
+        assert_eq!(
+            Mounts::parse(hybrid),
+            Mounts {
+                memory_v1: at("/sys/fs/cgroup/memory"),
+                freezer: at("/sys/fs/cgroup/freezer"),
+                unified: at("/sys/fs/cgroup/unified")
+            }
+        );
+        let v2 =
+            "30 23 0:26 / /sys/fs/cgroup rw,nosuid - cgroup2 cgroup2 rw,nsdelegate,memory_recursiveprot\n";
+        assert_eq!(Mounts::parse(v2), Mounts { unified: at("/sys/fs/cgroup"), ..Mounts::default() });
+        assert_eq!(Mounts::parse("garbage\n1 2 3\n"), Mounts::default());
+    }
+}

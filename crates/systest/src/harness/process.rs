@@ -1,0 +1,92 @@
+//! What `/proc` says about one process, read from outside. Hostile names are in play, so fields of `stat` are counted from
+//! the last `)`.
+
+use std::fs;
+
+/// The state letter, or `None` when it is gone.
+pub fn state(pid: i32) -> Option<char> {
+    after_comm(pid)?.chars().next()
+}
+
+/// Whether it runs or could: neither gone nor a zombie.
+pub fn is_alive(pid: i32) -> bool {
+    state(pid).is_some_and(|state| !matches!(state, 'Z' | 'X'))
+}
+
+/// User and system time in clock ticks.
+pub fn cpu_ticks(pid: i32) -> Option<u64> {
+    let text = after_comm(pid)?;
+    let mut fields = text.split(' ').skip(11);
+    let mut next = || fields.next()?.parse::<u64>().ok();
+    Some(next()? + next()?)
+}
+
+fn after_comm(pid: i32) -> Option<String> {
+    let stat = fs::read(format!("/proc/{pid}/stat")).ok()?;
+    let text = String::from_utf8_lossy(&stat);
+    Some(text.rsplit_once(')')?.1.trim().to_owned())
+}
+
+/// The three limits memgov lowers, as `/proc/PID/limits` has them (readable for every user's processes).
+pub fn limits(pid: i32) -> Option<String> {
+    let text = fs::read_to_string(format!("/proc/{pid}/limits")).ok()?;
+    let kept = ["Max address space", "Max data size", "Max locked memory"];
+    let lines = text.lines().filter(|line| kept.iter().any(|name| line.starts_with(name)));
+    Some(
+        lines
+            .map(|line| line.split_whitespace().collect::<Vec<_>>().join(" "))
+            .collect::<Vec<_>>()
+            .join("; "),
+    )
+}
+
+/// Its groups in every hierarchy.
+pub fn groups(pid: i32) -> Option<String> {
+    let text = fs::read(format!("/proc/{pid}/cgroup")).ok()?;
+    Some(String::from_utf8_lossy(&text).trim_end().to_owned())
+}
+
+/// A line of `/proc/PID/status`, without its name.
+pub fn status(pid: i32, name: &str) -> Option<String> {
+    let text = fs::read(format!("/proc/{pid}/status")).ok()?;
+    let text = String::from_utf8_lossy(&text);
+    text.lines().find_map(|line| Some(line.strip_prefix(name)?.strip_prefix(':')?.trim().to_owned()))
+}
+
+/// Resident KiB.
+pub fn rss_kib(pid: i32) -> Option<u64> {
+    status(pid, "VmRSS")?.split(' ').next()?.parse().ok()
+}
+
+/// System calls that read, over its life.
+pub fn reads(pid: i32) -> Option<u64> {
+    let text = fs::read_to_string(format!("/proc/{pid}/io")).ok()?;
+    text.lines().find_map(|line| line.strip_prefix("syscr: ")?.parse().ok())
+}
+
+/// Voluntary context switches of all its threads: how often it went to sleep, so how often it woke.
+pub fn wakeups(pid: i32) -> Option<u64> {
+    let threads = fs::read_dir(format!("/proc/{pid}/task")).ok()?;
+    let of = |thread: fs::DirEntry| {
+        let text = fs::read_to_string(thread.path().join("status")).ok()?;
+        text.lines()
+            .find_map(|line| line.strip_prefix("voluntary_ctxt_switches:")?.trim().parse::<u64>().ok())
+    };
+    Some(threads.flatten().filter_map(of).sum())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reads_about_itself() {
+        let own = i32::try_from(std::process::id()).unwrap();
+        assert!(is_alive(own));
+        assert!(limits(own).unwrap().starts_with("Max data size"), "{:?}", limits(own));
+        assert_eq!(limits(own).unwrap().split(';').count(), 3);
+        assert!(rss_kib(own).unwrap() > 100);
+        assert!(wakeups(own).is_some() && cpu_ticks(own).is_some() && reads(own).is_some());
+        assert!(!is_alive(i32::MAX) && limits(i32::MAX).is_none());
+    }
+}

@@ -1,0 +1,78 @@
+//! memgov against a real kernel: the workloads to be governed, the acceptance criteria as named tests, and the demo. It
+//! drives the `memgov` binary from outside, as an administrator does, and uses none of its code.
+
+mod demo;
+mod harness;
+mod sys;
+mod tests;
+mod workload;
+
+use std::path::PathBuf;
+
+use anyhow::Result;
+use clap::{Parser, Subcommand};
+
+use harness::host::Host;
+use harness::run::Test;
+
+#[derive(Parser)]
+#[command(about = "memgov against a real kernel: workloads, criteria as tests, the demo")]
+struct CommandLine {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// A program to be governed.
+    Workload(workload::Workload),
+    /// Runs the tests and prints each result as `@@TEST <name> <result> <millis> <tier> [reason]`.
+    Run {
+        /// The name of this machine in the table: host, 6.1-v2, 6.12-v2, 6.1-v1, uml.
+        #[arg(long)]
+        target: String,
+        /// Only tests whose name contains this.
+        #[arg(long)]
+        filter: Option<String>,
+        /// The program under test; the default lies beside this one.
+        #[arg(long)]
+        memgov: Option<PathBuf>,
+    },
+    /// Prints the names of all tests.
+    List,
+    /// A runaway process for each action, held by the real daemon, and a neighbour beside it.
+    Demo {
+        /// The program to show; the default lies beside this one.
+        #[arg(long)]
+        memgov: Option<PathBuf>,
+    },
+}
+
+fn main() -> std::process::ExitCode {
+    let done = match CommandLine::parse().command {
+        Command::Workload(workload) => return workload::run(&workload).into(),
+        Command::Run { target, filter, memgov } => run(&target, filter.as_deref(), memgov),
+        Command::List => {
+            tests::all().iter().for_each(|test| println!("{}", test.name));
+            Ok(true)
+        }
+        Command::Demo { memgov } => demo::run(memgov.as_deref()),
+    };
+    match done {
+        Ok(true) => std::process::ExitCode::SUCCESS,
+        Ok(false) => std::process::ExitCode::FAILURE,
+        Err(error) => {
+            eprintln!("memgov-systest: {error:#}");
+            std::process::ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(target: &str, filter: Option<&str>, memgov: Option<PathBuf>) -> Result<bool> {
+    let host = Host::probe(target, memgov.as_deref())?;
+    let wanted = |test: &Test| filter.is_none_or(|part| test.name.contains(part));
+    let tests: Vec<Test> = tests::all().into_iter().filter(wanted).collect();
+    let good = harness::run::run(&host, &tests);
+    host.clean();
+    Ok(good)
+}

@@ -1,0 +1,195 @@
+//! Forking, credentials and limits, for the workloads and for what runs between `fork` and `exec`.
+
+use std::ffi::CStr;
+use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
+use std::os::unix::process::CommandExt;
+use std::process::Command;
+
+use super::{Errno, check, errno};
+
+/// `fork(2)`: 0 in the child.
+pub fn fork() -> Result<i32, Errno> {
+    // SAFETY: the child goes on in code that takes no lock and allocates nothing (the agent's loop), or exits at once.
+    match unsafe { libc::fork() } {
+        -1 => Err(errno()),
+        pid => Ok(pid),
+    }
+}
+
+/// Ends this process without running anything on the way.
+pub fn exit_now(code: i32) -> ! {
+    // SAFETY: `_exit` never returns and touches no memory.
+    unsafe { libc::_exit(code) }
+}
+
+/// `waitpid(2)` for one child: its raw status if it has changed.
+pub fn wait(pid: i32, flags: i32) -> Result<Option<i32>, Errno> {
+    let mut status = 0;
+    // SAFETY: `status` outlives the call.
+    match unsafe { libc::waitpid(pid, &raw mut status, flags) } {
+        -1 => Err(errno()),
+        0 => Ok(None),
+        _ => Ok(Some(status)),
+    }
+}
+
+/// Replaces this process by the same program running `workload agent`.
+pub fn exec_agent() -> Errno {
+    let arguments: [*const libc::c_char; 4] =
+        [c"agent".as_ptr(), c"workload".as_ptr(), c"agent".as_ptr(), std::ptr::null()];
+    // SAFETY: path and arguments are static and the list ends with a null pointer.
+    unsafe { libc::execv(c"/proc/self/exe".as_ptr(), arguments.as_ptr()) };
+    errno()
+}
+
+/// `open(2)` without allocating.
+pub fn open(path: &CStr, flags: i32) -> Result<OwnedFd, Errno> {
+    use std::os::fd::FromRawFd;
+    // SAFETY: the path ends with a NUL.
+    let fd = unsafe { libc::open(path.as_ptr(), flags | libc::O_CLOEXEC, 0o600) };
+    if fd < 0 {
+        return Err(errno());
+    }
+    // SAFETY: `fd` was just opened and belongs to nobody else.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+/// `dup2(2)` onto standard input or output, which stays open over exec.
+pub fn replace_stdio(from: BorrowedFd<'_>, number: i32) -> Result<(), Errno> {
+    // SAFETY: descriptors 0 and 1 are used by number only in this program's workloads.
+    check(libc::c_long::from(unsafe { libc::dup2(from.as_raw_fd(), number) }))
+}
+
+/// This thread's id.
+pub fn thread_id() -> i32 {
+    // SAFETY: takes no argument.
+    i32::try_from(unsafe { libc::syscall(libc::SYS_gettid) }).unwrap_or(0)
+}
+
+/// Huge pages would blur a workload's steps; children and programs it becomes inherit this.
+pub fn no_huge_pages() {
+    // SAFETY: prctl with plain numbers.
+    unsafe { libc::prctl(libc::PR_SET_THP_DISABLE, 1, 0, 0, 0) };
+}
+
+/// `comm`.
+pub fn set_name(name: &CStr) {
+    // SAFETY: the name ends with a NUL.
+    unsafe { libc::prctl(libc::PR_SET_NAME, name.as_ptr()) };
+}
+
+/// All ids at once, raw: this thread's only.
+pub fn set_ids(id: u32) -> Result<(), Errno> {
+    // SAFETY: plain numbers.
+    unsafe {
+        check(libc::syscall(libc::SYS_setgroups, 0, std::ptr::null::<u32>()))?;
+        check(libc::syscall(libc::SYS_setresgid, id, id, id))?;
+        check(libc::syscall(libc::SYS_setresuid, id, id, id))
+    }
+}
+
+/// Whether this process has a capability in its effective set.
+pub fn has_capability(number: u32) -> bool {
+    capabilities().is_ok_and(|sets| sets[0].effective & (1 << number) != 0)
+}
+
+/// CAP_IPC_LOCK: its holders may lock any amount.
+pub const CAP_IPC_LOCK: u32 = 14;
+/// CAP_SYS_RESOURCE: raising hard limits, and limits of other users' processes.
+pub const CAP_SYS_RESOURCE: u32 = 24;
+
+#[repr(C)]
+#[derive(Clone, Copy, Default)]
+struct CapabilitySet {
+    effective: u32,
+    permitted: u32,
+    inheritable: u32,
+}
+
+#[repr(C)]
+struct CapabilityHeader {
+    version: u32,
+    pid: i32,
+}
+
+const CAPABILITY_VERSION: u32 = 0x2008_0522;
+
+fn capabilities() -> Result<[CapabilitySet; 2], Errno> {
+    let mut header = CapabilityHeader { version: CAPABILITY_VERSION, pid: 0 };
+    let mut sets = [CapabilitySet::default(); 2];
+    // SAFETY: version 3 fills two sets, and both outlive the call.
+    check(unsafe { libc::syscall(libc::SYS_capget, &raw mut header, sets.as_mut_ptr()) })?;
+    Ok(sets)
+}
+
+/// Gives up CAP_IPC_LOCK for good, so that RLIMIT_MEMLOCK counts for root too.
+pub fn drop_ipc_lock() -> Result<(), Errno> {
+    let mut sets = capabilities()?;
+    for bits in [&mut sets[0].effective, &mut sets[0].permitted, &mut sets[0].inheritable] {
+        *bits &= !(1 << CAP_IPC_LOCK);
+    }
+    let mut header = CapabilityHeader { version: CAPABILITY_VERSION, pid: 0 };
+    // SAFETY: header and sets outlive the calls. Without CAP_SETPCAP the bounding set stays, which only matters to exec.
+    unsafe {
+        libc::prctl(libc::PR_CAPBSET_DROP, libc::c_ulong::from(CAP_IPC_LOCK), 0, 0, 0);
+        check(libc::syscall(libc::SYS_capset, &raw mut header, sets.as_ptr()))
+    }
+}
+
+/// The limits memgov lowers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Resource {
+    /// RLIMIT_AS.
+    AddressSpace,
+    /// RLIMIT_DATA.
+    Data,
+    /// RLIMIT_MEMLOCK.
+    MemLock,
+}
+
+impl Resource {
+    const fn number(self) -> libc::__rlimit_resource_t {
+        match self {
+            Self::AddressSpace => libc::RLIMIT_AS,
+            Self::Data => libc::RLIMIT_DATA,
+            Self::MemLock => libc::RLIMIT_MEMLOCK,
+        }
+    }
+}
+
+/// Infinity in [`limits`].
+pub const NO_LIMIT: u64 = libc::RLIM_INFINITY;
+
+/// Soft and hard limit of a process (0: this one).
+pub fn limits(pid: i32, resource: Resource) -> Result<(u64, u64), Errno> {
+    let mut old = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+    // SAFETY: `old` outlives the call.
+    let result = unsafe { libc::prlimit(pid, resource.number(), std::ptr::null(), &raw mut old) };
+    check(libc::c_long::from(result))?;
+    Ok((old.rlim_cur, old.rlim_max))
+}
+
+/// Sets soft and hard limit of a process (0: this one).
+pub fn set_limits(pid: i32, resource: Resource, (soft, hard): (u64, u64)) -> Result<(), Errno> {
+    let new = libc::rlimit { rlim_cur: soft, rlim_max: hard };
+    // SAFETY: `new` outlives the call.
+    let result = unsafe { libc::prlimit(pid, resource.number(), &raw const new, std::ptr::null_mut()) };
+    check(libc::c_long::from(result))
+}
+
+/// Makes the command enter the groups whose `cgroup.procs` are given, before it becomes another program, so that no
+/// child of it can be born outside. It dies with the thread that starts it if `tied`.
+pub fn start_in_groups(command: &mut Command, procs: Vec<OwnedFd>, tied: bool) {
+    let enter = move || {
+        for file in &procs {
+            rustix::io::write(file, b"0\n")?;
+        }
+        if tied {
+            // SAFETY: prctl with plain numbers.
+            unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL) };
+        }
+        Ok(())
+    };
+    // SAFETY: between fork and exec only write(2) and prctl(2) are called, on descriptors opened before.
+    unsafe { command.pre_exec(enter) };
+}

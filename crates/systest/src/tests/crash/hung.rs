@@ -1,0 +1,80 @@
+//! A daemon that hangs with something frozen, and one that is told to go.
+
+use std::time::{Duration, Instant};
+
+use anyhow::{Result, anyhow, ensure};
+
+use super::{Action, LINE, Scene};
+use crate::harness::bench::Bench;
+use crate::harness::daemon::Daemon;
+use crate::harness::host::Need;
+use crate::harness::run::Test;
+use crate::harness::{MIB, poll_until};
+
+pub fn tests() -> Vec<Test> {
+    let freezer: &[Need] = &[Need::Freezer];
+    vec![
+        Test::new("hung_daemon_group_is_thawed", |bench| hung(bench, Action::SlowGroup)).needs(freezer),
+        Test::new("hung_daemon_process_is_thawed", |bench| hung(bench, Action::SlowProcess)).needs(freezer),
+        Test::new("sigterm_restores_deny", |bench| sigterm(bench, Action::Deny)),
+        Test::new("sigterm_restores_slow_group", |bench| sigterm(bench, Action::SlowGroup)).needs(freezer),
+        Test::new("sigterm_restores_slow_process", |bench| sigterm(bench, Action::SlowProcess))
+            .needs(freezer),
+    ]
+}
+
+const LEASE: Duration = Duration::from_secs(2);
+
+/// Stops the daemon while the freezer is on. A stop comes a moment after it is sent, so it is tried until it fits.
+fn stop_while_frozen(bench: &Bench<'_>, scene: &Scene, daemon: &Daemon) -> Result<()> {
+    let stopped = poll_until(bench.patience(), Duration::from_micros(300), || {
+        if !bench.top.is_frozen() {
+            return None;
+        }
+        daemon.signal(libc::SIGSTOP).ok()?;
+        std::thread::sleep(Duration::from_millis(5));
+        if bench.top.is_frozen() {
+            return Some(());
+        }
+        daemon.signal(libc::SIGCONT).ok()?;
+        None
+    });
+    let state = || scene.before.differences(&bench.state(&scene.processes())).join("; ");
+    stopped.ok_or_else(|| daemon.explain(anyhow!("never caught with something frozen; changed: {}", state())))
+}
+
+fn hung(bench: &mut Bench<'_>, action: Action) -> Result<String> {
+    let mut scene = Scene::set(bench)?;
+    let mut daemon = bench.quiet_daemon(&action.rule(&scene.job), &[])?;
+    scene.hog.say(&format!("grow anon 1048576 0 {}", LINE + 16 * MIB))?;
+    stop_while_frozen(bench, &scene, &daemon)?;
+    let begin = Instant::now();
+    let allowed = LEASE + Duration::from_millis(1500);
+    bench
+        .back_to(&scene.before, &scene.processes(), allowed, "the daemon hangs, lease 2s")
+        .map_err(|error| daemon.explain(error))?;
+    let took = begin.elapsed();
+    scene.hog.drain()?;
+    let dead =
+        poll_until(bench.patience(), Duration::from_millis(5), || (!daemon.is_running()).then_some(()));
+    ensure!(dead.is_some(), "a daemon that hangs is killed by its guardian; it still runs");
+    Ok(format!("undone after {took:?}"))
+}
+
+fn sigterm(bench: &mut Bench<'_>, action: Action) -> Result<String> {
+    let mut scene = Scene::set(bench)?;
+    let mut daemon = bench.quiet_daemon(&action.rule(&scene.job), &[])?;
+    scene.hog.say(&format!("grow anon 1048576 0 {}", LINE + 16 * MIB))?;
+    let touched =
+        poll_until(bench.patience(), Duration::from_micros(500), || scene.is_touched(bench).then_some(()));
+    touched.ok_or_else(|| daemon.explain(anyhow!("the action was never seen")))?;
+    let begin = Instant::now();
+    let code = daemon.terminate()?;
+    let took = begin.elapsed();
+    ensure!(code == 0, "expected exit code 0, got {code}\n{}", daemon.log_tail());
+    bench
+        .back_to(&scene.before, &scene.processes(), Duration::ZERO, "SIGTERM")
+        .map_err(|e| daemon.explain(e))?;
+    daemon.wait_companions_gone()?;
+    Ok(format!("gone after {took:?}"))
+}

@@ -1,0 +1,42 @@
+//! Processes and threads a workload makes: each runs the same protocol on a channel of its own, two FIFOs named by whoever
+//! asked for it.
+
+use std::ffi::CStr;
+use std::fmt::Write;
+
+use super::text::{Channel, Line};
+use crate::sys::{Errno, process};
+
+/// A path as the kernel takes it, in a fixed buffer.
+pub struct Path(Line);
+
+impl Path {
+    /// `None` if it is too long.
+    pub fn new(text: &str) -> Option<Self> {
+        let mut line = Line::new();
+        line.write_str(text).and_then(|()| line.write_char('\0')).ok()?;
+        Some(Self(line))
+    }
+    /// With its NUL.
+    pub fn as_c(&self) -> &CStr {
+        CStr::from_bytes_until_nul(self.0.as_bytes()).unwrap_or(c"")
+    }
+}
+
+/// Opens the FIFOs of a new agent. Whoever asked has both open already, so neither call waits.
+pub fn open_channel(input: &Path, output: &Path) -> Result<Channel, Errno> {
+    Ok(Channel::Fifos(
+        process::open(input.as_c(), libc::O_RDONLY)?,
+        process::open(output.as_c(), libc::O_WRONLY)?,
+    ))
+}
+
+/// In a new process the channel becomes standard input and output, so that it outlives exec.
+pub fn adopt(channel: &Channel) -> Result<(), Errno> {
+    if let Channel::Fifos(input, output) = channel {
+        use std::os::fd::AsFd;
+        process::replace_stdio(input.as_fd(), 0)?;
+        process::replace_stdio(output.as_fd(), 1)?;
+    }
+    Ok(())
+}

@@ -1,0 +1,211 @@
+//! The commands of the protocol. Parsing allocates nothing and keeps nothing: an agent under ENOMEM still understands.
+
+use super::growth::{Kind, Plan};
+use crate::sys::process::{NO_LIMIT, Resource};
+
+/// What `help` prints.
+pub const HELP: &str = "\
+grow KIND STEP INTERVAL_US UPTO | stop | shrink BYTES | free | held | usage | watch FILE LINE | file PATH
+probe | await refused|allowed [MASK] | spin | idle | progress | innocent INTERVAL_US | figures
+count SIGNAL | yield-on SIGNAL | counted SIGNAL | block SIGNAL | unblock SIGNAL | ignore SIGNAL | jobs
+fork IN OUT | thread IN OUT | exec | reap PID | groups | name COMM | become UID | drop-ipc-lock | memlock-max
+limit as|data|memlock SOFT|inf HARD|inf | linger SECONDS | exit CODE";
+
+/// One command.
+pub enum Command<'a> {
+    /// Start taking memory.
+    Grow(Plan),
+    /// Stop taking, keep what there is.
+    Stop,
+    /// Give back until so much is left.
+    Shrink(u64),
+    /// How much is held.
+    Held,
+    /// What the watched file says.
+    Usage,
+    /// Watch a usage file for a line.
+    Watch(&'a str, u64),
+    /// The file for steps of kind `file`.
+    File(&'a str),
+    /// One round of the probe.
+    Probe,
+    /// Probe until all calls of the mask are refused, or allowed again; then say when.
+    Await {
+        /// With ENOMEM, or not at all.
+        refused: bool,
+        /// Which of [`super::probe::CALLS`].
+        mask: u32,
+    },
+    /// Use the processor.
+    Spin(bool),
+    /// How far spinning got.
+    Progress,
+    /// Be a neighbour.
+    Innocent(u64),
+    /// What the neighbour measured.
+    Figures,
+    /// Count a signal.
+    Count(i32),
+    /// How often it came.
+    Counted(i32),
+    /// Block or unblock it.
+    Block(i32, bool),
+    /// Ignore it.
+    Ignore(i32),
+    /// Stop and continue notices about children.
+    Jobs,
+    /// A child with its own channel.
+    Fork(&'a str, &'a str),
+    /// A thread with its own channel.
+    Thread(&'a str, &'a str),
+    /// Become the same program anew.
+    Exec,
+    /// Wait for a child that is ending; answers its raw status.
+    Reap(i32),
+    /// The first line of its `/proc/self/cgroup` that is about memory.
+    Groups,
+    /// Set `comm`.
+    Name(&'a str),
+    /// Become another user.
+    Become(u32),
+    /// Give up CAP_IPC_LOCK.
+    DropIpcLock,
+    /// Raise RLIMIT_MEMLOCK as far as allowed.
+    MemlockMax,
+    /// Set an own limit.
+    Limit(Resource, (u64, u64)),
+    /// Stop growing and give everything back when this signal comes.
+    YieldOn(i32),
+    /// After the end of the input go on for so many seconds.
+    Linger(u32),
+    /// End.
+    Exit(i32),
+    /// List the commands.
+    Help,
+}
+
+/// Understands one line.
+pub fn parse(line: &str) -> Option<Command<'_>> {
+    let mut words = line.split_ascii_whitespace();
+    let verb = words.next()?;
+    let mut word = || words.next();
+    let command = match verb {
+        "grow" => Command::Grow(Plan {
+            kind: Kind::named(word()?)?,
+            step: number(word()?)?,
+            interval: number(word()?)?.checked_mul(1000)?,
+            upto: number(word()?)?,
+        }),
+        "stop" => Command::Stop,
+        "shrink" => Command::Shrink(number(word()?)?),
+        "free" => Command::Shrink(0),
+        "held" => Command::Held,
+        "usage" => Command::Usage,
+        "watch" => Command::Watch(word()?, number(word()?)?),
+        "file" => Command::File(word()?),
+        "probe" => Command::Probe,
+        "await" => Command::Await {
+            refused: match word()? {
+                "refused" => true,
+                "allowed" => false,
+                _ => return None,
+            },
+            mask: word().map_or(Some((1 << super::probe::LETTERS) - 1), |text| text.parse().ok())?,
+        },
+        "spin" => Command::Spin(true),
+        "idle" => Command::Spin(false),
+        "progress" => Command::Progress,
+        "innocent" => Command::Innocent(number(word()?)?.checked_mul(1000)?),
+        "figures" => Command::Figures,
+        "fork" => Command::Fork(word()?, word()?),
+        "thread" => Command::Thread(word()?, word()?),
+        "exec" => Command::Exec,
+        "name" => Command::Name(line.split_once(' ')?.1),
+        "groups" => Command::Groups,
+        "limit" => Command::Limit(resource(word()?)?, (number(word()?)?, number(word()?)?)),
+        "drop-ipc-lock" => Command::DropIpcLock,
+        "memlock-max" => Command::MemlockMax,
+        "become" => Command::Become(word()?.parse().ok()?),
+        "jobs" => Command::Jobs,
+        "help" => Command::Help,
+        _ => with_a_number(verb, word()?.parse().ok()?)?,
+    };
+    Some(command)
+}
+
+fn with_a_number(verb: &str, number: i32) -> Option<Command<'_>> {
+    Some(match verb {
+        "count" => Command::Count(number),
+        "counted" => Command::Counted(number),
+        "block" => Command::Block(number, true),
+        "unblock" => Command::Block(number, false),
+        "ignore" => Command::Ignore(number),
+        "reap" => Command::Reap(number),
+        "exit" => Command::Exit(number),
+        "yield-on" => Command::YieldOn(number),
+        "linger" => Command::Linger(u32::try_from(number).ok()?),
+        _ => return None,
+    })
+}
+
+fn resource(name: &str) -> Option<Resource> {
+    Some(match name {
+        "as" => Resource::AddressSpace,
+        "data" => Resource::Data,
+        "memlock" => Resource::MemLock,
+        _ => return None,
+    })
+}
+
+fn number(text: &str) -> Option<u64> {
+    if text == "inf" { Some(NO_LIMIT) } else { text.parse().ok() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn commands_are_understood_or_refused_whole() {
+        assert!(matches!(
+            parse("grow anon 1048576 10000 inf"),
+            Some(Command::Grow(Plan {
+                kind: Kind::Anon,
+                step: 1_048_576,
+                interval: 10_000_000,
+                upto: NO_LIMIT
+            }))
+        ));
+        assert!(matches!(parse("await refused"), Some(Command::Await { refused: true, mask: 0b11_1111 })));
+        assert!(matches!(parse("await allowed 3"), Some(Command::Await { refused: false, mask: 3 })));
+        assert!(matches!(
+            parse("limit data 4096 inf"),
+            Some(Command::Limit(Resource::Data, (4096, NO_LIMIT)))
+        ));
+        assert!(matches!(parse("block 10"), Some(Command::Block(10, true))));
+        for bad in
+            ["", "grow", "grow gold 1 1 1", "await", "count", "count ten", "limit cpu 1 1", "frobnicate 3"]
+        {
+            assert!(parse(bad).is_none(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn help_names_every_verb() {
+        let verbs = [
+            "grow",
+            "await",
+            "innocent",
+            "figures",
+            "drop-ipc-lock",
+            "limit",
+            "exit",
+            "reap",
+            "jobs",
+            "become",
+        ];
+        for verb in verbs {
+            assert!(HELP.contains(verb), "{verb}");
+        }
+    }
+}

@@ -1,0 +1,220 @@
+//! The system tests: `memgov-systest run` on this machine and in the virtual machines, its results as rows.
+
+use std::collections::VecDeque;
+use std::process::Command;
+use std::sync::Mutex;
+use std::time::{Duration, Instant};
+
+use anyhow::Result;
+use clap::ValueEnum;
+
+use super::results::{Meaning, Results, TestResult, Verdict};
+use super::table::Row;
+use crate::supervise::{self, End, OnInterrupt};
+use crate::vm::{self, Hierarchy, Kernel, Machine};
+use crate::{interrupt, workspace};
+
+/// What a test printed before it failed: this many lines are shown.
+const SHOWN: usize = 60;
+
+/// Where the system tests run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Target {
+    /// This machine, whatever it is
+    Host,
+    /// Debian 6.12, cgroup v2
+    #[value(name = "6.12-v2")]
+    Linux612V2,
+    /// Debian 6.1, cgroup v2
+    #[value(name = "6.1-v2")]
+    Linux61V2,
+    /// Debian 6.1, cgroup v1
+    #[value(name = "6.1-v1")]
+    Linux61V1,
+    /// User-mode Linux, cgroup v2: no PSI, no BTF, one processor
+    Uml,
+}
+
+impl Target {
+    /// All, in the order they run.
+    pub const ALL: [Self; 5] = [Self::Host, Self::Linux612V2, Self::Linux61V2, Self::Linux61V1, Self::Uml];
+
+    /// As on the command line, and as memgov-systest is told.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Host => "host",
+            Self::Linux612V2 => "6.12-v2",
+            Self::Linux61V2 => "6.1-v2",
+            Self::Linux61V1 => "6.1-v1",
+            Self::Uml => "uml",
+        }
+    }
+
+    /// `None` for this machine.
+    pub fn boots(self) -> Option<(Kernel, Hierarchy)> {
+        match self {
+            Self::Host => None,
+            Self::Linux612V2 => Some((Kernel::Linux612, Hierarchy::V2)),
+            Self::Linux61V2 => Some((Kernel::Linux61, Hierarchy::V2)),
+            Self::Linux61V1 => Some((Kernel::Linux61, Hierarchy::V1)),
+            Self::Uml => Some((Kernel::Uml, Hierarchy::V2)),
+        }
+    }
+}
+
+/// How to run them.
+pub struct Options<'a> {
+    pub filter: Option<&'a str>,
+    pub limit: Duration,
+    pub kvm: bool,
+}
+
+/// Runs the targets, at most `jobs` machines at a time; rows in the order of the targets. This machine goes first and
+/// alone: its tests measure time.
+pub fn run(targets: &[Target], jobs: usize, options: &Options<'_>) -> Result<Vec<Row>> {
+    let mut rows = Vec::new();
+    if targets.contains(&Target::Host) {
+        rows.extend(target(Target::Host, options)?);
+    }
+    let machines: Vec<_> = targets.iter().copied().filter(|target| target.boots().is_some()).collect();
+    let next = Mutex::new(machines.iter().copied().enumerate());
+    let done: Mutex<Vec<(usize, Result<Vec<Row>>)>> = Mutex::new(Vec::new());
+    std::thread::scope(|scope| {
+        for _ in 0..jobs.clamp(1, machines.len().max(1)) {
+            scope.spawn(|| {
+                loop {
+                    let Some((at, machine)) = next.lock().ok().and_then(|mut next| next.next()) else {
+                        return;
+                    };
+                    let rows = interrupt::check().and_then(|()| target(machine, options));
+                    if let Ok(mut done) = done.lock() {
+                        done.push((at, rows));
+                    }
+                }
+            });
+        }
+    });
+    let mut done = done.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner);
+    anyhow::ensure!(done.len() == machines.len(), "a thread that ran a machine did not come to its end");
+    done.sort_by_key(|(at, _)| *at);
+    for (_, machine_rows) in done {
+        rows.extend(machine_rows?);
+    }
+    Ok(rows)
+}
+
+fn target(target: Target, options: &Options<'_>) -> Result<Vec<Row>> {
+    let name = target.name();
+    println!("==> {name}: system tests");
+    let start = Instant::now();
+    let mut report = Report { target: name, results: Results::default(), printed: VecDeque::new() };
+    let (trouble, code) = match target.boots() {
+        None => on_this_machine(options, &mut report)?,
+        Some((kernel, cgroup)) => in_a_machine(target, kernel, cgroup, options, &mut report)?,
+    };
+    anyhow::ensure!(interrupt::count() == 0, "interrupted");
+    let reported = report.results.tests.len();
+    report.results.finish(trouble.as_deref(), code);
+    for test in &report.results.tests[reported..] {
+        report.say(test);
+    }
+    if report.results.tests.len() > reported {
+        report.show_printed();
+    }
+    println!("==> {name}: {:.1} s in all", start.elapsed().as_secs_f64());
+    let mut rows = Row::of_results(name, &report.results);
+    // What no test accounts for, booting for the most part, belongs to the first row.
+    let counted: Duration = rows.iter().map(|row| row.took).sum();
+    if let Some(first) = rows.first_mut() {
+        first.took += start.elapsed().saturating_sub(counted);
+    }
+    Ok(rows)
+}
+
+fn words(target: Target, memgov: &str, options: &Options<'_>) -> Vec<String> {
+    let mut words = ["run", "--target", target.name(), "--memgov", memgov].map(str::to_owned).to_vec();
+    words.extend(options.filter.iter().flat_map(|filter| ["--filter".to_owned(), (*filter).to_owned()]));
+    words
+}
+
+fn on_this_machine(options: &Options<'_>, report: &mut Report) -> Result<(Option<String>, Option<i32>)> {
+    let mut command = Command::new(workspace::release("memgov-systest"));
+    command.args(words(Target::Host, &workspace::release("memgov").to_string_lossy(), options));
+    let end = supervise::run(command, options.limit, OnInterrupt::End, &mut |_, line| report.line(line))?;
+    let trouble = (!matches!(end, End::Exited(_))).then(|| end.to_string());
+    Ok((trouble, end.code()))
+}
+
+fn in_a_machine(
+    target: Target,
+    kernel: Kernel,
+    cgroup: Hierarchy,
+    options: &Options<'_>,
+    report: &mut Report,
+) -> Result<(Option<String>, Option<i32>)> {
+    let machine = Machine {
+        name: target.name().to_owned(),
+        kernel,
+        cgroup,
+        memory_mib: 1024,
+        kvm: options.kvm && kernel != Kernel::Uml,
+        modules: Vec::new(),
+        append: Vec::new(),
+        programs: ["memgov", "memgov-systest"].map(workspace::release).to_vec(),
+        files: Vec::new(),
+        limit: options.limit,
+    };
+    let mut command = vec!["memgov-systest".to_owned()];
+    command.extend(words(target, "/usr/local/bin/memgov", options));
+    let outcome = vm::run_command(&machine, command, false, &mut |line| report.line(line))?;
+    if let Some(boot) = outcome.boot {
+        println!("{}: booted in {:.1} s", target.name(), boot.as_secs_f64());
+    }
+    if outcome.trouble.is_some() {
+        outcome.print_log();
+    } else if outcome.code != Some(0) {
+        println!("{}: the log is in {}", target.name(), outcome.log().display());
+    }
+    Ok((outcome.trouble, outcome.code))
+}
+
+/// Shows results as they come, and what a test had printed when it failed.
+struct Report {
+    target: &'static str,
+    results: Results,
+    printed: VecDeque<String>,
+}
+
+impl Report {
+    fn line(&mut self, line: &str) {
+        let result = match self.results.line(line) {
+            Meaning::Text => {
+                if self.printed.len() == SHOWN {
+                    self.printed.pop_front();
+                }
+                self.printed.push_back(line.to_owned());
+                return;
+            }
+            Meaning::Protocol => return,
+            Meaning::Result(test) => test.clone(),
+        };
+        self.say(&result);
+        if result.verdict == Verdict::Failed {
+            self.show_printed();
+        }
+        self.printed.clear();
+    }
+
+    fn say(&self, test: &TestResult) {
+        let TestResult { name, verdict, took, tier, reason } = test;
+        let separator = if reason.is_empty() { "" } else { ": " };
+        let seconds = took.as_secs_f64();
+        println!("{}: {:<6} {name} [{tier}] {seconds:.1} s{separator}{reason}", self.target, verdict.name());
+    }
+
+    fn show_printed(&self) {
+        for line in &self.printed {
+            println!("{}:     | {line}", self.target);
+        }
+    }
+}

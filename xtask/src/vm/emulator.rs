@@ -1,0 +1,168 @@
+//! The two ways to run a kernel as a program: QEMU, and user-mode Linux. Both get the same shape: standard input and
+//! output are the command's terminal, standard error is the kernel's console, so that neither garbles the other.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Result, bail, ensure};
+use clap::ValueEnum;
+
+use super::Machine;
+use crate::setup::{self, kernels};
+use crate::supervise;
+
+/// A kernel to boot.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Kernel {
+    /// Debian 6.1: cgroup v2 and v1
+    #[value(name = "6.1")]
+    Linux61,
+    /// Debian 6.12: memory on cgroup v2 only
+    #[value(name = "6.12")]
+    Linux612,
+    /// user-mode Linux 6.1: one processor, no PSI, no BTF, no BPF LSM
+    #[value(name = "uml")]
+    Uml,
+}
+
+/// Which cgroup version the machine mounts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Hierarchy {
+    /// One unified hierarchy with every controller
+    V2,
+    /// A hierarchy a controller
+    V1,
+    /// As v1, and the unified hierarchy without controllers beside it
+    Hybrid,
+}
+
+impl Hierarchy {
+    /// How QEMU emulates the processors. The v1 freezer switches a static branch (`freezer_active` in kernel/freezer.c) with
+    /// every first freeze and last thaw, and so rewrites kernel text that other processors are running. QEMU with a thread a
+    /// processor can miss that: a processor then stands for ever at the rewritten place in get_signal (seen as soft lockups with
+    /// QEMU 7.2). One thread for all cannot.
+    const fn emulation(self) -> &'static str {
+        match self {
+            Self::V2 => "tcg,thread=multi",
+            Self::V1 | Self::Hybrid => "tcg,thread=single",
+        }
+    }
+
+    /// As on the command line and in init.sh.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::V2 => "v2",
+            Self::V1 => "v1",
+            Self::Hybrid => "hybrid",
+        }
+    }
+}
+
+impl Kernel {
+    /// As on the command line.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Linux61 => "6.1",
+            Self::Linux612 => "6.12",
+            Self::Uml => "uml",
+        }
+    }
+
+    fn series(self) -> Option<&'static kernels::Series> {
+        match self {
+            Self::Linux61 => Some(kernels::LINUX_6_1),
+            Self::Linux612 => Some(kernels::LINUX_6_12),
+            Self::Uml => None,
+        }
+    }
+
+    /// Sets up what this kernel needs on this machine; refuses what it cannot do.
+    pub fn prepare(self, cgroup: Hierarchy) -> Result<()> {
+        ensure!(
+            self != Self::Linux612 || cgroup == Hierarchy::V2,
+            "Debian's 6.12 has no memory controller for cgroup v1: take --kernel 6.1 for --cgroup {}",
+            cgroup.name()
+        );
+        match self.series() {
+            Some(series) => {
+                setup::packages(setup::FOR_QEMU)?;
+                kernels::fetch(series).map(drop)
+            }
+            None => setup::packages(setup::FOR_UML),
+        }
+    }
+
+    /// The directory of its modules.
+    pub fn modules(self) -> Result<PathBuf> {
+        match self.series() {
+            Some(series) => Ok(kernels::fetch(series)?.modules()),
+            None => bail!("modules for user-mode Linux are not supported"),
+        }
+    }
+
+    /// The device that is the command's terminal, as the guest calls it.
+    pub fn console(self) -> &'static str {
+        match self {
+            Self::Linux61 | Self::Linux612 => "/dev/ttyS1",
+            Self::Uml => "/dev/tty0",
+        }
+    }
+
+    /// The command that is this machine.
+    pub fn command(self, machine: &Machine, initramfs: &Path, scratch: &Path) -> Result<Command> {
+        match self.series() {
+            Some(series) => qemu(machine, &kernels::fetch(series)?.image(), initramfs),
+            None => uml(machine, initramfs, scratch),
+        }
+    }
+}
+
+/// Both kernels: stop at the first oops, and keep the root file system out of tmpfs, where every file counts as shared
+/// memory, so that a mapped file is a file as on a real machine.
+const APPEND: &str = "panic=-1 oops=panic rootfstype=ramfs loglevel=6";
+
+fn qemu(machine: &Machine, image: &Path, initramfs: &Path) -> Result<Command> {
+    let mut append = format!("console=ttyS0 {APPEND} psi=1 swapaccount=1");
+    for word in &machine.append {
+        append.push(' ');
+        append.push_str(word);
+    }
+    let mut qemu = supervise::dies_with_us("qemu-system-x86_64");
+    qemu.args(["-nodefaults", "-no-user-config", "-display", "none", "-no-reboot", "-machine", "q35"]);
+    // Only when asked for: /dev/kvm may open and still not work.
+    if machine.kvm {
+        qemu.args(["-accel", "kvm", "-cpu", "host"]);
+    } else {
+        qemu.args(["-accel", machine.cgroup.emulation(), "-cpu", "max"]);
+    }
+    qemu.args(["-smp", "2", "-m", &format!("{}M", machine.memory_mib)]);
+    qemu.arg("-kernel").arg(image).arg("-initrd").arg(initramfs).args(["-append", &append]);
+    qemu.args([
+        "-serial",
+        "file:/dev/stderr",
+        "-chardev",
+        "stdio,id=command,signal=off",
+        "-serial",
+        "chardev:command",
+    ]);
+    Ok(qemu)
+}
+
+fn uml(machine: &Machine, initramfs: &Path, scratch: &Path) -> Result<Command> {
+    ensure!(!machine.kvm, "user-mode Linux is a program and knows no KVM");
+    // Its helper processes outlive it when it is killed; a PID namespace takes them along. That takes root.
+    let mut uml = if rustix::process::geteuid().is_root() {
+        let mut unshare = supervise::dies_with_us("unshare");
+        unshare.args(["--pid", "--fork", "--kill-child", "--", "linux.uml"]);
+        unshare
+    } else {
+        supervise::dies_with_us("linux.uml")
+    };
+    uml.arg(format!("mem={}M", machine.memory_mib));
+    uml.arg(format!("initrd={}", initramfs.display())).arg("rdinit=/init");
+    // con0: the command's terminal; ssl0, which the guest calls ttyS0: the kernel's console.
+    uml.args(["con=null", "con0=fd:0,fd:1", "ssl=null", "ssl0=null,fd:2", "console=ttyS0"]);
+    uml.args(APPEND.split(' ')).args(&machine.append);
+    uml.arg(format!("uml_dir={}/", scratch.display())).arg("umid=uml");
+    Ok(uml)
+}
