@@ -101,6 +101,7 @@ fn set_control(
             FailureKind::TableFull.because("you have set controls on as many processes as one user may")
         );
     }
+    observer.bury_namesake(who, snap, governor, tape);
     observe::set_control(governor, tape, who, control)
         .map_err(|_| FailureKind::TableFull.because("no room for another control; raise max-processes"))?;
     observer.set_by(who, by);
@@ -119,6 +120,8 @@ fn set_control(
 
 /// A child that has just been born may not have been told of yet: its parent's control is its own.
 fn get_control(governing: &mut Governing, who: ProcessId) -> Option<MemControl> {
+    let Governing { observer, snap, governor, tape, .. } = governing;
+    observer.bury_namesake(who, snap, governor, tape);
     governing.governor.control(who).or_else(|| {
         let Governing { observer, snap, governor, tape, .. } = governing;
         observer.adopt(who, snap, governor, tape);

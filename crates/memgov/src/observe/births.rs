@@ -86,6 +86,28 @@ impl Observer {
         self.settings.forget(who);
     }
 
+    /// Start times count in ticks of 10 ms. A pid that is had again within one gives a process that only the open descriptor
+    /// tells from the one before: whoever is asked about by name is looked at by descriptor first, and the dead lose their control.
+    pub fn bury_namesake(
+        &mut self,
+        who: ProcessId,
+        snap: &mut Snapshot,
+        governor: &mut Governor,
+        tape: &mut Tape,
+    ) {
+        let Some(slot) = self.processes.slot(who.pid) else { return };
+        if self.processes.is_there(slot, who.pid, &mut self.buffer) {
+            return;
+        }
+        let dead = ProcessRows::id(snap, slot);
+        self.processes.gone(slot, snap, tape);
+        if let Some(dead) = dead {
+            governor.forget(dead);
+            tape.forget(dead);
+            self.settings.forget(dead);
+        }
+    }
+
     /// The row of a process, and of its group; `None` if it is gone or there is no room.
     pub fn ensure_process(
         &mut self,
