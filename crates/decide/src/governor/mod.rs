@@ -47,10 +47,12 @@ mod ladder;
 mod look;
 mod report;
 mod rows;
+mod standing;
 mod timers;
 mod tree;
 
 pub use episode::EpisodeView;
+pub use standing::{Standing, StandingAction, Stands};
 
 /// How often something is done again that has to be: a repeated signal of a control (SIGCONT), a refused one-shot, a
 /// kill at the end of its ladder.

@@ -1,0 +1,130 @@
+//! What may be told to a kernel that can act by itself, before anything has happened: the lines at which the first step of
+//! a ladder is due at once. It changes when and where a line is noticed, never what is decided: the crossing is read
+//! and decided on afterwards as ever, and whoever acts sees that it is done already.
+//!
+//! Only what needs no choice is told. A victim that has to be picked, a step that waits, a slowdown, a condition that mixes groups
+//! in a way only the snapshot knows: those are left to the loop. Kills and signals are told for controls only, because they are
+//! the process's own order; a rule's are counted and braked here.
+
+use crate::control::ControlAction;
+use crate::policy::{Action, Condition, Rule};
+use crate::snapshot::{GroupSlot, ProcessSlot, Snapshot};
+use crate::units::Bytes;
+
+use super::Governor;
+
+/// What a process is to meet in the allocating call itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Standing {
+    /// When. A group part is always `memory.high` of any group above it and so much on top.
+    pub condition: Condition,
+    /// What.
+    pub action: StandingAction,
+    /// Which setting this is: another number means that a one-shot signal is armed again.
+    pub serial: u64,
+}
+
+/// What a kernel can do by itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum StandingAction {
+    /// Refuse memory while it holds.
+    Deny,
+    /// Send this signal, once. Whether again is decided.
+    Signal(u8),
+    /// SIGKILL.
+    Kill,
+    /// Nothing but to say that the line is crossed, so that it need not be found by sampling.
+    Tell,
+}
+
+impl Governor {
+    /// The lowest amount of usage over which a group as a whole is denied at once.
+    pub fn standing_of_group(&self, slot: GroupSlot, snap: &Snapshot) -> Option<Bytes> {
+        let row = snap.group(slot).filter(|row| !row.gone)?;
+        let state = self.groups.get(slot.0 as usize).filter(|state| state.id == Some(row.id))?;
+        let rules = state.whole.iter().filter_map(|rule| self.policy.rules.get(rule.0 as usize));
+        rules.filter(|rule| denies_at_once(rule)).filter_map(|rule| rule.when.group?.line(row)).min()
+    }
+
+    /// What a process is to meet: its own control's action, or that of the first rule about its resident memory that denies
+    /// at once; else the lowest line on its resident memory that anything waits for. `None` for a protected process.
+    pub fn standing_of_process(&self, slot: ProcessSlot, snap: &Snapshot) -> Option<Standing> {
+        let row = snap.process(slot).filter(|row| !row.gone)?;
+        let state = self.processes.get(slot.0 as usize).filter(|state| state.id == Some(row.id))?;
+        if state.protected.is_some() {
+            return None;
+        }
+        self.standing_control(row.id, row.oom_score_adj)
+            .or_else(|| {
+                let rules = state.matches.iter().filter_map(|rule| self.policy.rules.get(rule.0 as usize));
+                let mut denying = rules.filter(|rule| denies_at_once(rule) && rule.when.group.is_none());
+                let condition = denying.next()?.when;
+                Some(Standing { condition, action: StandingAction::Deny, serial: 0 })
+            })
+            .or_else(|| {
+                let rss =
+                    self.conditions(slot).filter_map(|condition| condition.rss).min_by_key(|rss| rss.over)?;
+                let condition = Condition { group: None, rss: Some(rss) };
+                Some(Standing { condition, action: StandingAction::Tell, serial: 0 })
+            })
+    }
+
+    fn standing_control(
+        &self,
+        who: crate::snapshot::ProcessId,
+        oom_score_adj: Option<i16>,
+    ) -> Option<Standing> {
+        let set = self.controls.get(who)?;
+        let condition = set.control.condition()?;
+        let action = match set.control.action {
+            ControlAction::Deny => StandingAction::Deny,
+            ControlAction::Signal => StandingAction::Signal(set.control.signal),
+            // The kernel's OOM killer spares it, and so does memgov.
+            ControlAction::Kill if oom_score_adj != Some(-1000) => StandingAction::Kill,
+            ControlAction::None | ControlAction::Slow | ControlAction::Kill => return None,
+        };
+        Some(Standing { condition, action, serial: set.serial })
+    }
+
+    /// Whether anything may have to be told: for a group, for a process with a line on what it holds, for a process with one on
+    /// what its groups hold. A kernel is not made to look for what nobody asks.
+    pub fn stands(&self) -> Stands {
+        let mut stands = Stands::default();
+        for rule in
+            self.policy.rules.iter().filter(|rule| rule.steps.iter().any(|s| s.action == Action::Deny))
+        {
+            stands.deny = true;
+            stands.rss |= rule.when.rss.is_some();
+        }
+        for (_, control) in self.controls() {
+            let Some(condition) = control.condition() else { continue };
+            stands.deny |= control.action == ControlAction::Deny;
+            stands.rss |= condition.rss.is_some();
+            let acts = matches!(control.action, ControlAction::Signal | ControlAction::Kill);
+            stands.usage |= acts && condition.group.is_some() && condition.rss.is_none();
+        }
+        stands
+    }
+}
+
+/// What of a kernel's own enforcement is needed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Stands {
+    /// Somebody is or may have to be denied.
+    pub deny: bool,
+    /// A process is signalled or killed for what its groups hold.
+    pub usage: bool,
+    /// Something waits for what a process holds.
+    pub rss: bool,
+}
+
+impl Stands {
+    /// Whether anything is.
+    pub const fn any(self) -> bool {
+        self.deny || self.usage || self.rss
+    }
+}
+
+fn denies_at_once(rule: &Rule) -> bool {
+    rule.steps.first().is_some_and(|step| step.action == Action::Deny && step.after.is_zero())
+}

@@ -1,0 +1,160 @@
+//! What a kernel may be told beforehand: only what would be decided anyway at the crossing, and nothing that needs a choice.
+
+mod world;
+
+use std::time::Duration;
+
+use memgov_decide::control::MemControl;
+use memgov_decide::governor::{Standing, StandingAction, Stands};
+use memgov_decide::policy::*;
+use memgov_decide::units::{Bytes, Limit};
+use world::*;
+
+fn step(action: Action, after: u64) -> Step {
+    Step { action, after: Duration::from_secs(after) }
+}
+
+fn rule(scope: Scope, group: Option<Over>, rss: Option<RssOver>, steps: Vec<Step>) -> Rule {
+    Rule { name: format!("{steps:?}"), scope, when: Condition { group, rss }, until: None, steps, log: false }
+}
+
+fn groups() -> Scope {
+    Scope::Groups(vec![Pattern::new("/x")])
+}
+
+const ANON: RssOver = RssOver { kinds: Kinds { anon: true, file: false, shmem: false }, over: Bytes::mib(7) };
+
+#[test]
+fn a_group_stands_at_the_lowest_line_of_a_rule_that_denies_at_once() {
+    let amount = |mib| Some(Over::Amount(Bytes::mib(mib)));
+    let kill = Action::Kill { victim: Victim::Group };
+    let rules = vec![
+        rule(groups(), amount(50), None, vec![step(kill.clone(), 0)]),
+        rule(groups(), amount(60), None, vec![step(Action::Deny, 5)]),
+        rule(groups(), amount(70), None, vec![step(Action::Record, 0), step(Action::Deny, 0)]),
+        rule(groups(), amount(90), None, vec![step(Action::Deny, 0), step(kill, 5)]),
+        rule(groups(), Some(Over::High { plus: Bytes::mib(8) }), None, vec![step(Action::Deny, 0)]),
+        rule(groups(), amount(10), Some(ANON), vec![step(Action::Deny, 0)]),
+    ];
+    let mut world = World::new(Policy { rules, ..Policy::default() });
+    let (group, other) = (world.group("/x", Some(100)), world.group("/y", Some(1)));
+    world.tick(10);
+    assert_eq!(world.governor.standing_of_group(group, &world.snap), Some(mib(90)));
+    assert_eq!(world.governor.standing_of_group(other, &world.snap), None);
+    world.row(group).high = Some(Limit::At(mib(20)));
+    world.tick(10);
+    assert_eq!(world.governor.standing_of_group(group, &world.snap), Some(mib(28)));
+    world.row(group).gone = true;
+    assert_eq!(world.governor.standing_of_group(group, &world.snap), None);
+}
+
+#[test]
+fn a_process_stands_under_its_control_before_any_rule_and_never_when_protected() {
+    let named = ProcessMatch { comm: vec![Pattern::new("hog")], ..ProcessMatch::default() };
+    let rules = vec![
+        rule(
+            Scope::Processes(named.clone()),
+            Some(Over::High { plus: mib(1) }),
+            Some(ANON),
+            vec![step(Action::Deny, 0)],
+        ),
+        rule(
+            Scope::Processes(named.clone()),
+            None,
+            Some(ANON),
+            vec![step(Action::Signal { signal: 10, repeat: None }, 0)],
+        ),
+        rule(Scope::Processes(named), None, Some(ANON), vec![step(Action::Deny, 0)]),
+    ];
+    let mut world = World::new(Policy { rules, ..Policy::default() });
+    let group = world.group("/x", Some(100));
+    let process = world.process(7, Some(group));
+    world.tick(10);
+    let standing = |world: &World| world.governor.standing_of_process(process, &world.snap);
+    let by_rule = Standing {
+        condition: Condition { group: None, rss: Some(ANON) },
+        action: StandingAction::Deny,
+        serial: 0,
+    };
+    assert_eq!(
+        standing(&world),
+        Some(by_rule),
+        "the one that mixes groups in and the one that signals are left to the loop"
+    );
+
+    let who = world.id(process);
+    let set = |world: &mut World, word, climit| {
+        let control = MemControl::from_word(word, Bytes::mib(climit), Bytes(0), Bytes(4096)).unwrap();
+        world.governor.set_control(who, control).unwrap();
+        world.tick(10);
+    };
+    set(&mut world, 3 | 10 << 8, 8);
+    let signal = standing(&world).unwrap();
+    assert_eq!(
+        (signal.action, signal.condition.group),
+        (StandingAction::Signal(10), Some(Over::High { plus: mib(8) }))
+    );
+    set(&mut world, 3 | 10 << 8, 8);
+    assert_ne!(standing(&world).unwrap().serial, signal.serial, "set again is armed again");
+    set(&mut world, 2, 0);
+    assert_eq!(standing(&world), Some(by_rule), "a slowdown cannot be told");
+    set(&mut world, 4, 0);
+    assert_eq!(standing(&world).unwrap().action, StandingAction::Kill);
+    world.process_row(process).oom_score_adj = Some(-1000);
+    assert_eq!(standing(&world), Some(by_rule), "never killed");
+    world.process_row(process).untouchable = Some(memgov_decide::snapshot::Untouchable::Governor);
+    world.tick(10);
+    assert_eq!(standing(&world), None);
+}
+
+#[test]
+fn a_spent_signal_stands_no_more() {
+    let mut world = World::new(Policy::default());
+    let group = world.group("/x", Some(100));
+    let process = world.process(7, Some(group));
+    let who = world.id(process);
+    let spent = MemControl::from_word(3, Bytes(0), Bytes(0), Bytes(4096)).unwrap();
+    world.governor.set_control(who, spent).unwrap();
+    world.tick(10);
+    assert_eq!(world.governor.standing_of_process(process, &world.snap), None);
+    assert_eq!(world.governor.stands(), Stands::default());
+}
+
+#[test]
+fn nothing_is_asked_of_a_kernel_that_nobody_needs() {
+    let empty = World::new(Policy::default());
+    assert!(!empty.governor.stands().any());
+    let kills = rule(
+        groups(),
+        Some(Over::Amount(mib(1))),
+        None,
+        vec![step(Action::Kill { victim: Victim::Group }, 0)],
+    );
+    assert!(!World::new(Policy { rules: vec![kills], ..Policy::default() }).governor.stands().any());
+    let late = rule(
+        groups(),
+        Some(Over::Amount(mib(1))),
+        None,
+        vec![step(Action::Record, 0), step(Action::Deny, 9)],
+    );
+    let stands = World::new(Policy { rules: vec![late], ..Policy::default() }).governor.stands();
+    assert_eq!(stands, Stands { deny: true, ..Stands::default() });
+}
+
+#[test]
+fn a_line_on_what_a_process_holds_is_told_of_whatever_comes_of_it() {
+    let named =
+        || Scope::Processes(ProcessMatch { comm: vec![Pattern::new("hog")], ..ProcessMatch::default() });
+    let over = |mib| Some(RssOver { over: Bytes::mib(mib), ..ANON });
+    let kill = || vec![step(Action::Kill { victim: Victim::Group }, 0)];
+    let rules = vec![
+        rule(named(), None, over(9), kill()),
+        rule(named(), None, over(5), vec![step(Action::Record, 0)]),
+    ];
+    let mut world = World::new(Policy { rules, ..Policy::default() });
+    let process = world.process(7, None);
+    world.tick(10);
+    let standing = world.governor.standing_of_process(process, &world.snap).unwrap();
+    assert_eq!((standing.action, standing.condition.rss), (StandingAction::Tell, over(5)));
+    assert_eq!(world.governor.stands(), Stands { rss: true, ..Stands::default() });
+}
