@@ -90,10 +90,8 @@ impl Governor {
     /// what its groups hold. A kernel is not made to look for what nobody asks.
     pub fn stands(&self) -> Stands {
         let mut stands = Stands::default();
-        for rule in
-            self.policy.rules.iter().filter(|rule| rule.steps.iter().any(|s| s.action == Action::Deny))
-        {
-            stands.deny = true;
+        for rule in &self.policy.rules {
+            stands.deny |= rule.steps.iter().any(|step| step.action == Action::Deny);
             stands.rss |= rule.when.rss.is_some();
         }
         for (_, control) in self.controls() {
