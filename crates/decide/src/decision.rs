@@ -273,6 +273,8 @@ pub enum Mechanism {
     Pidfd,
     /// `cgroup.kill`.
     CgroupKill,
+    /// A program inside the kernel: in the allocating call itself.
+    Bpf,
 }
 
 /// A system call or file that failed.

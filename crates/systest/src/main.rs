@@ -12,7 +12,7 @@ use std::path::PathBuf;
 use anyhow::Result;
 use clap::{Parser, Subcommand};
 
-use harness::host::Host;
+use harness::host::{Host, Tier};
 use harness::run::Test;
 
 #[derive(Parser)]
@@ -37,6 +37,9 @@ enum Command {
         /// The program under test; the default lies beside this one.
         #[arg(long)]
         memgov: Option<PathBuf>,
+        /// Where enforcement is done; given twice, every test runs once for each.
+        #[arg(long, value_enum, default_values_t = [Tier::Portable])]
+        tier: Vec<Tier>,
     },
     /// Prints the names of all tests.
     List,
@@ -51,7 +54,7 @@ enum Command {
 fn main() -> std::process::ExitCode {
     let done = match CommandLine::parse().command {
         Command::Workload(workload) => return workload::run(&workload).into(),
-        Command::Run { target, filter, memgov } => run(&target, filter.as_deref(), memgov),
+        Command::Run { target, filter, memgov, tier } => run(&target, filter.as_deref(), memgov, &tier),
         Command::List => {
             tests::all().iter().for_each(|test| println!("{}", test.name));
             Ok(true)
@@ -68,11 +71,11 @@ fn main() -> std::process::ExitCode {
     }
 }
 
-fn run(target: &str, filter: Option<&str>, memgov: Option<PathBuf>) -> Result<bool> {
+fn run(target: &str, filter: Option<&str>, memgov: Option<PathBuf>, tiers: &[Tier]) -> Result<bool> {
     let host = Host::probe(target, memgov.as_deref())?;
     let wanted = |test: &Test| filter.is_none_or(|part| test.name.contains(part));
     let tests: Vec<Test> = tests::all().into_iter().filter(wanted).collect();
-    let good = harness::run::run(&host, &tests);
+    let good = harness::run::run(&host, &tests, tiers);
     host.clean();
     Ok(good)
 }

@@ -106,7 +106,7 @@ impl Results {
         against.extend(self.wrong.drain(..).map(|wrong| ("protocol", wrong)));
         let mut names = BTreeSet::new();
         for test in &self.tests {
-            if !names.insert(&test.name) {
+            if !names.insert((&test.name, &test.tier)) {
                 against.push(("protocol", format!("{} has two results", test.name)));
             }
         }

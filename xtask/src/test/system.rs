@@ -50,6 +50,14 @@ impl Target {
         }
     }
 
+    /// Where memgov can enforce there: this machine may not load such programs, user-mode Linux has no BTF.
+    const fn tiers(self) -> &'static [&'static str] {
+        match self {
+            Self::Host | Self::Uml => &["portable"],
+            Self::Linux612V2 | Self::Linux61V2 | Self::Linux61V1 => &["portable", "bpf"],
+        }
+    }
+
     /// `None` for this machine.
     pub fn boots(self) -> Option<(Kernel, Hierarchy)> {
         match self {
@@ -133,6 +141,7 @@ fn target(target: Target, options: &Options<'_>) -> Result<Vec<Row>> {
 
 fn words(target: Target, memgov: &str, options: &Options<'_>) -> Vec<String> {
     let mut words = ["run", "--target", target.name(), "--memgov", memgov].map(str::to_owned).to_vec();
+    words.extend(target.tiers().iter().flat_map(|tier| ["--tier".to_owned(), (*tier).to_owned()]));
     words.extend(options.filter.iter().flat_map(|filter| ["--filter".to_owned(), (*filter).to_owned()]));
     words
 }

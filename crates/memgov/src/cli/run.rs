@@ -24,11 +24,14 @@ pub(crate) struct Run {
     /// Record what is seen and decided, for `memgov replay`.
     #[arg(long, value_name = "FILE")]
     trace: Option<PathBuf>,
+    /// Where enforcement is done [default: the configuration's, else auto].
+    #[arg(long, value_name = "TIER")]
+    tier: Option<crate::config::Tier>,
 }
 
 impl Run {
     pub(crate) fn run(self, socket: Option<PathBuf>) -> anyhow::Result<()> {
-        let Self { config, state_dir, dry_run, trace } = self;
-        crate::daemon::run(crate::daemon::Options { config, state_dir, socket, dry_run, trace })
+        let Self { config, state_dir, dry_run, trace, tier } = self;
+        crate::daemon::run(crate::daemon::Options { config, state_dir, socket, dry_run, trace, tier })
     }
 }

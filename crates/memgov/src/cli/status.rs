@@ -53,6 +53,7 @@ fn print(status: &wire::Status, out: &mut dyn Write) -> std::io::Result<()> {
     if !mechanisms.is_empty() {
         writeln!(out, "actions: {}", mechanisms.join(", "))?;
     }
+    tier(&status.tier, out)?;
     for file in &status.files {
         writeln!(out, "configuration: {}", shown(file))?;
     }
@@ -70,6 +71,32 @@ fn print(status: &wire::Status, out: &mut dyn Write) -> std::io::Result<()> {
     }
     goings_on(status, out)?;
     losses(&status.lost, out)
+}
+
+fn tier(tier: &wire::TierStatus, out: &mut dyn Write) -> std::io::Result<()> {
+    if let Some(why) = &tier.why {
+        return writeln!(out, "enforcement inside the kernel: none, {}", shown(why));
+    }
+    if tier.name != "bpf" {
+        return Ok(());
+    }
+    if tier.hooks.is_empty() {
+        return writeln!(out, "enforcement inside the kernel: bpf, nothing attached while no rule needs it");
+    }
+    writeln!(out, "enforcement inside the kernel: bpf")?;
+    let row = |hook: &wire::HookStatus| {
+        let each = hook.run_ns.filter(|_| hook.calls > 0).map(|ns| (ns / hook.calls).to_string());
+        vec![
+            hook.name.clone(),
+            hook.how.clone(),
+            if hook.proven { "yes" } else { "no" }.into(),
+            hook.calls.to_string(),
+            hook.acted.to_string(),
+            each.unwrap_or_default(),
+        ]
+    };
+    let rows: Vec<_> = tier.hooks.iter().map(row).collect();
+    output::table(out, &["HOOK", "BY", "PROVEN", "CALLS", "ACTED", "NS EACH"], &rows)
 }
 
 /// The step of the ladder an episode is at.

@@ -22,7 +22,7 @@ use std::path::{Path, PathBuf};
 use memgov_decide::policy::{Policy, Rule, Scope};
 
 pub use error::{ConfigErrors, Problem};
-pub use settings::Settings;
+pub use settings::{Settings, Tier};
 
 use error::{Findings, Source};
 use passwd::Users;

@@ -12,6 +12,29 @@ use super::words;
 /// Where state and socket live unless said otherwise.
 pub const STATE_DIR: &str = "/run/memgov";
 
+/// Where enforcement is done. A rule means the same in both tiers.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
+pub enum Tier {
+    /// Inside the kernel where this kernel and these privileges allow it, else portable
+    #[default]
+    Auto,
+    /// By limits, signals and the freezer only
+    Portable,
+    /// Inside the kernel, and do not start without
+    Bpf,
+}
+
+impl Tier {
+    /// As it is written.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Auto => "auto",
+            Self::Portable => "portable",
+            Self::Bpf => "bpf",
+        }
+    }
+}
+
 /// The part of `[memgov]` that is not policy.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Settings {
@@ -29,6 +52,8 @@ pub struct Settings {
     pub lease: Duration,
     /// Write a trace here.
     pub trace: Option<PathBuf>,
+    /// Where enforcement is done.
+    pub tier: Tier,
 }
 
 impl Default for Settings {
@@ -41,6 +66,7 @@ impl Default for Settings {
             max_processes: 16384,
             lease: Duration::from_secs(10),
             trace: None,
+            tier: Tier::Auto,
         }
     }
 }
@@ -56,6 +82,15 @@ pub(crate) fn apply(
     path(text.state_dir.as_ref(), findings, &mut |p| settings.state_dir = p);
     path(text.socket.as_ref(), findings, &mut |p| settings.socket = Some(p));
     path(text.trace.as_ref(), findings, &mut |p| settings.trace = Some(p));
+    if let Some(typed) = &text.tier {
+        match [Tier::Auto, Tier::Portable, Tier::Bpf].into_iter().find(|tier| tier.name() == typed.it) {
+            Some(tier) => settings.tier = tier,
+            None => {
+                let known = [Tier::Auto, Tier::Portable, Tier::Bpf].map(Tier::name);
+                findings.error(typed.at, super::text::none_of("tier", &typed.it, &known, &[]));
+            }
+        }
+    }
     if let Some(At { it, .. }) = text.dry_run {
         settings.dry_run = it;
     }

@@ -27,6 +27,7 @@ pub(crate) struct SettingsText {
     pub(crate) slowest: Option<At<String>>,
     pub(crate) never: Vec<MatchText>,
     pub(crate) never_defaults: Option<At<bool>>,
+    pub(crate) tier: Option<At<String>>,
 }
 
 /// Words that name processes.
@@ -90,6 +91,7 @@ const SETTINGS: Schema = Schema {
         "pace",
         "lease",
         "trace",
+        "tier",
     ],
     later: &["metrics", "journal", "files", "hooks"],
 };
@@ -159,6 +161,7 @@ fn settings(fields: &Fields<'_, '_>, findings: &mut Findings<'_>) -> SettingsTex
         slowest: pace.as_ref().and_then(|t| t.word("slowest", findings)),
         never: never(fields, findings),
         never_defaults: fields.boolean("never-defaults", findings),
+        tier: fields.word("tier", findings),
     }
 }
 

@@ -154,6 +154,7 @@ impl Governed for Desk {
                 MemoryVersion::V2 => "v2".into(),
             },
             mechanisms: super::mechanisms(&self.layout),
+            tier: wire::TierStatus::default(),
             files: in_force.config.files.iter().map(|f| f.display().to_string()).collect(),
             reload_error: in_force.reload_error.clone(),
             rules: rules(&in_force.policy(), &buffer),

@@ -56,6 +56,8 @@ pub struct Options {
     pub dry_run: bool,
     /// Write a trace here.
     pub trace: Option<PathBuf>,
+    /// Where enforcement is done.
+    pub tier: Option<crate::config::Tier>,
 }
 
 /// A line on stderr, which is the system journal under systemd. A closed stderr ends nothing.

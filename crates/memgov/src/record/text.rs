@@ -85,7 +85,7 @@ pub const fn order(order: OrderKind) -> &'static str {
 }
 
 /// All mechanisms, to find one by its word.
-pub const MECHANISMS: [Mechanism; 7] = [
+pub const MECHANISMS: [Mechanism; 8] = [
     Mechanism::Rlimit,
     Mechanism::CgroupFreeze,
     Mechanism::HoldGroup,
@@ -93,6 +93,7 @@ pub const MECHANISMS: [Mechanism; 7] = [
     Mechanism::Sigstop,
     Mechanism::Pidfd,
     Mechanism::CgroupKill,
+    Mechanism::Bpf,
 ];
 
 /// All operations, to find one by its word.
@@ -119,6 +120,7 @@ pub const fn mechanism(by: Mechanism) -> &'static str {
         Mechanism::Sigstop => "sigstop",
         Mechanism::Pidfd => "pidfd",
         Mechanism::CgroupKill => "cgroup.kill",
+        Mechanism::Bpf => "bpf",
     }
 }
 

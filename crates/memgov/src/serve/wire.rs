@@ -365,6 +365,9 @@ pub struct Status {
     pub memory: String,
     /// How each action is carried out on this host: action, mechanism.
     pub mechanisms: Vec<Mechanism>,
+    /// Enforcement inside the kernel.
+    #[serde(default)]
+    pub tier: TierStatus,
     /// Files of the configuration in force.
     pub files: Vec<String>,
     /// The last reload was refused, and this is why; the rules before it are in force.
@@ -386,6 +389,37 @@ pub struct Status {
     pub lost: Losses,
     /// Since the start.
     pub counts: Counts,
+}
+
+/// Enforcement inside the kernel: whether there is any, and what of it is attached.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TierStatus {
+    /// `bpf` or `portable`.
+    pub name: String,
+    /// Why it is not `bpf`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub why: Option<String>,
+    /// What is attached at this moment; nothing while no rule needs it.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub hooks: Vec<HookStatus>,
+}
+
+/// A program attached to a place in the kernel.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HookStatus {
+    /// The kernel's function or tracepoint.
+    pub name: String,
+    /// `fmod_ret`, `lsm`, `fentry`, `tp_btf`.
+    pub how: String,
+    /// It was seen to refuse, or needs no such proof.
+    pub proven: bool,
+    /// Times it ran.
+    pub calls: u64,
+    /// Times it refused or sent something.
+    pub acted: u64,
+    /// Time spent in it, while the kernel keeps such statistics (`kernel.bpf_stats_enabled`).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub run_ns: Option<u64>,
 }
 
 /// How an action is carried out.

@@ -109,8 +109,13 @@ impl<'a> Bench<'a> {
     /// A daemon whose events nobody follows.
     pub fn quiet_daemon(&self, config: &str, arguments: &[&str]) -> Result<Daemon> {
         let group = self.daemon_group()?;
-        let place =
-            Place { memgov: &self.host.memgov, group: &group, dir: &self.dir, patience: self.patience() };
+        let place = Place {
+            memgov: &self.host.memgov,
+            group: &group,
+            dir: &self.dir,
+            patience: self.patience(),
+            tier: self.host.tier,
+        };
         Daemon::start(&place, config, arguments)
     }
 

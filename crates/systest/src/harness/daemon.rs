@@ -12,6 +12,7 @@ use anyhow::{Context, Result, anyhow, bail};
 
 use super::event::Event;
 use super::group::Group;
+use super::host::Tier;
 use super::poll_until;
 use crate::sys::{process::start_in_groups, signal};
 
@@ -51,6 +52,8 @@ pub struct Place<'a> {
     pub dir: &'a Path,
     /// How long its answers may take.
     pub patience: Duration,
+    /// Where it enforces.
+    pub tier: Tier,
 }
 
 impl Daemon {
@@ -63,7 +66,8 @@ impl Daemon {
         let output = File::options().create(true).append(true).open(&log)?;
         let seen = fs::metadata(&log)?.len();
         let mut command = Command::new(place.memgov);
-        command.arg("run").arg("--config").arg(&file).arg("--state-dir").arg(&state).args(arguments);
+        command.arg("run").arg("--config").arg(&file).arg("--state-dir").arg(&state);
+        command.arg("--tier").arg(place.tier.name()).args(arguments);
         command.stdin(Stdio::null()).stdout(output.try_clone()?).stderr(output);
         start_in_groups(&mut command, place.group.doors()?, false);
         let child = command.spawn().with_context(|| format!("starting {}", place.memgov.display()))?;

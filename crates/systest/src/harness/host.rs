@@ -18,9 +18,30 @@ pub enum Version {
     V2,
 }
 
+/// Where the daemon under test enforces: `memgov run --tier`.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, clap::ValueEnum)]
+pub enum Tier {
+    /// By limits, signals and the freezer.
+    Portable,
+    /// Inside the kernel.
+    Bpf,
+}
+
+impl Tier {
+    /// As on the command line and in the results.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Portable => "portable",
+            Self::Bpf => "bpf",
+        }
+    }
+}
+
 /// What was found.
 #[derive(Clone, Debug)]
 pub struct Host {
+    /// Where the daemons of this run enforce.
+    pub tier: Tier,
     /// The name given to this run.
     pub target: String,
     /// The program under test, where every user can execute it.
@@ -60,6 +81,10 @@ pub enum Need {
     FileMemory,
     /// A pid can be had again on purpose.
     ChoosePid,
+    /// The daemon enforces inside the kernel.
+    Bpf,
+    /// It does not.
+    Portable,
 }
 
 impl Need {
@@ -73,6 +98,10 @@ impl Need {
             }
             Self::NoSysResource => (!host.sys_resource, "CAP_SYS_RESOURCE is there, so nothing is refused"),
             Self::ChoosePid => (host.choose_pid, "/proc/sys/kernel/ns_last_pid cannot be written"),
+            Self::Bpf => {
+                (host.tier == Tier::Bpf, "about enforcement inside the kernel: shown with --tier bpf")
+            }
+            Self::Portable => (host.tier == Tier::Portable, "about the portable mechanisms"),
             Self::FileMemory => return host.file_memory.as_ref().err().cloned(),
         };
         (!met).then(|| why.to_owned())
@@ -98,6 +127,7 @@ impl Host {
             .collect();
         let freezer = mounts.freezer.is_some() || mounts.unified.is_some();
         Ok(Self {
+            tier: Tier::Portable,
             target: target.to_owned(),
             memgov: executable_by_all(memgov, &dir)?,
             version,

@@ -16,7 +16,7 @@ use anyhow::{Result, anyhow};
 
 use super::bench::Bench;
 use super::group;
-use super::host::{Host, Need};
+use super::host::{Host, Need, Tier};
 use super::lateness;
 use crate::sys::signal;
 
@@ -48,9 +48,6 @@ impl Test {
         self
     }
 }
-
-/// The only tier of enforcement so far.
-const TIER: &str = "portable";
 
 enum Verdict {
     Passed(String),
@@ -101,25 +98,26 @@ fn left_to_others(host: &Host, name: &str) -> Option<String> {
     (!shown).then(|| "left to 6.1-v2, which has the same kernel and is ten times as fast".to_owned())
 }
 
-/// Runs them all; whether none failed.
-pub fn run(host: &Host, tests: &[Test]) -> bool {
-    println!("@@PLAN {}", tests.len());
+/// Runs them all, once in each tier; whether none failed.
+pub fn run(host: &Host, tests: &[Test], tiers: &[Tier]) -> bool {
+    println!("@@PLAN {}", tests.len() * tiers.len());
     let (mut passed, mut failed, mut not_applicable) = (0, 0, 0);
-    let host = Arc::new(host.clone());
+    let hosts: Vec<_> = tiers.iter().map(|&tier| Arc::new(Host { tier, ..host.clone() })).collect();
     lateness::watch(host.patience);
     if let Err(errno) = signal::note_interrupts() {
         println!("errno {errno}: Ctrl-C will leave groups behind");
     }
-    for (number, test) in tests.iter().enumerate() {
+    let all = hosts.iter().flat_map(|host| tests.iter().map(move |test| (host, test)));
+    for (number, (host, test)) in all.enumerate() {
         if signal::was_interrupted() {
             println!("interrupted");
             return false;
         }
         let begin = Instant::now();
-        let unmet = test.needs.iter().find_map(|need| need.unmet(&host));
-        let verdict = match unmet.or_else(|| left_to_others(&host, test.name)) {
+        let unmet = test.needs.iter().find_map(|need| need.unmet(host));
+        let verdict = match unmet.or_else(|| left_to_others(host, test.name)) {
             Some(why) => Verdict::NotApplicable(why),
-            None => tried(&host, test, number),
+            None => tried(host, test, number),
         };
         let (count, word, reason) = match verdict {
             Verdict::Passed(measured) => (&mut passed, "passed", measured),
@@ -127,15 +125,20 @@ pub fn run(host: &Host, tests: &[Test]) -> bool {
             Verdict::NotApplicable(why) => (&mut not_applicable, "not-applicable", why),
         };
         *count += 1;
-        report(test.name, word, begin.elapsed(), &reason);
+        report(test.name, host.tier, word, begin.elapsed(), &reason);
     }
     println!("@@DONE {passed} {failed} {not_applicable}");
     failed == 0
 }
 
-fn report(name: &str, word: &str, took: Duration, reason: &str) {
+fn report(name: &str, tier: Tier, word: &str, took: Duration, reason: &str) {
     let mut lines = reason.lines();
-    println!("@@TEST {name} {word} {} {TIER} {}", took.as_millis(), lines.next().unwrap_or_default());
+    println!(
+        "@@TEST {name} {word} {} {} {}",
+        took.as_millis(),
+        tier.name(),
+        lines.next().unwrap_or_default()
+    );
     lines.for_each(|line| println!("    {line}"));
 }
 
