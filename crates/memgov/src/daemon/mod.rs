@@ -249,6 +249,7 @@ impl Started {
         say(&format!("memgov: ready ({rules} rules; {})", self.ready));
         // Not started by systemd: nobody to tell.
         let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
+        protection::Protection::go_ahead();
         self.governing.run()?;
         Ok(())
     }

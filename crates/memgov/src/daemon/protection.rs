@@ -16,6 +16,9 @@ pub(super) const OWN_GROUP: &str = "memgov.daemon";
 /// What is kept for it (`memory.min`): its locked memory with room to spare.
 const OWN_MEMORY: &str = "67108864";
 
+/// The nice value of the loop: ahead of everybody ordinary, behind what is urgent for the machine itself.
+const AHEAD: i32 = -10;
+
 /// What is to be taken off again.
 pub(super) struct Protection {
     own_group: Option<PathBuf>,
@@ -37,6 +40,16 @@ impl Protection {
             ));
         }
         Self { own_group: own_group(layout).filter(|_| !dry_run).and_then(move_in) }
+    }
+
+    /// Puts the thread that calls it ahead of ordinary work, its own process's included: those who ask must not hold up
+    /// those who govern, and a fork bomb must not either (setpriority(2); for one thread only, see NOTES there).
+    pub fn go_ahead() {
+        if let Err(errno) = rustix::process::setpriority_process(None, AHEAD) {
+            say(&format!(
+                "memgov: nice {AHEAD}: {errno}; on a busy machine memgov may be late (CAP_SYS_NICE helps)"
+            ));
+        }
     }
 
     /// Goes back to where it was started.

@@ -10,7 +10,7 @@ use crate::harness::{MIB, mib, millis};
 
 pub fn tests() -> Vec<Test> {
     vec![
-        Test::new("wl_03_threshold_is_strict", strict),
+        Test::new("wl_03_threshold_is_strict", strict).seconds(90),
         Test::new("wl_03_climit_moves_the_line", climit).seconds(60),
     ]
 }
@@ -41,7 +41,16 @@ fn strict(bench: &mut Bench<'_>) -> Result<String> {
         let event =
             rig.daemon.event("deny-begin with usage a page over the line", bench.patience(), |event| {
                 event.is_of(rig.hog.pid) && event.order == "deny-begin"
-            })?;
+            });
+        let event = match event {
+            Ok(event) => event,
+            // Not over it any more: a stock of charged pages went back in this very moment.
+            Err(_) if rig.job.usage()? < usage => {
+                rig.hog.ask("free")?;
+                continue;
+            }
+            Err(error) => return Err(error),
+        };
         let line = event.reason.usage_line_bytes;
         ensure!(line == Some(usage - PAGE), "expected the line {}, got {line:?}", usage - PAGE);
         let took = millis(event.monotonic_ns.saturating_sub(set));
