@@ -5,11 +5,10 @@
 //! before.
 
 use memgov_decide::decision::{EpisodeId, Mechanism, Operation};
-use memgov_decide::policy::Kinds;
 use memgov_decide::snapshot::{ProcessId, Table};
 
 use super::ledger::{LoweredLimits, Verdict};
-use super::limits::{self, SoftLimits};
+use super::limits::{self, Refusal, SoftLimits};
 use super::{Kit, Tally};
 use crate::kernel::pidfd::PidFd;
 use crate::kernel::{Errno, proc};
@@ -23,7 +22,7 @@ const REMEMBERED: usize = 512;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Holder {
     episode: EpisodeId,
-    meter: Kinds,
+    refusal: Refusal,
     /// The whole group is held: children are too.
     group: bool,
 }
@@ -61,12 +60,8 @@ impl Denied {
     }
 
     /// Of all holders together: if one counts file or shared pages, every mapping is refused.
-    fn meter(&self) -> Kinds {
-        self.holders.iter().flatten().fold(Kinds::default(), |all, h| Kinds {
-            anon: all.anon | h.meter.anon,
-            file: all.file | h.meter.file,
-            shmem: all.shmem | h.meter.shmem,
-        })
+    fn refusal(&self) -> Refusal {
+        self.holders.iter().flatten().fold(Refusal::Locks, |all, holder| all.with(holder.refusal))
     }
 }
 
@@ -118,14 +113,14 @@ impl Denials {
         kit: &mut Kit,
         who: ProcessId,
         episode: EpisodeId,
-        meter: Kinds,
+        refusal: Refusal,
         tally: &mut Tally,
     ) {
-        tally.count(self.hold(kit, who, Holder { episode, meter, group: false }));
+        tally.count(self.hold(kit, who, Holder { episode, refusal, group: false }));
     }
 
     /// Keeps up those of the episode that were denied before, and denies the newcomers of the last sweep.
-    pub fn hold_group(&mut self, kit: &mut Kit, episode: EpisodeId, meter: Kinds, tally: &mut Tally) {
+    pub fn hold_group(&mut self, kit: &mut Kit, episode: EpisodeId, refusal: Refusal, tally: &mut Tally) {
         for i in (0..self.order.len()).rev() {
             let slot = self.order[i];
             if self.rows.get(slot).is_some_and(|row| row.holds(episode)) {
@@ -143,7 +138,7 @@ impl Denials {
             }
             match proc::read_stat(pid, &mut buffer) {
                 Ok(stat) if !stat.has_ended() && kit.guard.forbids(&stat).is_none() => {
-                    let held = self.hold(kit, stat.id(), Holder { episode, meter, group: true });
+                    let held = self.hold(kit, stat.id(), Holder { episode, refusal, group: true });
                     tally.count(held);
                 }
                 _ => {}
@@ -176,7 +171,7 @@ impl Denials {
         }
         let inherited = self.inherited(who)?;
         let adopted = row.limits.adopt(inherited, &mut kit.ledger);
-        let lowered = adopted.and_then(|()| row.limits.lower(holder.meter, &mut kit.ledger));
+        let lowered = adopted.and_then(|()| row.limits.lower(holder.refusal, &mut kit.ledger));
         if process.exited() == Ok(true) {
             // Whoever has the pid now did not get its limits from us, or gets them back here.
             limits::put_back_all(who.pid, &row.limits.lowered);
@@ -193,8 +188,8 @@ impl Denials {
     /// Looks whether a denied process still is what memgov made it, and makes it so again.
     fn keep(&mut self, kit: &mut Kit, slot: u32) -> Result<(), (Operation, Errno)> {
         let Some(row) = self.rows.get_mut(slot) else { return Ok(()) };
-        let meter = row.meter();
-        match row.limits.is_kept(meter) {
+        let refusal = row.refusal();
+        match row.limits.is_kept(refusal) {
             Ok(true) => return Ok(()),
             Ok(false) => {}
             Err(Errno::SRCH) => {
@@ -204,7 +199,7 @@ impl Denials {
             Err(errno) => return Err((Operation::Prlimit, errno)),
         }
         match PidFd::open(row.limits.who) {
-            Ok(_process) => row.limits.lower(meter, &mut kit.ledger),
+            Ok(_process) => row.limits.lower(refusal, &mut kit.ledger),
             Err(errno) => {
                 if errno == Errno::SRCH {
                     self.forget(kit, slot);

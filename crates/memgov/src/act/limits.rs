@@ -27,14 +27,37 @@ pub const fn name(resource: Resource) -> &'static str {
     }
 }
 
-/// Which limit refuses what the meter counts. RLIMIT_DATA knows nothing of file and shared mappings; RLIMIT_AS refuses every mapping, but while
-/// both are exhausted the kernel lets mprotect through, so it is one or the other.
-fn refuses(resource: Resource, meter: Kinds) -> bool {
-    let every_mapping = meter.file || meter.shmem;
-    match resource {
-        Resource::Data => !every_mapping,
-        Resource::AddressSpace => every_mapping,
-        Resource::MemLock => true,
+/// What of a process is refused by its limits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Refusal {
+    /// Locks, and the mappings that this meter counts.
+    Mappings(Kinds),
+    /// Locks only: mappings are refused inside the kernel.
+    Locks,
+}
+
+impl Refusal {
+    /// What refuses both.
+    pub fn with(self, other: Self) -> Self {
+        match (self, other) {
+            (Self::Locks, other) | (other, Self::Locks) => other,
+            (Self::Mappings(a), Self::Mappings(b)) => Self::Mappings(Kinds {
+                anon: a.anon | b.anon,
+                file: a.file | b.file,
+                shmem: a.shmem | b.shmem,
+            }),
+        }
+    }
+
+    /// Whether it takes this limit. RLIMIT_DATA knows nothing of file and shared mappings; RLIMIT_AS refuses every mapping, but
+    /// while both are exhausted the kernel lets mprotect through, so it is one or the other.
+    fn takes(self, resource: Resource) -> bool {
+        match (resource, self) {
+            (Resource::MemLock, _) => true,
+            (_, Self::Locks) => false,
+            (Resource::Data, Self::Mappings(meter)) => !meter.file && !meter.shmem,
+            (Resource::AddressSpace, Self::Mappings(meter)) => meter.file || meter.shmem,
+        }
     }
 }
 
@@ -74,10 +97,10 @@ impl SoftLimits {
     }
 
     /// Whether every limit stands where memgov put it, and none is missing.
-    pub fn is_kept(&self, meter: Kinds) -> Result<bool, Errno> {
+    pub fn is_kept(&self, refusal: Refusal) -> Result<bool, Errno> {
         for (i, resource) in RESOURCES.into_iter().enumerate() {
             let soft = rlimit::get(self.who.pid, resource)?.soft;
-            let kept = match (self.lowered[i], refuses(resource, meter)) {
+            let kept = match (self.lowered[i], refusal.takes(resource)) {
                 (Some(lowered), true) => soft == Some(lowered.set),
                 (Some(_), false) => false,
                 (None, true) => self.lines[i].is_none_or(|line| soft.is_some_and(|soft| soft <= line)),
@@ -97,11 +120,11 @@ impl SoftLimits {
     }
 
     /// Lowers what the holders want lowered and is not; puts back what they no longer want. Written down first.
-    pub fn lower(&mut self, meter: Kinds, ledger: &mut Ledger) -> Result<(), (Operation, Errno)> {
+    pub fn lower(&mut self, refusal: Refusal, ledger: &mut Ledger) -> Result<(), (Operation, Errno)> {
         let mut result = Ok(());
         for (i, resource) in RESOURCES.into_iter().enumerate() {
             let done =
-                if refuses(resource, meter) { self.lower_one(ledger, i) } else { self.raise_one(ledger, i) };
+                if refusal.takes(resource) { self.lower_one(ledger, i) } else { self.raise_one(ledger, i) };
             result = result.and(done);
         }
         if self.lowered.iter().all(Option::is_none) {

@@ -8,6 +8,7 @@ mod brake;
 mod deny;
 mod guard;
 mod guardian;
+mod inside;
 mod kill;
 pub mod ledger;
 mod limits;
@@ -19,6 +20,7 @@ mod sweep;
 
 pub use deny::DeniedView;
 pub use guardian::Guardian;
+pub use inside::Inside;
 pub use ledger::{Ledger, Leftover, Undone, Verdict};
 pub use rehearsal::Finding;
 pub use slow::SlowedView;
@@ -30,8 +32,10 @@ use memgov_decide::policy::ProcessMatch;
 use memgov_decide::snapshot::{GroupId, GroupSlot, ProcessId, Snapshot};
 use memgov_decide::units::Time;
 
+use crate::bpf::EventKind;
 use crate::kernel::{Errno, Error, GroupDir, Layout, sys};
 use guard::Guard;
+use limits::Refusal;
 use sweep::Sweep;
 
 /// Open groups by their row; `observe` has them.
@@ -86,6 +90,8 @@ pub struct Actor {
     denials: deny::Denials,
     slowdowns: slow::Slowdowns,
     kills: kill::Kills,
+    /// Enforcement inside the kernel, where there is any.
+    pub inside: Option<Inside>,
     dry_run: bool,
 }
 
@@ -131,12 +137,18 @@ impl Actor {
             denials: deny::Denials::with_capacity(options.max_holds),
             slowdowns,
             kills: kill::Kills::new(),
+            inside: None,
             dry_run: options.dry_run,
         })
     }
 
     /// Carries one decision out as far as that is possible at once; what takes time (deaths, duty cycles) goes on in [`Actor::tick`].
     pub fn perform(&mut self, decision: &Decision, snap: &Snapshot, groups: &dyn GroupDirs) -> Outcome {
+        if let (Order::Relieved, Target::Process(who, slot), Some(inside)) =
+            (decision.order, decision.target, &mut self.inside)
+        {
+            inside.arm(slot, who);
+        }
         if matches!(decision.order, Order::Record | Order::Relieved) {
             return Outcome::Nothing;
         }
@@ -148,14 +160,26 @@ impl Actor {
             Order::Record | Order::Relieved => Outcome::Nothing,
             Order::Deny { phase, meter } => {
                 let mut tally = Tally::default();
-                let gone = self.deny(&at, phase, meter, &mut tally);
-                gone.unwrap_or_else(|| tally.outcome(deny::BY))
+                let inside = phase != Phase::End && self.deny_inside(&at);
+                let refusal = if inside { Refusal::Locks } else { Refusal::Mappings(meter) };
+                let gone = self.deny(&at, phase, refusal, &mut tally);
+                gone.unwrap_or_else(|| tally.outcome(if inside { Mechanism::Bpf } else { deny::BY }))
             }
             Order::Slow { phase: Phase::End, .. } => self.slowdowns.release(&mut self.kit, decision.episode),
             Order::Slow { share, .. } => self.slowdowns.hold(&mut self.kit, &at, share),
-            Order::Signal { signal } => signal::send(&mut self.kit, &at, signal),
+            Order::Signal { signal } => {
+                self.sent_inside(&at).unwrap_or_else(|| signal::send(&mut self.kit, &at, signal))
+            }
             Order::Kill { whole } => {
-                let outcome = self.kills.kill(&mut self.kit, &at, whole);
+                let killed = self.killed_inside(&at);
+                let outcome = match self.kills.kill(&mut self.kit, &at, whole) {
+                    Outcome::Gone if killed => {
+                        let expected =
+                            decision.ranking.iter().next().map_or_else(Default::default, |c| c.rss);
+                        Outcome::Dead { processes: 1, by: Mechanism::Bpf, choice: 0, expected }
+                    }
+                    outcome => outcome,
+                };
                 // A v1 freezer keeps even the killed from dying.
                 self.slowdowns.let_die(&mut self.kit, sys::now());
                 outcome
@@ -163,16 +187,47 @@ impl Actor {
         }
     }
 
+    /// Has the kernel refuse mappings; whether it does.
+    fn deny_inside(&mut self, at: &Aim<'_>) -> bool {
+        let Some(inside) = self.inside.as_mut().filter(|inside| inside.denies) else { return false };
+        let level = match at.decision.target {
+            Target::Group(_, slot) => {
+                at.snap.group(slot).map_or(0, |row| self.kit.layout.level_of(&row.path))
+            }
+            Target::Process(who, _) => {
+                if at.guarded(&mut self.kit, who).is_err() {
+                    return false;
+                }
+                0
+            }
+        };
+        inside.hold(at.decision.target, level, at.decision.episode).is_ok()
+    }
+
+    /// `Some`: the kernel has sent this process its signal already. From now on until it is relieved signals are sent from here.
+    fn sent_inside(&mut self, at: &Aim<'_>) -> Option<Outcome> {
+        let (Target::Process(who, slot), Some(inside)) = (at.decision.target, &mut self.inside) else {
+            return None;
+        };
+        inside.disarm(slot, who);
+        let sent = inside.took(EventKind::Signalled, who);
+        sent.then_some(Outcome::Done { processes: 1, by: Mechanism::Bpf })
+    }
+
+    fn killed_inside(&mut self, at: &Aim<'_>) -> bool {
+        match (at.decision.target, &mut self.inside) {
+            (Target::Process(who, _), Some(inside)) => inside.took(EventKind::Killed, who),
+            _ => false,
+        }
+    }
+
     /// `Some`: there was nobody to do it to.
-    fn deny(
-        &mut self,
-        at: &Aim<'_>,
-        phase: Phase,
-        meter: memgov_decide::policy::Kinds,
-        tally: &mut Tally,
-    ) -> Option<Outcome> {
+    fn deny(&mut self, at: &Aim<'_>, phase: Phase, refusal: Refusal, tally: &mut Tally) -> Option<Outcome> {
         let episode = at.decision.episode;
         if phase == Phase::End {
+            if let Some(inside) = &mut self.inside {
+                inside.release(episode);
+            }
             // Children that no event has told of: before, while all their parents are known; and those born in between.
             if matches!(at.decision.target, Target::Group(..)) && at.sweep_around(&mut self.kit).is_ok() {
                 self.denials.free_heirs(&mut self.kit);
@@ -187,18 +242,32 @@ impl Actor {
             Target::Process(who, _) => match at.guarded(&mut self.kit, who) {
                 Err(outcome) => Some(outcome),
                 Ok(()) => {
-                    self.denials.hold_process(&mut self.kit, who, episode, meter, tally);
+                    self.denials.hold_process(&mut self.kit, who, episode, refusal, tally);
                     tally.gone_if_nobody()
                 }
             },
             Target::Group(id, slot) => match at.sweep_group(&mut self.kit, id, slot) {
                 Err(outcome) => Some(outcome),
                 Ok(()) => {
-                    self.denials.hold_group(&mut self.kit, episode, meter, tally);
+                    self.exempt_protected(refusal);
+                    self.denials.hold_group(&mut self.kit, episode, refusal, tally);
                     tally.overflow(self.kit.sweep.overflow());
                     None
                 }
             },
+        }
+    }
+
+    /// Whoever of the last sweep may not be touched is not to be refused by the kernel either.
+    fn exempt_protected(&mut self, refusal: Refusal) {
+        let Some(inside) = self.inside.as_ref().filter(|_| refusal == Refusal::Locks) else { return };
+        let mut buffer = [0; crate::kernel::proc::STAT_BUFFER];
+        for &pid in self.kit.sweep.pids() {
+            if let Ok(stat) = crate::kernel::proc::read_stat(pid, &mut buffer)
+                && self.kit.guard.forbids(&stat).is_some()
+            {
+                inside.exempt(stat.id());
+            }
         }
     }
 
@@ -222,6 +291,9 @@ impl Actor {
     /// Gives everything back.
     pub fn release_all(&mut self) -> Released {
         let mut tally = Tally::default();
+        if let Some(inside) = &mut self.inside {
+            inside.clear();
+        }
         self.slowdowns.release_all(&mut self.kit, &mut tally);
         self.denials.release_all(&mut self.kit, &mut tally);
         Released { count: tally.reached, failed: tally.refused }

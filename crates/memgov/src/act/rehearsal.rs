@@ -10,6 +10,7 @@ use memgov_decide::snapshot::ProcessId;
 
 use super::deny::{self, Denials};
 use super::ledger::Entry;
+use super::limits::Refusal;
 use super::slow::Slowdowns;
 use super::{Kit, NO_EPISODE, Tally};
 use crate::kernel::pidfd::PidFd;
@@ -72,9 +73,9 @@ fn ledger(kit: &mut Kit) -> Result<(), (Operation, Errno)> {
 }
 
 fn deny(kit: &mut Kit, denials: &mut Denials, who: ProcessId) -> Result<Mechanism, (Operation, Errno)> {
-    let meter = Kinds { anon: true, ..Kinds::default() };
+    let refusal = Refusal::Mappings(Kinds { anon: true, ..Kinds::default() });
     let mut tally = Tally::default();
-    denials.hold_process(kit, who, NO_EPISODE, meter, &mut tally);
+    denials.hold_process(kit, who, NO_EPISODE, refusal, &mut tally);
     denials.release(kit, NO_EPISODE, &mut tally);
     match tally.failure {
         None if tally.reached == 2 => Ok(deny::BY),

@@ -70,6 +70,14 @@ pub struct Layout {
     pub roots: MountedRoots,
 }
 
+impl Layout {
+    /// How deep a group lies in its hierarchy, as the kernel counts: the root is 0, also where only a part is mounted.
+    pub fn level_of(&self, path: &[u8]) -> u32 {
+        let depth = |path: &[u8]| path.split(|&byte| byte == b'/').filter(|name| !name.is_empty()).count();
+        u32::try_from(depth(&self.memory.root) + depth(path)).unwrap_or(u32::MAX)
+    }
+}
+
 /// A hierarchy, by what it is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Controller {

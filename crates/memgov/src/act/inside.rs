@@ -1,0 +1,328 @@
+//! What the kernel is told to enforce by itself: the lines that stand beforehand, and who is held by an episode. The limits lie in
+//! maps; nothing here has to be undone, because nothing acts for longer than memgov renews the lease or lives.
+//!
+//! What stands changes when and where a line is met, never what is decided: the crossing is read and decided on as
+//! ever, and an order that the kernel has carried out already is found to be done.
+
+use std::os::fd::AsFd as _;
+use std::sync::Arc;
+
+use memgov_decide::decision::{EpisodeId, Target};
+use memgov_decide::governor::{Standing, StandingAction};
+use memgov_decide::policy::Condition;
+use memgov_decide::snapshot::{Group, GroupId, GroupSlot, ProcessId, ProcessSlot};
+use memgov_decide::units::{Bytes, Limit, Time};
+
+use crate::bpf::{Event, EventKind, GroupLimit, Maps, TaskAction, TaskLimit};
+use crate::kernel::Errno;
+use crate::kernel::pidfd::PidFd;
+
+/// Episodes that may hold one target at once; a further one finds it held already and comes again with its next order.
+const MOST_HOLDERS: usize = 8;
+/// Signals and deaths by the kernel's hand that are remembered until their order comes.
+const REMEMBERED: usize = 256;
+
+/// Episodes that hold a target.
+#[derive(Clone, Copy, Debug, Default)]
+struct Holders([Option<EpisodeId>; MOST_HOLDERS]);
+
+impl Holders {
+    fn add(&mut self, episode: EpisodeId) {
+        if !self.0.contains(&Some(episode))
+            && let Some(free) = self.0.iter_mut().find(|h| h.is_none())
+        {
+            *free = Some(episode);
+        }
+    }
+
+    fn remove(&mut self, episode: EpisodeId) -> bool {
+        let held = self.0.contains(&Some(episode));
+        self.0.iter_mut().filter(|h| **h == Some(episode)).for_each(|h| *h = None);
+        held
+    }
+
+    fn any(&self) -> bool {
+        self.0.iter().any(Option::is_some)
+    }
+}
+
+#[derive(Clone, Copy, Debug)]
+struct ToldGroup {
+    id: GroupId,
+    level: u32,
+    line: Option<Bytes>,
+    high: Option<Limit>,
+    holders: Holders,
+    told: Option<GroupLimit>,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct ToldProcess {
+    who: ProcessId,
+    standing: Option<Standing>,
+    holders: Holders,
+    told: Option<TaskLimit>,
+    /// Its signal is being sent or was sent from here: the kernel is not to send it too, until it is armed anew.
+    disarmed: bool,
+}
+
+/// The kernel's share of the work.
+pub struct Inside {
+    maps: Arc<Maps>,
+    /// Calls that allocate are refused by a hook that was seen to refuse.
+    pub denies: bool,
+    groups: Vec<Option<ToldGroup>>,
+    processes: Vec<Option<ToldProcess>>,
+    /// What the kernel did by itself, the youngest last.
+    done: Vec<(EventKind, ProcessId)>,
+}
+
+impl std::fmt::Debug for Inside {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Inside").field("denies", &self.denies).finish_non_exhaustive()
+    }
+}
+
+impl Inside {
+    /// Room for so many rows, as in the snapshot.
+    pub fn new(maps: Arc<Maps>, groups: u32, processes: u32) -> Self {
+        Self {
+            maps,
+            denies: false,
+            groups: vec![None; groups as usize],
+            processes: vec![None; processes as usize],
+            done: Vec::with_capacity(REMEMBERED),
+        }
+    }
+
+    /// The programs go on acting for a lease from now.
+    pub fn renew(&self, now: Time) {
+        self.maps.renew(now);
+    }
+
+    /// Whether anything was told, so that the lease matters.
+    pub fn is_told(&self) -> bool {
+        self.groups.iter().flatten().any(|row| row.told.is_some())
+            || self.processes.iter().flatten().any(|row| row.told.is_some())
+    }
+
+    /// Never refused anything, whatever its group is told.
+    pub fn exempt(&self, who: ProcessId) {
+        // No room: the sweep before each order comes to it again.
+        let _ = self.maps.exempt(who, true);
+    }
+
+    /// Puts down what the kernel says it did.
+    pub fn hear(&mut self, event: &Event) {
+        if !matches!(event.kind, EventKind::Signalled | EventKind::Killed) {
+            return;
+        }
+        if self.done.len() == REMEMBERED {
+            self.done.remove(0);
+        }
+        self.done.push((event.kind, event.who));
+    }
+
+    /// The line at which a group meets a refusal, and the `memory.high` that stands in for the kernel's. A row that is gone
+    /// is forgotten by the kernel too.
+    pub fn stand_group(
+        &mut self,
+        slot: GroupSlot,
+        row: &Group,
+        level: u32,
+        line: Option<Bytes>,
+        high: Option<Limit>,
+    ) {
+        let Some(place) = self.groups.get_mut(slot.0 as usize) else { return };
+        if let Some(other) = place.take_if(|told| told.id != row.id || row.gone)
+            && other.told.is_some()
+        {
+            let _ = self.maps.clear_group(other.id);
+        }
+        if row.gone || (place.is_none() && line.is_none() && high.is_none()) {
+            return;
+        }
+        let told = place.get_or_insert(ToldGroup {
+            id: row.id,
+            level,
+            line: None,
+            high: None,
+            holders: Holders::default(),
+            told: None,
+        });
+        (told.line, told.high) = (line, high);
+        // What cannot be told is enforced from outside, as everywhere else.
+        let _ = tell_group(&self.maps, told);
+    }
+
+    /// What a process meets; `None`: nothing of its own.
+    pub fn stand_process(&mut self, slot: ProcessSlot, who: ProcessId, standing: Option<Standing>) {
+        let Some(place) = self.processes.get_mut(slot.0 as usize) else { return };
+        // Its entry has died with it.
+        place.take_if(|told| told.who != who);
+        if place.is_none() && standing.is_none() {
+            return;
+        }
+        // A child has what its parent has from its birth on, and may have met it before it got a row.
+        let met = self.done.contains(&(EventKind::Signalled, who));
+        let told = place.get_or_insert(ToldProcess {
+            who,
+            standing,
+            holders: Holders::default(),
+            told: None,
+            disarmed: met,
+        });
+        if told.standing.map(|s| s.serial) != standing.map(|s| s.serial) {
+            told.disarmed = false;
+        }
+        told.standing = standing;
+        let _ = tell_process(&self.maps, told);
+    }
+
+    /// A process is gone.
+    pub fn forget_process(&mut self, slot: ProcessSlot) {
+        if let Some(place) = self.processes.get_mut(slot.0 as usize) {
+            *place = None;
+        }
+    }
+
+    /// Refuses memory to the target until the episode ends.
+    pub fn hold(&mut self, target: Target, level: u32, episode: EpisodeId) -> Result<(), Errno> {
+        match target {
+            Target::Group(id, slot) => {
+                let place = self.groups.get_mut(slot.0 as usize).ok_or(Errno::NOSPC)?;
+                place.take_if(|told| told.id != id);
+                let told = place.get_or_insert(ToldGroup {
+                    id,
+                    level,
+                    line: None,
+                    high: None,
+                    holders: Holders::default(),
+                    told: None,
+                });
+                told.holders.add(episode);
+                tell_group(&self.maps, told)
+            }
+            Target::Process(who, slot) => {
+                let place = self.processes.get_mut(slot.0 as usize).ok_or(Errno::NOSPC)?;
+                place.take_if(|told| told.who != who);
+                let told = place.get_or_insert(ToldProcess {
+                    who,
+                    standing: None,
+                    holders: Holders::default(),
+                    told: None,
+                    disarmed: false,
+                });
+                told.holders.add(episode);
+                tell_process(&self.maps, told)
+            }
+        }
+    }
+
+    /// Ends an episode; what stands beforehand goes on standing.
+    pub fn release(&mut self, episode: EpisodeId) {
+        for told in self.groups.iter_mut().flatten() {
+            if told.holders.remove(episode) {
+                let _ = tell_group(&self.maps, told);
+            }
+        }
+        for told in self.processes.iter_mut().flatten() {
+            if told.holders.remove(episode) {
+                let _ = tell_process(&self.maps, told);
+            }
+        }
+    }
+
+    /// The kernel is to send the signal of this process no more: it is sent from here. What it has sent until now is in its events.
+    pub fn disarm(&mut self, slot: ProcessSlot, who: ProcessId) {
+        if let Some(Some(told)) = self.processes.get_mut(slot.0 as usize)
+            && told.who == who
+        {
+            told.disarmed = true;
+            let _ = tell_process(&self.maps, told);
+        }
+    }
+
+    /// The episode of this process is over: the next crossing is met by the kernel again.
+    pub fn arm(&mut self, slot: ProcessSlot, who: ProcessId) {
+        if let Some(Some(told)) = self.processes.get_mut(slot.0 as usize)
+            && told.who == who
+        {
+            told.disarmed = false;
+            let _ = tell_process(&self.maps, told);
+        }
+    }
+
+    /// Whether the kernel did this to that process, since it was last asked.
+    pub fn took(&mut self, kind: EventKind, who: ProcessId) -> bool {
+        let before = self.done.len();
+        self.done.retain(|done| *done != (kind, who));
+        self.done.len() < before
+    }
+
+    /// Takes everything back, in the end or when memgov stops enforcing.
+    pub fn clear(&mut self) {
+        for told in self.groups.iter_mut().filter_map(Option::take) {
+            let _ = self.maps.clear_group(told.id);
+        }
+        for told in self.processes.iter_mut().filter_map(Option::take) {
+            if let Ok(process) = PidFd::open(told.who) {
+                let _ = self.maps.clear_process(process.as_fd());
+            }
+        }
+    }
+}
+
+fn tell_group(maps: &Maps, told: &mut ToldGroup) -> Result<(), Errno> {
+    let held = told.holders.any();
+    let usage = if held { Some(Bytes(0)) } else { told.line };
+    let wanted = (usage.is_some() || told.high.is_some()).then_some(GroupLimit {
+        level: told.level,
+        usage,
+        deny: usage.is_some(),
+        kernel: None,
+        high: told.high,
+        tag: 0,
+    });
+    if wanted == told.told {
+        return Ok(());
+    }
+    match &wanted {
+        Some(limit) => maps.set_group(told.id, limit)?,
+        None => maps.clear_group(told.id)?,
+    }
+    told.told = wanted;
+    Ok(())
+}
+
+fn tell_process(maps: &Maps, told: &mut ToldProcess) -> Result<(), Errno> {
+    let standing = told
+        .standing
+        .filter(|standing| !(told.disarmed && matches!(standing.action, StandingAction::Signal(_))));
+    // A child inherits what stands, and not that its parent is held.
+    let held = told.holders.any();
+    let limit = |condition, action, tag| TaskLimit { condition, group: None, action, held, tag };
+    let wanted = match standing {
+        Some(Standing { condition, action, serial }) => Some(limit(condition, task_action(action), serial)),
+        None => held.then(|| limit(Condition { group: None, rss: None }, TaskAction::Nothing, 0)),
+    };
+    if wanted == told.told {
+        return Ok(());
+    }
+    let process = PidFd::open(told.who)?;
+    match &wanted {
+        Some(limit) => maps.set_process(process.as_fd(), limit)?,
+        None => maps.clear_process(process.as_fd())?,
+    }
+    told.told = wanted;
+    Ok(())
+}
+
+fn task_action(action: StandingAction) -> TaskAction {
+    match action {
+        StandingAction::Deny => TaskAction::Deny,
+        StandingAction::Signal(signal) => TaskAction::Signal { signal, repeat: None },
+        StandingAction::Kill => TaskAction::Kill,
+        StandingAction::Tell => TaskAction::Tell,
+    }
+}
