@@ -5,7 +5,7 @@ mod world;
 use std::time::Duration;
 
 use memgov_decide::control::MemControl;
-use memgov_decide::governor::{Standing, StandingAction, Stands};
+use memgov_decide::governor::{GroupStanding, Standing, StandingAction, Stands};
 use memgov_decide::policy::*;
 use memgov_decide::units::{Bytes, Limit};
 use world::*;
@@ -39,13 +39,14 @@ fn a_group_stands_at_the_lowest_line_of_a_rule_that_denies_at_once() {
     let mut world = World::new(Policy { rules, ..Policy::default() });
     let (group, other) = (world.group("/x", Some(100)), world.group("/y", Some(1)));
     world.tick(10);
-    assert_eq!(world.governor.standing_of_group(group, &world.snap), Some(mib(90)));
-    assert_eq!(world.governor.standing_of_group(other, &world.snap), None);
+    let standing = |world: &World, slot| world.governor.standing_of_group(slot, &world.snap);
+    assert_eq!(standing(&world, group), GroupStanding { deny: Some(mib(90)), tell: Some(mib(50)) });
+    assert_eq!(standing(&world, other), GroupStanding::default());
     world.row(group).high = Some(Limit::At(mib(20)));
     world.tick(10);
-    assert_eq!(world.governor.standing_of_group(group, &world.snap), Some(mib(28)));
+    assert_eq!(standing(&world, group).deny, Some(mib(28)));
     world.row(group).gone = true;
-    assert_eq!(world.governor.standing_of_group(group, &world.snap), None);
+    assert_eq!(standing(&world, group), GroupStanding::default());
 }
 
 #[test]
@@ -124,21 +125,21 @@ fn a_spent_signal_stands_no_more() {
 fn nothing_is_asked_of_a_kernel_that_nobody_needs() {
     let empty = World::new(Policy::default());
     assert!(!empty.governor.stands().any());
-    let kills = rule(
-        groups(),
-        Some(Over::Amount(mib(1))),
-        None,
-        vec![step(Action::Kill { victim: Victim::Group }, 0)],
-    );
-    assert!(!World::new(Policy { rules: vec![kills], ..Policy::default() }).governor.stands().any());
+    let stands = |rule| World::new(Policy { rules: vec![rule], ..Policy::default() }).governor.stands();
+    let kill = || vec![step(Action::Kill { victim: Victim::Group }, 0)];
+    let above_high = rule(groups(), Some(Over::High { plus: mib(1) }), None, kill());
+    assert!(!stands(above_high).any(), "memory.events tells of it");
+    let amount = rule(groups(), Some(Over::Amount(mib(1))), None, kill());
+    assert_eq!(stands(amount), Stands { usage: true, ..Stands::default() });
+    let deny = rule(groups(), Some(Over::Amount(mib(1))), None, vec![step(Action::Deny, 0)]);
+    assert_eq!(stands(deny), Stands { deny: true, ..Stands::default() });
     let late = rule(
         groups(),
         Some(Over::Amount(mib(1))),
         None,
         vec![step(Action::Record, 0), step(Action::Deny, 9)],
     );
-    let stands = World::new(Policy { rules: vec![late], ..Policy::default() }).governor.stands();
-    assert_eq!(stands, Stands { deny: true, ..Stands::default() });
+    assert_eq!(stands(late), Stands { deny: true, usage: true, ..Stands::default() });
 }
 
 #[test]

@@ -25,6 +25,7 @@ impl Governor {
     /// There is no room; nothing was changed.
     pub fn set_control(&mut self, who: ProcessId, control: MemControl) -> Result<(), Full> {
         self.serial += 1;
+        self.asked += 1;
         let set = SetControl { control, serial: self.serial, new: true };
         let noted = self.controls.get(who).is_some_and(|old| old.new);
         if self.controls.insert(who, set).is_err() {
@@ -67,6 +68,7 @@ impl Governor {
     /// A process has exited, or its control was cleared.
     pub fn forget(&mut self, who: ProcessId) {
         if self.controls.remove(who).is_some() {
+            self.asked += 1;
             self.deadline = self.now;
         }
     }

@@ -63,6 +63,14 @@ impl Governor {
         }
     }
 
+    /// An event says that a process is over its line: it is due now.
+    pub fn pace_hint_process(&mut self, process: ProcessSlot, now: Time) {
+        self.now = self.now.max(now);
+        if self.processes.get(process.0 as usize).is_some_and(|state| state.id.is_some()) {
+            self.timers.bring_forward(self.process_item(process), now);
+        }
+    }
+
     /// Whether some rule needs rows for the processes of this group now: because their memory is the meter, because they
     /// are the targets, or because one of them may have to be chosen.
     pub fn wants_processes(&self, group: GroupSlot, snap: &Snapshot) -> bool {

@@ -52,7 +52,7 @@ mod timers;
 mod tree;
 
 pub use episode::EpisodeView;
-pub use standing::{Standing, StandingAction, Stands};
+pub use standing::{GroupStanding, Standing, StandingAction, Stands};
 
 /// How often something is done again that has to be: a repeated signal of a control (SIGCONT), a refused one-shot, a
 /// kill at the end of its ladder.
@@ -118,6 +118,8 @@ pub struct Governor {
     controls: index::Index<ProcessId, controls::SetControl>,
     new_controls: Vec<ProcessId>,
     serial: u64,
+    /// Counts changes of what is asked for: policies and controls.
+    asked: u64,
     episodes: episode::Episodes,
     kills: brake::Kills,
     sent: VecDeque<report::Sent>,
@@ -144,6 +146,7 @@ impl Governor {
             controls: index::Index::with_capacity(controls),
             new_controls: Vec::with_capacity(controls as usize),
             serial: 0,
+            asked: 1,
             episodes: episode::Episodes::with_capacity(episodes),
             kills: brake::Kills::new(policy.kills),
             sent: VecDeque::with_capacity((episodes as usize).saturating_mul(2).max(64)),
@@ -176,6 +179,7 @@ impl Governor {
             u16::try_from(number).ok().map(RuleId)
         });
         self.generation += 1;
+        self.asked += 1;
         self.roaming = rows::roaming_rules(new);
         self.kills.set_budget(new.kills);
         // Every known row may have other rules now, and so another pace: each is read once.

@@ -7,7 +7,7 @@
 //! the process's own order; a rule's are counted and braked here.
 
 use crate::control::ControlAction;
-use crate::policy::{Action, Condition, Rule};
+use crate::policy::{Action, Condition, Over, Rule, Scope};
 use crate::snapshot::{GroupSlot, ProcessSlot, Snapshot};
 use crate::units::Bytes;
 
@@ -24,6 +24,15 @@ pub struct Standing {
     pub serial: u64,
 }
 
+/// The lines of usage at which a group as a whole meets something, the lowest of each kind.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct GroupStanding {
+    /// Over this everything in it is denied at once.
+    pub deny: Option<Bytes>,
+    /// Crossing this is to be told, so that it need not be found by sampling.
+    pub tell: Option<Bytes>,
+}
+
 /// What a kernel can do by itself.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum StandingAction {
@@ -38,12 +47,19 @@ pub enum StandingAction {
 }
 
 impl Governor {
-    /// The lowest amount of usage over which a group as a whole is denied at once.
-    pub fn standing_of_group(&self, slot: GroupSlot, snap: &Snapshot) -> Option<Bytes> {
-        let row = snap.group(slot).filter(|row| !row.gone)?;
-        let state = self.groups.get(slot.0 as usize).filter(|state| state.id == Some(row.id))?;
-        let rules = state.whole.iter().filter_map(|rule| self.policy.rules.get(rule.0 as usize));
-        rules.filter(|rule| denies_at_once(rule)).filter_map(|rule| rule.when.group?.line(row)).min()
+    /// The lines of usage at which a group as a whole meets something.
+    pub fn standing_of_group(&self, slot: GroupSlot, snap: &Snapshot) -> GroupStanding {
+        let mut standing = GroupStanding::default();
+        let Some(row) = snap.group(slot).filter(|row| !row.gone) else { return standing };
+        let Some(state) = self.groups.get(slot.0 as usize).filter(|state| state.id == Some(row.id)) else {
+            return standing;
+        };
+        for rule in state.whole.iter().filter_map(|rule| self.policy.rules.get(rule.0 as usize)) {
+            let Some(line) = rule.when.group.and_then(|over| over.line(row)) else { continue };
+            let lowest = if denies_at_once(rule) { &mut standing.deny } else { &mut standing.tell };
+            *lowest = Some(lowest.map_or(line, |other: Bytes| other.min(line)));
+        }
+        standing
     }
 
     /// What a process is to meet: its own control's action, or that of the first rule about its resident memory that denies
@@ -86,6 +102,11 @@ impl Governor {
         Some(Standing { condition, action, serial: set.serial })
     }
 
+    /// Counts whatever may change [`Governor::stands`], so that it need not be asked for each tick.
+    pub fn stands_version(&self) -> u64 {
+        self.asked
+    }
+
     /// Whether anything may have to be told: for a group, for a process with a line on what it holds, for a process with one on
     /// what its groups hold. A kernel is not made to look for what nobody asks.
     pub fn stands(&self) -> Stands {
@@ -93,6 +114,9 @@ impl Governor {
         for rule in &self.policy.rules {
             stands.deny |= rule.steps.iter().any(|step| step.action == Action::Deny);
             stands.rss |= rule.when.rss.is_some();
+            // Crossing memory.high is told by the kernel as it is, and crossing a line that denies by the first refusal.
+            let untold = matches!(rule.when.group, Some(Over::Amount(_))) && !denies_at_once(rule);
+            stands.usage |= untold && matches!(rule.scope, Scope::Groups(_)) && rule.when.rss.is_none();
         }
         for (_, control) in self.controls() {
             let Some(condition) = control.condition() else { continue };
@@ -110,7 +134,7 @@ impl Governor {
 pub struct Stands {
     /// Somebody is or may have to be denied.
     pub deny: bool,
-    /// A process is signalled or killed for what its groups hold.
+    /// A process is signalled or killed for what its groups hold, or a group's line has no event of its own.
     pub usage: bool,
     /// Something waits for what a process holds.
     pub rss: bool,

@@ -8,7 +8,7 @@ use std::os::fd::AsFd as _;
 use std::sync::Arc;
 
 use memgov_decide::decision::{EpisodeId, Target};
-use memgov_decide::governor::{Standing, StandingAction};
+use memgov_decide::governor::{GroupStanding, Standing, StandingAction};
 use memgov_decide::policy::Condition;
 use memgov_decide::snapshot::{Group, GroupId, GroupSlot, ProcessId, ProcessSlot};
 use memgov_decide::units::{Bytes, Limit, Time};
@@ -50,7 +50,7 @@ impl Holders {
 struct ToldGroup {
     id: GroupId,
     level: u32,
-    line: Option<Bytes>,
+    standing: GroupStanding,
     high: Option<Limit>,
     holders: Holders,
     told: Option<GroupLimit>,
@@ -130,7 +130,7 @@ impl Inside {
         slot: GroupSlot,
         row: &Group,
         level: u32,
-        line: Option<Bytes>,
+        standing: GroupStanding,
         high: Option<Limit>,
     ) {
         let Some(place) = self.groups.get_mut(slot.0 as usize) else { return };
@@ -139,18 +139,18 @@ impl Inside {
         {
             let _ = self.maps.clear_group(other.id);
         }
-        if row.gone || (place.is_none() && line.is_none() && high.is_none()) {
+        if row.gone || (place.is_none() && standing == GroupStanding::default() && high.is_none()) {
             return;
         }
         let told = place.get_or_insert(ToldGroup {
             id: row.id,
             level,
-            line: None,
-            high: None,
+            standing,
+            high,
             holders: Holders::default(),
             told: None,
         });
-        (told.line, told.high) = (line, high);
+        (told.standing, told.high) = (standing, high);
         // What cannot be told is enforced from outside, as everywhere else.
         let _ = tell_group(&self.maps, told);
     }
@@ -195,7 +195,7 @@ impl Inside {
                 let told = place.get_or_insert(ToldGroup {
                     id,
                     level,
-                    line: None,
+                    standing: GroupStanding::default(),
                     high: None,
                     holders: Holders::default(),
                     told: None,
@@ -275,11 +275,12 @@ impl Inside {
 
 fn tell_group(maps: &Maps, told: &mut ToldGroup) -> Result<(), Errno> {
     let held = told.holders.any();
-    let usage = if held { Some(Bytes(0)) } else { told.line };
-    let wanted = (usage.is_some() || told.high.is_some()).then_some(GroupLimit {
+    let GroupStanding { deny, tell } = told.standing;
+    let deny = if held { Some(Bytes(0)) } else { deny };
+    let wanted = (deny.is_some() || tell.is_some() || told.high.is_some()).then_some(GroupLimit {
         level: told.level,
-        usage,
-        deny: usage.is_some(),
+        deny,
+        tell,
         kernel: None,
         high: told.high,
         tag: 0,

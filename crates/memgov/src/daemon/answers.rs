@@ -82,6 +82,12 @@ pub(super) fn answer(governing: &mut Governing, request: Request) {
         Request::Status { buffer, reply } => {
             let _ = reply.try_send(status(governing, buffer));
         }
+        Request::Attached { denies, reply } => {
+            if let Some(inside) = &mut governing.actor.inside {
+                inside.denies = denies;
+            }
+            let _ = reply.try_send(());
+        }
         Request::Ping { reply } => {
             let _ = reply.try_send(());
         }

@@ -23,6 +23,7 @@ pub(super) struct Desk {
     pub asker: Asker,
     pub journal: Arc<Journal>,
     pub layout: Layout,
+    pub attached: Arc<super::inside::Attached>,
     pub config_path: PathBuf,
     /// `--dry-run` on the command line outlasts reloads.
     pub dry_run: bool,
@@ -154,7 +155,7 @@ impl Governed for Desk {
                 MemoryVersion::V2 => "v2".into(),
             },
             mechanisms: super::mechanisms(&self.layout),
-            tier: wire::TierStatus::default(),
+            tier: self.attached.status(),
             files: in_force.config.files.iter().map(|f| f.display().to_string()).collect(),
             reload_error: in_force.reload_error.clone(),
             rules: rules(&in_force.policy(), &buffer),

@@ -14,7 +14,7 @@ use rustix::fd::OwnedFd;
 
 use super::queue::Ticket;
 use crate::act::{Actor, Guardian};
-use crate::kernel::{Error, sys};
+use crate::kernel::{Error, Layout, sys};
 use crate::observe::Observer;
 use crate::record::Recorder;
 use crate::record::event::{self, Names};
@@ -24,6 +24,10 @@ use crate::record::trace::Tape;
 pub(super) const REQUESTS: u32 = 0;
 /// See [`REQUESTS`].
 pub(super) const SIGNALS: u32 = 1;
+/// See [`REQUESTS`].
+pub(super) const INSIDE: u32 = 2;
+/// Events of the kernel's own enforcement that are taken in at once; more come in the next tick.
+pub(super) const HEARD: usize = 256;
 
 /// However much is due at once, so much time is left to others between two ticks.
 const SHORTEST_REST: Duration = Duration::from_micros(500);
@@ -67,6 +71,14 @@ pub(super) struct Governing {
     pub reload: Box<dyn Fn() + Send>,
     /// Tells it that a group is gone, and with it the rules that were set on it.
     pub prune: Box<dyn Fn() + Send>,
+    /// Has programs attached and others detached; whether the chores thread has taken it on.
+    pub attach: Box<dyn Fn(crate::bpf::Hooks) -> bool + Send>,
+    /// What the kernel's own enforcement tells, and what of it belongs to this tick.
+    pub events: Option<crate::bpf::Events>,
+    pub heard: Vec<crate::bpf::Event>,
+    /// What was asked for when programs were last attached.
+    pub stood: u64,
+    pub layout: Layout,
     pub rule_names: Vec<Arc<str>>,
     pub counts: Arc<Counts>,
     pub lease: Duration,
@@ -132,6 +144,7 @@ impl Governing {
         self.observe(now);
         self.decide();
         self.act();
+        self.tell();
         // What comes to be known from here on (a request, a scan) belongs to the next tick.
         let groups_went = self.observer.clear_gone(&self.snap);
         if groups_went {
@@ -146,6 +159,7 @@ impl Governing {
     fn observe(&mut self, now: Time) {
         self.snap.advance(now);
         self.tape.tick(now);
+        self.hear(now);
         let actor = &mut self.actor;
         let births = &mut |parent, child| actor.process_forked(parent, child);
         self.observer.news(&mut self.snap, &mut self.governor, &mut self.tape, births);
@@ -153,7 +167,34 @@ impl Governing {
         let Buffers { due_groups, due_processes, .. } = &mut self.buffers;
         self.governor.due(&self.snap, now, due_groups, due_processes);
         self.observer.look(&mut self.snap, due_groups, due_processes, &self.governor, &mut self.tape);
+        self.observer.witness(&self.heard, &mut self.snap, &mut self.tape);
         self.tape.step();
+    }
+
+    /// Takes in what the kernel has done by itself, or seen cross a line.
+    fn hear(&mut self, now: Time) {
+        let Self { actor, events, heard, observer, snap, governor, tape, .. } = self;
+        heard.clear();
+        let (Some(inside), Some(events)) = (&mut actor.inside, events) else { return };
+        inside.renew(now);
+        events.drain(&mut |event| {
+            inside.hear(event);
+            if heard.len() < heard.capacity() {
+                heard.push(*event);
+            }
+        });
+        observer.summon(heard, snap, governor, tape);
+    }
+
+    /// Tells the kernel what has changed of what it enforces by itself.
+    fn tell(&mut self) {
+        let Self { actor, governor, snap, layout, .. } = self;
+        let Some(inside) = &mut actor.inside else { return };
+        super::inside::tell(inside, layout, governor, snap);
+        let version = self.governor.stands_version();
+        if version != self.stood && (self.attach)(super::inside::hooks(self.governor.stands())) {
+            self.stood = version;
+        }
     }
 
     fn decide(&mut self) {
@@ -219,6 +260,10 @@ impl Governing {
         let mut next = next.max(now + SHORTEST_REST).min(self.observer.deadline());
         if let Some(at) = self.actor.deadline() {
             next = next.min(at);
+        }
+        // A lease is renewed well before it ends.
+        if self.actor.inside.as_ref().is_some_and(crate::act::Inside::is_told) {
+            next = next.min(now + self.lease / 4);
         }
         // While something is held the guardian wants to hear from the loop within the lease.
         if self.guardian.is_some() && self.actor.ledger().entries() > 0 {

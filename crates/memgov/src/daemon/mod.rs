@@ -4,6 +4,7 @@
 mod answers;
 mod desk;
 mod governing;
+mod inside;
 mod protection;
 mod queue;
 mod signals;
@@ -34,6 +35,7 @@ use crate::record::{Journal, text};
 use crate::serve::{self, Governed, wire};
 use desk::{Desk, InForce};
 use governing::{Buffers, Counts, Governing};
+use inside::Attached;
 use queue::{Asker, Request};
 
 /// Name of the ledger in the state directory.
@@ -136,6 +138,8 @@ struct Started {
 enum Chore {
     Reload,
     Prune,
+    /// Attach these programs and no others.
+    Attach(crate::bpf::Hooks),
 }
 
 impl Started {
@@ -163,6 +167,19 @@ impl Started {
         let mut actor =
             Actor::new(&layout, ledger, act_options(&config.policy, &settings, dry_run, guardian_pid))?;
         let ready = rehearse(&mut actor, &layout, dry_run);
+        let tier = options.tier.unwrap_or(settings.tier);
+        let (inside, events, attached) = match inside::load(tier, &settings, &config.policy.never, dry_run)? {
+            Ok(inside::Loaded { inside, events, attachments }) => {
+                inside::exempt(&inside, &own(guardian_pid).pids);
+                observer.also_wait_for(events.fd(), governing::INSIDE)?;
+                let attached = Attached { attachments: Mutex::new(Some(attachments)), why: None };
+                (Some(inside), Some(events), attached)
+            }
+            Err(why) => (None, None, Attached { attachments: Mutex::new(None), why: Some(why) }),
+        };
+        let ready = format!("{ready}; tier {}", attached.status().name);
+        actor.inside = inside;
+        let attached = Arc::new(attached);
         let tape = match options.trace.as_ref().or(settings.trace.as_ref()) {
             Some(path) => Tape::create(path, &snap.host)?,
             None => Tape::default(),
@@ -174,13 +191,14 @@ impl Started {
         observer.also_wait_for(rustix::fd::AsFd::as_fd(&signals), governing::SIGNALS)?;
         let counts = Arc::new(Counts::default());
         let (chores, todo) = sync_channel(4);
-        let (reload, prune) = (chores.clone(), chores.clone());
+        let (reload, prune, attach) = (chores.clone(), chores.clone(), chores.clone());
         let rule_names = config.policy.rules.iter().map(|r| r.name.as_str().into()).collect();
         let policy = config.policy.clone();
         let desk = Arc::new(Desk {
             asker: asker.clone(),
             journal: Arc::clone(&journal),
-            layout,
+            layout: layout.clone(),
+            attached,
             config_path: options.config.clone(),
             dry_run: options.dry_run,
             counts: Arc::clone(&counts),
@@ -214,6 +232,11 @@ impl Started {
                 // None lost that matters: the next group that goes asks again, and so does the next rule that is set.
                 let _ = prune.try_send(Chore::Prune);
             }),
+            attach: Box::new(move |hooks| attach.try_send(Chore::Attach(hooks)).is_ok()),
+            events,
+            heard: Vec::with_capacity(governing::HEARD),
+            stood: 0,
+            layout,
             rule_names,
             counts,
             lease: settings.lease,
@@ -235,6 +258,7 @@ impl Started {
         snap.advance(sys::now());
         tape.tick(snap.at);
         observer.scan(snap, governor, tape);
+        self.attach();
         if let Some((_, todo)) = self.chores.take() {
             let desk = Arc::clone(&self.desk);
             std::thread::Builder::new()
@@ -252,6 +276,16 @@ impl Started {
         protection::Protection::go_ahead();
         self.governing.run()?;
         Ok(())
+    }
+
+    /// Attaches what the rules need before anything is said to be ready; later the chores thread does.
+    fn attach(&mut self) {
+        let Governing { governor, actor, stood, .. } = &mut self.governing;
+        if let Some(inside) = &mut actor.inside {
+            inside.renew(sys::now());
+            *stood = governor.stands_version();
+            inside.denies = self.desk.attached.require(inside::hooks(governor.stands()));
+        }
     }
 
     /// Gives everything back: first what is held, then the doors, then memgov's own protection.
@@ -355,6 +389,11 @@ fn chores(todo: &Receiver<Chore>, desk: &Desk) {
                 Err(failure) => say(&format!("memgov: reload refused, {failure}")),
             },
             Chore::Prune => desk.prune(),
+            Chore::Attach(hooks) => {
+                let denies = desk.attached.require(hooks);
+                // It fails only when the daemon is stopping, or so busy that it enforces from outside for once more.
+                let _ = desk.asker.ask(|reply| Request::Attached { denies, reply });
+            }
         }
     }
 }

@@ -55,6 +55,11 @@ pub(super) enum Request {
         buffer: Box<StatusBuffer>,
         reply: Reply<Box<StatusBuffer>>,
     },
+    /// The programs that were asked for are attached, or others are gone; whether calls that allocate are refused by them.
+    Attached {
+        denies: bool,
+        reply: Reply<()>,
+    },
     /// Is the loop alive?
     Ping {
         reply: Reply<()>,

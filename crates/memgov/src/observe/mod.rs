@@ -9,6 +9,7 @@ mod groups;
 mod processes;
 mod upkeep;
 mod wake;
+mod witness;
 
 pub use births::set_control;
 pub use processes::Own;

@@ -14,6 +14,9 @@ use crate::record::trace::Tape;
 /// Facts of `/proc/PID/stat` and the process's group are read again at least so often.
 const FACTS_AGE: Duration = Duration::from_secs(1);
 
+/// Processes that are kept for a tick at once.
+const KEPT: usize = 64;
+
 /// Who memgov is: never to be touched.
 #[derive(Clone, Debug, Default)]
 pub struct Own {
@@ -33,12 +36,14 @@ pub(super) struct ProcessRows {
     rows: Vec<Option<Row>>,
     by_pid: HashMap<u32, ProcessSlot>,
     own: Own,
+    /// Killed inside the kernel and not decided on yet: gone only when that is done.
+    kept: Vec<ProcessSlot>,
 }
 
 impl ProcessRows {
     pub(super) fn with_capacity(capacity: u32, own: Own) -> Self {
         let rows = (0..capacity).map(|_| None).collect();
-        Self { rows, by_pid: HashMap::with_capacity(capacity as usize), own }
+        Self { rows, by_pid: HashMap::with_capacity(capacity as usize), own, kept: Vec::with_capacity(KEPT) }
     }
 
     pub(super) fn slot(&self, pid: u32) -> Option<ProcessSlot> {
@@ -179,8 +184,23 @@ impl ProcessRows {
         }
     }
 
+    /// What this process met is decided on in this tick, whether it is still there or not.
+    pub(super) fn keep_for_a_tick(&mut self, slot: ProcessSlot) {
+        if self.kept.len() < KEPT && !self.kept.contains(&slot) {
+            self.kept.push(slot);
+        }
+    }
+
+    /// Those that were kept in the tick before are looked at like everybody else.
+    pub(super) fn let_go(&mut self) -> impl Iterator<Item = ProcessSlot> {
+        self.kept.drain(..)
+    }
+
     /// A process has exited.
     pub(super) fn gone(&mut self, slot: ProcessSlot, snap: &mut Snapshot, tape: &mut Tape) {
+        if self.kept.contains(&slot) {
+            return;
+        }
         if let Some(process) = snap.processes.get_mut(slot.0)
             && !process.gone
         {

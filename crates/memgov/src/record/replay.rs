@@ -13,7 +13,7 @@ use memgov_decide::decision::{DecisionId, Decisions, Report};
 use memgov_decide::governor::{Bounds, Governor};
 use memgov_decide::policy::Policy;
 use memgov_decide::snapshot::{
-    Group, GroupId, GroupSlot, Host, Process, ProcessId, ProcessSlot, Snapshot, Untouchable,
+    Group, GroupId, GroupSlot, Host, Process, ProcessId, ProcessSlot, Rss, Snapshot, Untouchable,
 };
 use memgov_decide::units::{Bytes, Limit, Time};
 
@@ -159,6 +159,20 @@ impl Player {
             "gap" => self.gaps += words.number(1)?,
             "group+" => self.group_new(&words)?,
             "group" => self.group_file(&words)?,
+            "group!" => {
+                let slot = GroupSlot(words.slot(1)?);
+                let row = self.snap.groups.get_mut(slot.0).ok_or_else(|| words.bad("a reading of nobody"))?;
+                row.usage = Some(Bytes(words.number(2)?));
+                self.snap.touch_group(slot);
+            }
+            "process!" => {
+                let slot = ProcessSlot(words.slot(1)?);
+                let bytes = |at| words.maybe(at).map(|number| number.map(Bytes));
+                let rss = Rss { anon: bytes(2)?, file: bytes(3)?, shmem: bytes(4)? };
+                let row = self.snap.processes.get_mut(slot.0);
+                row.ok_or_else(|| words.bad("a reading of nobody"))?.rss = rss;
+                self.snap.touch_process(slot);
+            }
             "group-" => {
                 let slot = GroupSlot(words.slot(1)?);
                 if let Some(group) = self.snap.groups.get_mut(slot.0) {

@@ -10,6 +10,7 @@
 //! /builds
 //! group 3 memory.current 9            slot, file; payload: what was read
 //! 1048576
+//! group! 3 8388608 0                 slot, usage as seen inside the kernel, over what was read
 //! decision 1 312                      number; payload: JSON
 //! ```
 //!
@@ -23,8 +24,8 @@ use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
 
 use memgov_decide::control::MemControl;
 use memgov_decide::decision::Report;
-use memgov_decide::snapshot::{Group, GroupSlot, Host, Process, ProcessId, ProcessSlot};
-use memgov_decide::units::Time;
+use memgov_decide::snapshot::{Group, GroupSlot, Host, Process, ProcessId, ProcessSlot, Rss};
+use memgov_decide::units::{Bytes, Time};
 
 use super::event;
 use crate::kernel::Error;
@@ -144,6 +145,16 @@ impl Tape {
     /// A file of a group was read.
     pub fn group_file(&mut self, slot: GroupSlot, name: &str, text: &[u8]) {
         self.frame(format_args!("group {} {name}", slot.0), text);
+    }
+    /// Usage of a group as a program inside the kernel has seen it, over what was read.
+    pub fn group_witness(&mut self, slot: GroupSlot, usage: Bytes) {
+        self.frame(format_args!("group! {} {}", slot.0, usage.0), b"");
+    }
+    /// Resident memory of a process, likewise.
+    pub fn process_witness(&mut self, slot: ProcessSlot, rss: &Rss) {
+        let bytes = |kind: Option<Bytes>| Opt(kind.map(|bytes| bytes.0));
+        let (anon, file, shmem) = (bytes(rss.anon), bytes(rss.file), bytes(rss.shmem));
+        self.frame(format_args!("process! {} {anon} {file} {shmem}", slot.0), b"");
     }
     /// A group is gone.
     pub fn group_gone(&mut self, slot: GroupSlot) {

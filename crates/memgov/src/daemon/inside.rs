@@ -1,0 +1,204 @@
+//! Enforcement inside the kernel, from the daemon's side: loaded at the start, attached while some rule needs it and by a
+//! thread that may wait, told of rows as they change.
+
+use std::sync::{Mutex, PoisonError};
+
+use memgov_decide::governor::{Governor, Stands};
+use memgov_decide::policy::{Pattern, ProcessMatch};
+use memgov_decide::snapshot::{GroupSlot, ProcessSlot, Snapshot};
+
+use super::say;
+use crate::act::Inside;
+use crate::bpf::{self, Attachments, Comm, Events, Hook, HookStatus, Hooks};
+use crate::config::{Settings, Tier};
+use crate::kernel::{Layout, proc};
+use crate::serve::wire;
+
+/// What was loaded, in the parts that different threads have.
+pub(super) struct Loaded {
+    pub inside: Inside,
+    pub events: Events,
+    pub attachments: Attachments,
+}
+
+/// Loads the programs if the tier asked for wants them. `Ok(Err(why))`: enforcement is portable.
+///
+/// # Errors
+/// The tier is `bpf`, and it cannot be had.
+pub(super) fn load(
+    tier: Tier,
+    settings: &Settings,
+    never: &[ProcessMatch],
+    dry_run: bool,
+) -> anyhow::Result<Result<Loaded, String>> {
+    if dry_run {
+        return Ok(Err("dry run".into()));
+    }
+    if tier == Tier::Portable {
+        return Ok(Err("tier = \"portable\"".into()));
+    }
+    let options = bpf::Options {
+        max_groups: settings.max_groups,
+        lease: settings.lease,
+        protected_names: names(never),
+    };
+    let why = match bpf::Tier::load(&options) {
+        Ok(Ok(loaded)) => {
+            let bpf::Parts { maps, events, attachments } = loaded.into_parts();
+            let inside = Inside::new(maps, settings.max_groups, settings.max_processes);
+            return Ok(Ok(Loaded { inside, events, attachments }));
+        }
+        Ok(Err(absent)) => absent.to_string(),
+        Err(error) => {
+            say(&format!("memgov: enforcement inside the kernel: {error}"));
+            error.to_string()
+        }
+    };
+    if tier == Tier::Bpf {
+        anyhow::bail!(
+            "tier = \"bpf\", but nothing can be enforced inside this kernel: {why}\n\
+             tier = \"auto\" enforces from outside where that is so; `memgov doctor` says more"
+        );
+    }
+    Ok(Err(why))
+}
+
+/// Names on the never-list that stand for themselves. A process may call itself what it likes: whoever lists a bare name has
+/// chosen that. What is listed by its program is exempted process by process.
+fn names(never: &[ProcessMatch]) -> Vec<Comm> {
+    let bare =
+        |entry: &&ProcessMatch| entry.exe.is_empty() && entry.uid.is_empty() && entry.groups.is_empty();
+    let literal = |pattern: &&Pattern| !pattern.as_bytes().iter().any(|byte| b"*?\\".contains(byte));
+    let comm = |pattern: &Pattern| {
+        let mut name = [0; 16];
+        let bytes = pattern.as_bytes();
+        name[..15].get_mut(..bytes.len())?.copy_from_slice(bytes);
+        Some(name)
+    };
+    let named = never.iter().filter(bare).flat_map(|entry| entry.comm.iter().filter(literal));
+    named.filter_map(comm).take(bpf::MAX_PROTECTED_NAMES).collect()
+}
+
+/// Keeps memgov and those it was started from out of it.
+pub(super) fn exempt(inside: &Inside, pids: &[u32]) {
+    let mut buffer = [0; proc::STAT_BUFFER];
+    for &pid in pids {
+        if let Ok(who) = proc::identify(pid, &mut buffer) {
+            inside.exempt(who);
+        }
+    }
+}
+
+/// The programs that serve what is asked for.
+pub(super) fn hooks(stands: Stands) -> Hooks {
+    let wanted = [(stands.deny, Hook::Deny), (stands.usage, Hook::Charge), (stands.rss, Hook::Rss)];
+    wanted.into_iter().filter(|(wanted, _)| *wanted).map(|(_, hook)| hook).collect()
+}
+
+/// Tells the kernel of rows that this tick has read anew.
+pub(super) fn tell(inside: &mut Inside, layout: &Layout, governor: &Governor, snap: &Snapshot) {
+    for &slot in &snap.fresh_groups {
+        tell_group(inside, layout, governor, snap, slot);
+    }
+    for &slot in &snap.fresh_processes {
+        tell_process(inside, governor, snap, slot);
+    }
+}
+
+fn tell_group(inside: &mut Inside, layout: &Layout, governor: &Governor, snap: &Snapshot, slot: GroupSlot) {
+    let Some(row) = snap.group(slot).filter(|row| &*row.path != b"/") else { return };
+    let high = governor.virtual_high(&row.path);
+    inside.stand_group(slot, row, layout.level_of(&row.path), governor.standing_of_group(slot, snap), high);
+}
+
+fn tell_process(inside: &mut Inside, governor: &Governor, snap: &Snapshot, slot: ProcessSlot) {
+    match snap.process(slot) {
+        Some(row) if !row.gone => {
+            inside.stand_process(slot, row.id, governor.standing_of_process(slot, snap));
+        }
+        _ => inside.forget_process(slot),
+    }
+}
+
+/// What is attached, for whoever asks; attaching takes its time, and is done under this lock.
+pub(super) struct Attached {
+    pub attachments: Mutex<Option<Attachments>>,
+    /// Why there is none.
+    pub why: Option<String>,
+}
+
+impl Attached {
+    /// Attaches what is needed and detaches what is not. Whether calls that allocate are refused now.
+    pub fn require(&self, hooks: Hooks) -> bool {
+        let mut attachments = self.attachments.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(attachments) = attachments.as_mut() else { return false };
+        if let Err(error) = attachments.require(hooks) {
+            say(&format!("memgov: enforcement inside the kernel: {error}; it is done from outside"));
+        }
+        let status = attachments.hooks();
+        for hook in &status {
+            if let (Some(set), Some(why)) = (hook.set, &hook.unavailable)
+                && hooks.has(set)
+            {
+                say(&format!("memgov: {}: {why}", hook.name));
+            }
+        }
+        hooks.has(Hook::Deny) && refuses(&status)
+    }
+
+    /// For `status`.
+    pub fn status(&self) -> wire::TierStatus {
+        let attachments = self.attachments.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(attachments) = attachments.as_ref() else {
+            return wire::TierStatus {
+                name: Tier::Portable.name().into(),
+                why: self.why.clone(),
+                hooks: vec![],
+            };
+        };
+        let hooks = attachments.hooks().into_iter().filter_map(|hook| {
+            Some(wire::HookStatus {
+                name: hook.name.into(),
+                how: hook.how?.to_string(),
+                proven: hook.proven || hook.set != Some(Hook::Deny),
+                calls: hook.calls,
+                acted: hook.acted,
+                run_ns: hook.run.map(|(ns, _)| ns),
+            })
+        });
+        wire::TierStatus { name: Tier::Bpf.name().into(), why: None, hooks: hooks.collect() }
+    }
+}
+
+/// Whether every program that refuses was seen to.
+fn refuses(status: &[HookStatus]) -> bool {
+    let mut denying = status.iter().filter(|hook| hook.set == Some(Hook::Deny)).peekable();
+    denying.peek().is_some() && denying.all(|hook| hook.how.is_some() && hook.proven)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_bare_names_are_protected_by_name() {
+        let entry = |comm: &[&str], exe: &[&str]| ProcessMatch {
+            comm: comm.iter().map(|word| Pattern::new(word)).collect(),
+            exe: exe.iter().map(|word| Pattern::new(word)).collect(),
+            ..ProcessMatch::default()
+        };
+        let never =
+            [entry(&["rescue", "net*", "a-name-of-16-byt"], &[]), entry(&["sshd"], &["/usr/sbin/sshd"])];
+        let found = names(&never);
+        assert_eq!(found.len(), 1);
+        assert_eq!(found[0].split(|&byte| byte == 0).next(), Some(b"rescue".as_slice()));
+    }
+
+    #[test]
+    fn each_need_has_its_hook() {
+        let stands = Stands { deny: true, usage: false, rss: true };
+        let hooks = hooks(stands);
+        assert!(hooks.has(Hook::Deny) && hooks.has(Hook::Rss) && !hooks.has(Hook::Charge));
+        assert!(super::hooks(Stands::default()).is_empty());
+    }
+}

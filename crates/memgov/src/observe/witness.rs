@@ -1,0 +1,89 @@
+//! What programs inside the kernel have seen. Their events carry the reading that made them act, made in the instant of the
+//! allocation: a crossing that is over before the loop comes to look has happened all the same. So a reading of
+//! theirs counts for the tick it is heard in, where it is more than what was read; the next tick reads again.
+
+use memgov_decide::governor::Governor;
+use memgov_decide::snapshot::{GroupSlot, Rss, Snapshot};
+
+use super::Observer;
+use crate::bpf::{Event, EventKind};
+use crate::record::trace::Tape;
+
+impl Observer {
+    /// Has the rows that events are about read in this tick; a process that nobody knew of gets a row.
+    pub fn summon(
+        &mut self,
+        events: &[Event],
+        snap: &mut Snapshot,
+        governor: &mut Governor,
+        tape: &mut Tape,
+    ) {
+        let now = snap.at;
+        for slot in self.processes.let_go() {
+            // Its end may have been told while it was kept.
+            governor.pace_hint_process(slot, now);
+        }
+        for event in events {
+            if let Some(slot) = group_of(snap, event) {
+                governor.pace_hint_event(slot, now);
+            }
+            if !is_about_a_process(event.kind) {
+                continue;
+            }
+            match self.processes.slot(event.who.pid) {
+                Some(slot) => governor.pace_hint_process(slot, now),
+                // Born and over its line before anything else told of it: its control is its parent's.
+                None if self.ensure_process(event.who.pid, snap, governor, tape).is_some() => {
+                    self.adopt(event.who, snap, governor, tape);
+                }
+                None => {}
+            }
+            if event.kind == EventKind::Killed
+                && let Some(slot) = self.processes.slot(event.who.pid)
+            {
+                self.processes.keep_for_a_tick(slot);
+            }
+        }
+    }
+
+    /// Puts the readings of events over what was read, where they are more.
+    pub fn witness(&mut self, events: &[Event], snap: &mut Snapshot, tape: &mut Tape) {
+        for event in events {
+            if event.usage.0 > 0
+                && let Some(slot) = group_of(snap, event)
+                && let Some(row) = snap.groups.get_mut(slot.0)
+                && row.usage.is_none_or(|usage| usage < event.usage)
+            {
+                row.usage = Some(event.usage);
+                tape.group_witness(slot, event.usage);
+                snap.touch_group(slot);
+            }
+            if let Some(rss) = event.rss
+                && let Some(slot) = self.processes.slot(event.who.pid)
+                && let Some(row) = snap.processes.get_mut(slot.0).filter(|row| row.id == event.who)
+            {
+                let more = Rss {
+                    anon: row.rss.anon.max(rss.anon),
+                    file: row.rss.file.max(rss.file),
+                    shmem: row.rss.shmem.max(rss.shmem),
+                };
+                if more != row.rss {
+                    row.rss = more;
+                    tape.process_witness(slot, &row.rss);
+                    snap.touch_process(slot);
+                }
+            }
+        }
+    }
+}
+
+/// The row of the group an event is about.
+fn group_of(snap: &Snapshot, event: &Event) -> Option<GroupSlot> {
+    let found = snap.groups.iter().find(|(_, row)| row.id == event.group && !row.gone);
+    found.map(|(slot, _)| GroupSlot(slot))
+}
+
+/// Whether the event says something of a process's own line, not only who happened to be the one to cross its group's.
+fn is_about_a_process(kind: EventKind) -> bool {
+    matches!(kind, EventKind::CrossedOwn | EventKind::Signalled | EventKind::Killed)
+}
