@@ -9,9 +9,9 @@ mod queue;
 mod signals;
 #[cfg(test)]
 mod tests;
+mod view;
 
 use std::fs;
-use std::io::Write;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
@@ -32,6 +32,7 @@ use crate::observe::{Observer, Own};
 use crate::record::trace::Tape;
 use crate::record::{Journal, text};
 use crate::serve::{self, Governed, wire};
+use crate::terminal;
 use desk::{Desk, InForce};
 use governing::{Buffers, Counts, Governing};
 use queue::{Asker, Request};
@@ -60,7 +61,7 @@ pub struct Options {
 
 /// A line on stderr, which is the system journal under systemd. A closed stderr ends nothing.
 fn say(line: &str) {
-    let _ = writeln!(std::io::stderr(), "{line}");
+    terminal::complain(line);
 }
 
 /// Governs until SIGTERM or SIGINT, then puts everything back.
