@@ -51,8 +51,13 @@ fn every_process_here_reads_as_procfs_reads_it() {
 #[test]
 fn a_stopped_process_has_the_rss_that_procfs_sees() {
     let child = Own::sleep();
-    PidFd::open(child.id()).unwrap().send(19).unwrap();
     let mut buffer = [0; 64]; // Far smaller than the file.
+    // Right after execve it has nothing in memory yet.
+    soon("at work", || {
+        let status = proc::read_status(child.pid(), &mut [0; 64]).unwrap();
+        status.rss.file.is_some_and(|file| file.0 > 0) && status.vm_data.is_some_and(|data| data.0 > 0)
+    });
+    PidFd::open(child.id()).unwrap().send(19).unwrap();
     soon("stopped", || proc::read_stat(child.pid(), &mut [0; proc::STAT_BUFFER]).unwrap().state == b'T');
     let ours = proc::read_status(child.pid(), &mut buffer).unwrap();
     let theirs = procfs::process::Process::new(child.pid().cast_signed()).unwrap().status().unwrap();
