@@ -10,6 +10,7 @@ pub mod kernel;
 pub mod observe;
 pub mod record;
 pub mod serve;
+pub mod terminal;
 
 #[cfg(test)]
 #[path = "../tests/counting/mod.rs"]

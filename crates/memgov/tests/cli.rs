@@ -25,6 +25,9 @@ struct Fake {
     rule: Mutex<Option<wire::GroupRule>>,
 }
 
+/// Clears the screen, and turns what follows around.
+const HOSTILE: &str = "x\u{1b}[2J\u{9b}\u{202e}y\u{2066}";
+
 fn event(id: u64) -> wire::Event {
     serde_json::from_value(json!({
         "id": id, "episode": 3, "time": "2026-11-22T05:00:00.123Z", "monotonic_ns": 1, "source": { "rule": "builds" }, "step": 1,
@@ -50,7 +53,14 @@ impl Governed for Fake {
         Bytes(4096)
     }
     fn status(&self) -> Result<wire::Status, Failure> {
-        Ok(wire::Status { version: "0.1.0".into(), memory: "v1".into(), ..wire::Status::default() })
+        let target = event(1).target;
+        let hold =
+            wire::HoldStatus { target, action: "deny".into(), by: "rlimit".into(), share_permille: None };
+        let files = vec![format!("/{HOSTILE}")];
+        let mut status =
+            wire::Status { version: "0.1.0".into(), memory: "v1".into(), ..wire::Status::default() };
+        (status.holds, status.files, status.reload_error) = (vec![hold], files, Some(HOSTILE.into()));
+        Ok(status)
     }
     fn process(&self, pid: u32) -> Result<ProcessFacts, Failure> {
         match pid {
@@ -204,6 +214,94 @@ fn exit_codes_are_the_documented_ones() {
         .args(["--socket", "/nonexistent/s", "exec", "--over", "1MiB", "--do", "kill", "--", "true"])
         .output();
     assert_eq!(exec.unwrap().status.code(), Some(6), "refused before anything is made");
+}
+
+/// Runs it, and expects it to be refused as wrong usage for this reason.
+fn refused(rig: &Rig, line: &str, reason: &str) {
+    let output = rig.memgov(&line.split(' ').collect::<Vec<_>>());
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(2), "{line}: {said}");
+    assert!(said.contains(reason) && said.matches(reason).count() == 1, "{line}: {said}");
+}
+
+#[test]
+fn set_refuses_what_would_not_do_what_it_says() {
+    let rig = rig();
+    let above = "`until` (2MiB) is above `over` (1MiB)";
+    refused(&rig, "set --group /x --over 1MiB --until 2MiB --do deny", above);
+    refused(&rig, "set --group /x --meter rss.anon --over 1MiB --until 2MiB --do deny", above);
+    refused(&rig, "set --group /x --meter rss.anon --over 1MiB --do kill:largest", "no victim to choose");
+    rig.text(&["set", "--group", "/x", "--over", "2MiB", "--until", "2MiB", "--do", "deny"]);
+    for action in ["deny", "slow", "kill", "none"] {
+        refused(
+            &rig,
+            &format!("set --pid 7 --action {action} --signal 9"),
+            "--signal goes with --action signal",
+        );
+    }
+    let set = rig.json(&["set", "--pid", "7", "--action", "deny", "--climit", "0", "--json"]);
+    assert_eq!(set["climit_bytes"], 0);
+    refused(&rig, "set --pid 7 --action deny --climit 1", "no unit");
+}
+
+#[test]
+fn clear_says_when_there_was_nothing() {
+    let rig = rig();
+    let output = rig.memgov(&["clear", "--group", "/x"]);
+    assert_eq!((output.status.code(), output.stdout), (Some(5), Vec::new()));
+    assert!(String::from_utf8_lossy(&output.stderr).contains("no rule is set on /x"));
+    rig.text(&["set", "--group", "/x", "--over", "1MiB", "--do", "deny"]);
+    assert_eq!(rig.text(&["clear", "--group", "/x"]), "cleared\n");
+}
+
+#[test]
+fn an_empty_socket_variable_is_as_unset() {
+    let output = memgov().env("MEMGOV_SOCKET", "").args(["completions", "bash"]).output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+}
+
+#[test]
+fn no_name_reaches_the_terminal_as_it_is() {
+    let rig = rig();
+    let group = format!("/{HOSTILE}");
+    let file = rig.folder.path().join(format!("{HOSTILE}.toml"));
+    let pattern = HOSTILE.chars().map(|c| format!("\\u{:04x}", u32::from(c))).collect::<String>();
+    let text = format!("[[rule]]\ngroups = \"/{pattern}\"\nover = \"1MiB\"\ndo = [\"deny\"]\n");
+    std::fs::write(&file, text).unwrap();
+    let file = file.to_str().unwrap();
+    let bad = rig.folder.path().join("bad.toml");
+    std::fs::write(&bad, format!("[[rule]]\nname = \"{pattern}\"\n{HOSTILE} = 1\n")).unwrap();
+    let bad = bad.to_str().unwrap();
+    for arguments in [
+        &["status"][..],
+        &["status", "--json"],
+        &["events", "--since", "4999"],
+        &["explain", "1"],
+        &["get", "--group", &group],
+        &["clear", "--group", &group],
+        &["set", "--group", &group, "--over", "1MiB", "--do", "deny"],
+        &["get", "--group", &group],
+        &["get", "--group", &group, "--json"],
+        &["set", "--group", "/x", "--over", HOSTILE, "--do", "deny"],
+        &["set", "--group", "/x", "--over", "1MiB", "--do", HOSTILE],
+        &["set", "--pid", "7", "--action", "signal", "--signal", HOSTILE],
+        &["check", file],
+        &["check", file, "--json"],
+        &["check", bad],
+        &["check", HOSTILE],
+        &["replay", HOSTILE, "--config", file],
+        &["replay", HOSTILE, "--config", bad],
+        &["--socket", HOSTILE, "status"],
+        &["restore", "--state-dir", HOSTILE],
+    ] {
+        let output = rig.memgov(arguments);
+        for text in [&output.stdout, &output.stderr] {
+            let text = std::str::from_utf8(text).unwrap();
+            let obeyed = text.chars().find(|&c| c != '\n' && memgov::terminal::is_obeyed(c));
+            assert_eq!(obeyed, None, "{arguments:?}: {text:?}");
+        }
+        assert!(!output.stdout.is_empty() || !output.stderr.is_empty(), "{arguments:?} says nothing");
+    }
 }
 
 #[test]

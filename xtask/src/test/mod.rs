@@ -1,8 +1,11 @@
 //! `cargo xtask test`: everything that decides whether a change is good, as one table and one exit status.
 //! Steps go on after a failure, so that one run shows all of them; nothing that did not run counts as passed.
 
+mod harness;
+mod report;
 mod results;
 mod source;
+mod summary;
 mod system;
 mod table;
 
@@ -13,6 +16,7 @@ use anyhow::{Result, bail, ensure};
 use clap::ValueEnum;
 
 use crate::{interrupt, setup};
+use summary::{Failure, Summary};
 use system::{Options, Target};
 use table::Row;
 
@@ -109,16 +113,16 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode> {
     }
     ensure!(arguments.jobs > 0, "--jobs must be at least 1");
     set_up(&parts, &targets)?;
-    let mut rows = Vec::new();
+    let mut summary = Summary::default();
     if parts.contains(&Part::Source) {
-        rows.extend(source::checks()?);
+        summary.add(source::checks()?);
     }
     if parts.contains(&Part::Workspace) {
-        rows.extend(source::unit_tests()?);
+        summary.add(source::unit_tests()?);
     }
-    rows.extend(with_release_build(arguments, &parts, &targets)?);
-    print!("\n{}", table::render(&rows));
-    let (passed, failed) = table::totals(&rows);
+    summary.add(with_release_build(arguments, &parts, &targets)?);
+    print!("\n{}", summary.render());
+    let (passed, failed) = table::totals(&summary.rows);
     Ok(if failed == 0 && passed > 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
@@ -134,29 +138,32 @@ fn set_up(parts: &[Part], targets: &[Target]) -> Result<()> {
 }
 
 /// The parts that run memgov itself. When it cannot be built, each of them failed.
-fn with_release_build(arguments: &Arguments, parts: &[Part], targets: &[Target]) -> Result<Vec<Row>> {
+fn with_release_build(arguments: &Arguments, parts: &[Part], targets: &[Target]) -> Result<Summary> {
     let check = parts.contains(&Part::Source);
     if !check && targets.is_empty() {
-        return Ok(Vec::new());
+        return Ok(Summary::default());
     }
     let built = source::build()?;
-    let works = built.failed == 0;
-    let mut rows = vec![built];
-    if !works {
-        let not_run = |target: &Target| Row::step(target.name(), "not built", false, Duration::ZERO);
-        rows.extend(targets.iter().map(not_run));
-        return Ok(rows);
+    let mut summary = built;
+    if !summary.failures.is_empty() {
+        for target in targets.iter().map(|target| target.name()) {
+            summary.rows.push(Row::step(target, "not built", false, Duration::ZERO));
+            let (name, reason) = ("(all)".to_owned(), "memgov was not built".to_owned());
+            let target = target.to_owned();
+            summary.failures.push(Failure { target, name, reason, printed: Vec::new() });
+        }
+        return Ok(summary);
     }
     if check {
-        rows.push(source::shipped_configurations()?);
+        summary.add(source::shipped_configurations()?);
     }
     let options = Options {
         filter: arguments.filter.as_deref(),
         limit: Duration::from_secs(arguments.limit),
         kvm: arguments.kvm,
     };
-    rows.extend(system::run(targets, arguments.jobs, &options)?);
-    Ok(rows)
+    summary.add(system::run(targets, arguments.jobs, &options)?);
+    Ok(summary)
 }
 
 #[cfg(test)]

@@ -51,6 +51,8 @@ pub struct TestResult {
     /// The mechanism under test: portable, bpf.
     pub tier: String,
     pub reason: String,
+    /// If it failed: the last it printed, and the rest of its reason.
+    pub printed: Vec<String>,
 }
 
 /// What a line was.
@@ -135,6 +137,7 @@ impl Results {
             took: Duration::ZERO,
             tier: "-".to_owned(),
             reason,
+            printed: Vec::new(),
         };
         self.tests.extend(against.into_iter().map(failed));
         let lost =
@@ -162,6 +165,7 @@ fn parse_test(rest: &str) -> Option<TestResult> {
         took,
         tier,
         reason,
+        printed: Vec::new(),
     })
 }
 

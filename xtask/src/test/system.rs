@@ -1,6 +1,5 @@
-//! The system tests: `memgov-systest run` on this machine and in the virtual machines, its results as rows.
+//! The system tests: `memgov-systest run` on this machine and in the virtual machines, its results as rows and failures.
 
-use std::collections::VecDeque;
 use std::process::Command;
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
@@ -8,14 +7,11 @@ use std::time::{Duration, Instant};
 use anyhow::Result;
 use clap::ValueEnum;
 
-use super::results::{Meaning, Results, TestResult, Verdict};
-use super::table::Row;
+use super::report::Report;
+use super::summary::Summary;
 use crate::supervise::{self, End, OnInterrupt};
 use crate::vm::{self, Hierarchy, Kernel, Machine};
 use crate::{interrupt, workspace};
-
-/// What a test printed before it failed: this many lines are shown.
-const SHOWN: usize = 60;
 
 /// Where the system tests run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -77,16 +73,16 @@ pub struct Options<'a> {
     pub kvm: bool,
 }
 
-/// Runs the targets, at most `jobs` machines at a time; rows in the order of the targets. This machine goes first and
+/// Runs the targets, at most `jobs` machines at a time; results in the order of the targets. This machine goes first and
 /// alone: its tests measure time.
-pub fn run(targets: &[Target], jobs: usize, options: &Options<'_>) -> Result<Vec<Row>> {
-    let mut rows = Vec::new();
+pub fn run(targets: &[Target], jobs: usize, options: &Options<'_>) -> Result<Summary> {
+    let mut summary = Summary::default();
     if targets.contains(&Target::Host) {
-        rows.extend(target(Target::Host, options)?);
+        summary.add(target(Target::Host, options)?);
     }
     let machines: Vec<_> = targets.iter().copied().filter(|target| target.boots().is_some()).collect();
     let next = Mutex::new(machines.iter().copied().enumerate());
-    let done: Mutex<Vec<(usize, Result<Vec<Row>>)>> = Mutex::new(Vec::new());
+    let done: Mutex<Vec<(usize, Result<Summary>)>> = Mutex::new(Vec::new());
     std::thread::scope(|scope| {
         for _ in 0..jobs.clamp(1, machines.len().max(1)) {
             scope.spawn(|| {
@@ -94,9 +90,9 @@ pub fn run(targets: &[Target], jobs: usize, options: &Options<'_>) -> Result<Vec
                     let Some((at, machine)) = next.lock().ok().and_then(|mut next| next.next()) else {
                         return;
                     };
-                    let rows = interrupt::check().and_then(|()| target(machine, options));
+                    let results = interrupt::check().and_then(|()| target(machine, options));
                     if let Ok(mut done) = done.lock() {
-                        done.push((at, rows));
+                        done.push((at, results));
                     }
                 }
             });
@@ -105,38 +101,30 @@ pub fn run(targets: &[Target], jobs: usize, options: &Options<'_>) -> Result<Vec
     let mut done = done.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner);
     anyhow::ensure!(done.len() == machines.len(), "a thread that ran a machine did not come to its end");
     done.sort_by_key(|(at, _)| *at);
-    for (_, machine_rows) in done {
-        rows.extend(machine_rows?);
+    for (_, results) in done {
+        summary.add(results?);
     }
-    Ok(rows)
+    Ok(summary)
 }
 
-fn target(target: Target, options: &Options<'_>) -> Result<Vec<Row>> {
+fn target(target: Target, options: &Options<'_>) -> Result<Summary> {
     let name = target.name();
     println!("==> {name}: system tests");
     let start = Instant::now();
-    let mut report = Report { target: name, results: Results::default(), printed: VecDeque::new() };
+    let mut report = Report::new(name);
     let (trouble, code) = match target.boots() {
         None => on_this_machine(options, &mut report)?,
         Some((kernel, cgroup)) => in_a_machine(target, kernel, cgroup, options, &mut report)?,
     };
     anyhow::ensure!(interrupt::count() == 0, "interrupted");
-    let reported = report.results.tests.len();
-    report.results.finish(trouble.as_deref(), code);
-    for test in &report.results.tests[reported..] {
-        report.say(test);
-    }
-    if report.results.tests.len() > reported {
-        report.show_printed();
-    }
+    let mut summary = report.finish(trouble.as_deref(), code);
     println!("==> {name}: {:.1} s in all", start.elapsed().as_secs_f64());
-    let mut rows = Row::of_results(name, &report.results);
     // What no test accounts for, booting for the most part, belongs to the first row.
-    let counted: Duration = rows.iter().map(|row| row.took).sum();
-    if let Some(first) = rows.first_mut() {
+    let counted: Duration = summary.rows.iter().map(|row| row.took).sum();
+    if let Some(first) = summary.rows.first_mut() {
         first.took += start.elapsed().saturating_sub(counted);
     }
-    Ok(rows)
+    Ok(summary)
 }
 
 fn words(target: Target, memgov: &str, options: &Options<'_>) -> Vec<String> {
@@ -185,45 +173,4 @@ fn in_a_machine(
         println!("{}: the log is in {}", target.name(), outcome.log().display());
     }
     Ok((outcome.trouble, outcome.code))
-}
-
-/// Shows results as they come, and what a test had printed when it failed.
-struct Report {
-    target: &'static str,
-    results: Results,
-    printed: VecDeque<String>,
-}
-
-impl Report {
-    fn line(&mut self, line: &str) {
-        let result = match self.results.line(line) {
-            Meaning::Text => {
-                if self.printed.len() == SHOWN {
-                    self.printed.pop_front();
-                }
-                self.printed.push_back(line.to_owned());
-                return;
-            }
-            Meaning::Protocol => return,
-            Meaning::Result(test) => test.clone(),
-        };
-        self.say(&result);
-        if result.verdict == Verdict::Failed {
-            self.show_printed();
-        }
-        self.printed.clear();
-    }
-
-    fn say(&self, test: &TestResult) {
-        let TestResult { name, verdict, took, tier, reason } = test;
-        let separator = if reason.is_empty() { "" } else { ": " };
-        let seconds = took.as_secs_f64();
-        println!("{}: {:<6} {name} [{tier}] {seconds:.1} s{separator}{reason}", self.target, verdict.name());
-    }
-
-    fn show_printed(&self) {
-        for line in &self.printed {
-            println!("{}:     | {line}", self.target);
-        }
-    }
 }

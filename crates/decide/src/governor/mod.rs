@@ -77,6 +77,21 @@ impl Default for Bounds {
     }
 }
 
+/// The numbers the next decision and the next episode get.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Numbers {
+    /// Of the next decision.
+    pub decision: u64,
+    /// Of the next episode.
+    pub episode: u64,
+}
+
+impl Default for Numbers {
+    fn default() -> Self {
+        Self { decision: 1, episode: 1 }
+    }
+}
+
 /// A table has no room left. Counted in [`Governor::lost`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("the table is full")]
@@ -155,6 +170,13 @@ impl Governor {
             lost: Lost::default(),
             policy,
         }
+    }
+
+    /// The same, counting on from an earlier run, so that a number names one decision in all that is kept.
+    #[must_use]
+    pub fn counting_from(mut self, next: Numbers) -> Self {
+        (self.next_decision, self.next_episode) = (next.decision, next.episode);
+        self
     }
 
     /// What is asked for.

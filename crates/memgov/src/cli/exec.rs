@@ -2,7 +2,7 @@
 //! command starts; the child puts itself into the group, so nothing of it ever runs outside.
 
 use std::ffi::{OsStr, OsString};
-use std::io::{self, Write};
+use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::{Path, PathBuf};
@@ -21,6 +21,7 @@ use crate::config::words;
 use crate::kernel::layout::Layout;
 use crate::kernel::sys;
 use crate::serve::client::Client;
+use crate::terminal;
 
 #[derive(Debug, Args)]
 #[command(after_help = "\
@@ -106,7 +107,7 @@ impl Exec {
                 "{} is kept: {error} (does something of the command still run?)",
                 group.dir.display()
             );
-            let _ = writeln!(io::stderr(), "memgov: {text}");
+            complain(&text);
         }
         result.map(exit_of)
     }
@@ -151,23 +152,24 @@ impl Exec {
     }
 }
 
+fn complain(text: &str) {
+    terminal::complain(&format!("memgov: {text}"));
+}
+
 /// In the child: into the group, then the command in our place. Comes back only with an exit code for its failure.
 fn become_command(dir: &Path, command: &[OsString]) -> u8 {
-    let complain = |text: String| {
-        let _ = writeln!(io::stderr(), "memgov: {text}");
-    };
     // The waiting memgov has blocked signals for itself; its child starts with that mask, and the command must not.
     if let Err(errno) = sys::unblock_signals() {
-        complain(format!("unblocking signals: {errno}"));
+        complain(&format!("unblocking signals: {errno}"));
         return exit::EXEC;
     }
     if let Err(error) = enter(dir) {
-        complain(error.to_string());
+        complain(&error.to_string());
         return exit::EXEC;
     }
     let Some((program, arguments)) = command.split_first() else { return exit::EXEC };
     let error = Command::new(program).args(arguments).exec();
-    complain(format!("{}: {error}", program.to_string_lossy()));
+    complain(&format!("{}: {error}", program.to_string_lossy()));
     if error.kind() == io::ErrorKind::NotFound { 127 } else { 126 }
 }
 

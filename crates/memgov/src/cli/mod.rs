@@ -18,6 +18,7 @@ mod set;
 mod status;
 mod target;
 
+use std::ffi::OsString;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -27,14 +28,15 @@ use clap::{CommandFactory, Parser, Subcommand};
 use crate::config::ConfigErrors;
 use crate::serve::client::{Client, ClientError};
 use crate::serve::failure::{Failure, exit};
+use crate::terminal::{self, Terminal};
 
 /// A memory governor for Linux: watches control groups and processes, and does what was asked for when one outgrows
 /// what it was given, before the kernel's OOM killer does what nobody asked for.
 #[derive(Debug, Parser)]
 #[command(name = "memgov", version, propagate_version = true, after_help = OVERVIEW)]
 pub struct Cli {
-    /// Control socket of the daemon.
-    #[arg(long, global = true, env = "MEMGOV_SOCKET", value_name = "PATH")]
+    /// Control socket of the daemon [env: MEMGOV_SOCKET].
+    #[arg(long, global = true, value_name = "PATH")]
     socket: Option<PathBuf>,
     #[command(subcommand)]
     command: Command,
@@ -50,7 +52,7 @@ Start here:
 
 Exit codes:
   0 done   1 failed   2 wrong usage   3 configuration not valid   4 not permitted
-  5 no such process, group or decision   6 the daemon does not run   7 busy or full, try again
+  5 no such process, group, rule or decision   6 the daemon does not run   7 busy or full, try again
   exec: the command's own (128+n after signal n); 125 memgov failed, 126 not executable, 127 not found";
 
 #[derive(Debug, Subcommand)]
@@ -104,10 +106,11 @@ impl Exit {
 /// Reads the arguments, does what they say, gives the exit code.
 pub fn main() -> ExitCode {
     let cli = Cli::parse();
+    let socket = cli.socket.or_else(|| socket_of(std::env::var_os(SOCKET_VARIABLE)));
     let stdout = io::stdout();
     // Line by line when somebody watches, or a follower would show nothing for a screenful.
-    let mut out = io::LineWriter::new(stdout.lock());
-    let result = cli.command.run(cli.socket, &mut out).and_then(|code| {
+    let mut out = Terminal(io::LineWriter::new(stdout.lock()));
+    let result = cli.command.run(socket, &mut out).and_then(|code| {
         out.flush()?;
         Ok(code)
     });
@@ -118,7 +121,7 @@ pub fn main() -> ExitCode {
         Err(error) => {
             let message = format!("{error:#}");
             if !message.is_empty() {
-                let _ = writeln!(io::stderr(), "memgov: {message}");
+                terminal::complain(&format!("memgov: {message}"));
             }
             ExitCode::from(exit_code(&error))
         }
@@ -150,6 +153,13 @@ fn exit_code(error: &anyhow::Error) -> u8 {
         }
     }
     exit::FAILED
+}
+
+/// Where `--socket` may stand instead. Not left to clap, which refuses an empty one; empty means unset, as in a shell.
+const SOCKET_VARIABLE: &str = "MEMGOV_SOCKET";
+
+fn socket_of(variable: Option<OsString>) -> Option<PathBuf> {
+    variable.filter(|path| !path.is_empty()).map(PathBuf::from)
 }
 
 /// Where the daemon listens unless said otherwise.

@@ -1,5 +1,4 @@
-//! Text for people: tables, sentences, and names made safe for a terminal. A process may call itself anything, escape
-//! sequences included.
+//! Text for people: tables, sentences. A process may call itself anything, so names go through [`shown`].
 
 use std::fmt::Write as _;
 use std::io::{self, Write};
@@ -9,29 +8,19 @@ use serde::Serialize;
 
 use crate::config::signals;
 use crate::serve::wire::{Event, OrderKind, Outcome, OutcomeKind, Reason, Source, Target};
-
-/// Control characters escaped.
-pub(crate) fn shown(text: &str) -> String {
-    text.chars().fold(String::new(), |mut out, c| {
-        if c.is_control() {
-            out.extend(c.escape_default());
-        } else {
-            out.push(c);
-        }
-        out
-    })
-}
+use crate::terminal;
+pub(crate) use crate::terminal::shown;
 
 /// One JSON object, indented.
 pub(crate) fn json(out: &mut dyn Write, value: &impl Serialize) -> io::Result<()> {
-    serde_json::to_writer_pretty(&mut *out, value).map_err(io::Error::from)?;
-    writeln!(out)
+    let text = serde_json::to_string_pretty(value).map_err(io::Error::from)?;
+    writeln!(out, "{}", terminal::json(&text))
 }
 
 /// One JSON object on one line.
 pub(crate) fn json_line(out: &mut dyn Write, value: &impl Serialize) -> io::Result<()> {
-    serde_json::to_writer(&mut *out, value).map_err(io::Error::from)?;
-    writeln!(out)
+    let text = serde_json::to_string(value).map_err(io::Error::from)?;
+    writeln!(out, "{}", terminal::json(&text))
 }
 
 /// Columns as wide as their widest cell; the last is not padded.
@@ -60,13 +49,14 @@ pub(crate) fn source(source: &Source) -> String {
     }
 }
 
-/// `/x`, `pid 7 (hog) in /x`.
+/// `/x`, `pid 7 (hog) in /x`; of a process whose name nobody knows any more, `pid 7 in /x`.
 pub(crate) fn target(target: &Target) -> String {
     match target {
         Target::Group { path, .. } => shown(path),
         Target::Process { pid, comm, group, .. } => {
             let group = group.as_ref().map(|g| format!(" in {}", shown(g))).unwrap_or_default();
-            format!("pid {pid} ({}){group}", shown(comm))
+            let name = if comm.is_empty() { String::new() } else { format!(" ({})", shown(comm)) };
+            format!("pid {pid}{name}{group}")
         }
     }
 }

@@ -10,13 +10,16 @@ use clap::Args;
 Traces are written by `memgov run --trace FILE`. Nothing on this machine is read or touched but the two files.
 
   memgov replay incident.trace --config /etc/memgov/memgov.toml
-  memgov replay incident.trace --config stricter.toml --json")]
+  memgov replay incident.trace --config stricter.toml --json
+
+Give --config again for each time the rules were put in force anew while the trace was taken (a reload), in that order;
+otherwise the last one given stays. The last line says whether the decisions are identical; the exit code does not.")]
 pub(crate) struct Replay {
     /// The trace.
     trace: PathBuf,
-    /// The configuration to run it against.
-    #[arg(long, value_name = "FILE")]
-    config: PathBuf,
+    /// The configuration to run it against; again for each reload.
+    #[arg(long, value_name = "FILE", required = true)]
+    config: Vec<PathBuf>,
     /// Print JSON, one object a line.
     #[arg(long)]
     json: bool,
@@ -24,8 +27,9 @@ pub(crate) struct Replay {
 
 impl Replay {
     pub(crate) fn run(&self, out: &mut dyn Write) -> anyhow::Result<()> {
-        let config = crate::config::load(&self.config)?;
-        crate::record::replay::run(&self.trace, config.policy, self.json, out)?;
+        let policies = self.config.iter().map(|file| Ok(crate::config::load(file)?.policy));
+        let policies = policies.collect::<anyhow::Result<_>>()?;
+        crate::record::replay::run(&self.trace, policies, self.json, out)?;
         Ok(())
     }
 }

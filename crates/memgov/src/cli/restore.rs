@@ -48,7 +48,7 @@ impl Restore {
             _ => error.into(),
         })?;
         if let Some(aside) = ledger.set_aside() {
-            writeln!(std::io::stderr(), "memgov: {aside}")?;
+            crate::terminal::complain(&format!("memgov: {aside}"));
         }
         let undone = ledger.undo(leftovers);
         let failed = undone.iter().filter(|u| matches!(u.verdict, Verdict::Failed(..))).count();

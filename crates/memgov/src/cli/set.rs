@@ -99,8 +99,9 @@ pub(crate) struct RuleArgs {
     pub(crate) no_log: bool,
 }
 
-pub(super) fn size(text: &str) -> Result<Bytes, String> {
-    words::size(text)
+/// Nothing is nothing in every unit, and the default of --climit.
+fn size(text: &str) -> Result<Bytes, String> {
+    if text.trim() == "0" { Ok(Bytes(0)) } else { words::size(text) }
 }
 
 impl Set {
@@ -152,6 +153,9 @@ impl ControlArgs {
             usage("say what happens: --action deny|slow|signal|kill|none, or the letter's own text with --memctl")
         })?;
         let action = CONTROL_ACTIONS.iter().position(|name| name == action).unwrap_or(0) as u64;
+        if self.signal.is_some() && self.action.as_deref() != Some("signal") {
+            return Err(usage("--signal goes with --action signal; other actions send none"));
+        }
         let signal = match &self.signal {
             Some(word) => signals::parse(word).map_err(usage)?,
             None if self.action.as_deref() == Some("signal") => {

@@ -61,6 +61,26 @@ fn broken_pipes_are_recognised_however_deep() {
 }
 
 #[test]
+fn an_empty_variable_is_as_good_as_none() {
+    assert_eq!(socket_of(None), None);
+    assert_eq!(socket_of(Some("".into())), None);
+    assert_eq!(socket_of(Some("/s".into())), Some("/s".into()));
+}
+
+#[test]
+fn parentheses_are_never_empty() {
+    let process = |comm: &str| crate::serve::wire::Target::Process {
+        pid: 7,
+        start: 1,
+        comm: comm.into(),
+        group: Some("/x".into()),
+        uid: None,
+    };
+    assert_eq!(output::target(&process("hog")), "pid 7 (hog) in /x");
+    assert_eq!(output::target(&process("")), "pid 7 in /x");
+}
+
+#[test]
 fn hostile_names_do_not_reach_the_terminal() {
     assert_eq!(output::shown("foo) Z \u{1b}[2J\n"), "foo) Z \\u{1b}[2J\\n");
     let mut out = Vec::new();

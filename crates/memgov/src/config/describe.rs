@@ -11,6 +11,7 @@ use memgov_decide::units::{Bytes, Limit};
 
 use super::signals;
 use super::words::{duration_text, kinds_text};
+use crate::terminal::shown;
 
 /// One rule in a sentence.
 pub fn rule(rule: &Rule) -> String {
@@ -38,8 +39,8 @@ pub fn group(group: &GroupPolicy) -> Option<String> {
 }
 
 fn list(patterns: &[Pattern]) -> String {
-    let shown: Vec<_> = patterns.iter().map(|p| String::from_utf8_lossy(p.as_bytes())).collect();
-    shown.join(" or ")
+    let each: Vec<_> = patterns.iter().map(|p| shown(&String::from_utf8_lossy(p.as_bytes()))).collect();
+    each.join(" or ")
 }
 
 fn subject(scope: &Scope, when: &Condition) -> String {
@@ -148,7 +149,7 @@ pub fn report(config: &super::Config) -> String {
         }
     }
     for each in &config.policy.rules {
-        let _ = writeln!(text, "rule `{}`: {}", each.name, rule(each));
+        let _ = writeln!(text, "rule `{}`: {}", shown(&each.name), rule(each));
     }
     if config.policy.rules.is_empty() {
         text.push_str("no rules: memgov will only carry out what processes and `memgov set` ask for\n");

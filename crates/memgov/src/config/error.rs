@@ -4,6 +4,8 @@ use std::fmt;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
+use crate::terminal;
+
 /// One file as it was read.
 #[derive(Clone, Debug)]
 pub struct Source {
@@ -72,11 +74,12 @@ impl Problem {
 /// As compilers print it.
 impl fmt::Display for Problem {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let file = shown(&self.file.to_string_lossy());
+        let file = terminal::shown(&self.file.to_string_lossy());
+        let message = terminal::lines(&self.message);
         match &self.position {
-            None => write!(f, "{file}: {}", self.message)?,
+            None => write!(f, "{file}: {message}")?,
             Some(p) => {
-                writeln!(f, "{file}:{}:{}: {}", p.line, p.column, self.message)?;
+                writeln!(f, "{file}:{}:{}: {message}", p.line, p.column)?;
                 writeln!(f, "{:5} | {}", p.line, p.excerpt)?;
                 let room = MAX_EXCERPT.saturating_sub(p.column).max(1);
                 let marks = "^".repeat(p.width.clamp(1, room));
@@ -84,7 +87,7 @@ impl fmt::Display for Problem {
             }
         }
         match &self.help {
-            Some(help) => write!(f, "\n      = {help}"),
+            Some(help) => write!(f, "\n      = {}", terminal::lines(help)),
             None => Ok(()),
         }
     }
@@ -201,10 +204,10 @@ fn floor_boundary(text: &str, mut at: usize) -> usize {
     at
 }
 
-/// Control characters replaced one for one, so that neither a terminal nor the caret below is led astray.
+/// What a terminal would obey, replaced one for one, so that neither a terminal nor the caret below is led astray.
 fn shown(text: &str) -> String {
     text.chars()
         .map(|c| if c == '\t' { ' ' } else { c })
-        .map(|c| if c.is_control() { '?' } else { c })
+        .map(|c| if terminal::is_obeyed(c) { '?' } else { c })
         .collect()
 }

@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 
 use memgov_decide::policy::{
-    Action, Condition, GroupPolicy, KillBudget, MAX_RULES, MAX_STEPS, Over, Pace, Pattern, Policy,
-    ProcessMatch, RssOver, Rule, Scope, Step, Victim,
+    Action, Condition, GroupPolicy, KillBudget, MAX_RULES, MAX_STEPS, Pace, Pattern, Policy, ProcessMatch,
+    RssOver, Rule, Scope, Step, Victim,
 };
 
 use super::error::{At, Findings, Place};
@@ -117,16 +117,7 @@ fn rule(name: String, text: &RuleText, users: &Users, findings: &mut Findings<'_
     let steps = steps(text, each_process, findings)?;
     let (scope, when) = (scope?, when?);
     if let (Some(until), Some(typed)) = (until, &text.until) {
-        let line = match (when.rss, when.group) {
-            (Some(rss), _) => Some(rss.over),
-            (None, Some(Over::Amount(line))) => Some(line),
-            _ => None,
-        };
-        if let Some(line) = line.filter(|line| until > *line) {
-            let message =
-                format!("`until` ({until}) is above `over` ({line}): it would be relieved while over");
-            findings.error(typed.at, message);
-        }
+        findings.check(typed.at, words::until_fits(until, &when));
     }
     notes(text, &steps, findings);
     Some(Rule { name, scope, when, until, steps, log: text.log.as_ref().is_none_or(|l| l.it) })
@@ -215,8 +206,7 @@ fn steps(text: &RuleText, each_process: bool, findings: &mut Findings<'_>) -> Op
         match words::step(&text.action.it, i == 0, |key| detail(key).map(|v| v.it.as_str())) {
             Ok(step) => {
                 if let (true, Some(victim)) = (each_process, detail("victim")) {
-                    findings
-                        .error(victim.at, "this rule meets single processes: there is no victim to choose");
+                    findings.error(victim.at, words::NO_VICTIM);
                 }
                 steps.push(step);
             }

@@ -180,7 +180,8 @@ pub(crate) fn nearest<'k>(word: &str, known: &[&'k str]) -> Option<&'k str> {
 
 /// Long words are somebody's mistake or joke; messages stay short.
 pub(crate) fn cut(word: &str) -> String {
-    let short: String = word.chars().take(60).map(|c| if c.is_control() { '?' } else { c }).collect();
+    let short: String =
+        word.chars().take(60).map(|c| if crate::terminal::is_obeyed(c) { '?' } else { c }).collect();
     if short.len() < word.len() { format!("{short}…") } else { short }
 }
 

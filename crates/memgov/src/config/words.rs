@@ -4,7 +4,7 @@
 
 use std::time::Duration;
 
-use memgov_decide::policy::{Action, Kinds, Over, Pattern, Slow, Step, Victim};
+use memgov_decide::policy::{Action, Condition, Kinds, Over, Pattern, Slow, Step, Victim};
 use memgov_decide::units::{Bytes, Limit, QuantityError};
 
 use super::signals;
@@ -66,6 +66,25 @@ pub fn line(text: &str) -> Result<Over, String> {
             None => Err(format!("`{}` is no line; write `high`, `high+8MiB` or `100MiB`", cut(text))),
         },
     }
+}
+
+/// A rule for single processes has no choice of victims.
+pub const NO_VICTIM: &str = "this rule meets single processes: there is no victim to choose";
+
+/// Whether relief at or under `until` can follow what this condition says.
+///
+/// # Errors
+/// If it would be relieved while over. A line that hangs on `memory.high` is not known here.
+pub fn until_fits(until: Bytes, when: &Condition) -> Result<(), String> {
+    let line = match (when.rss, when.group) {
+        (Some(rss), _) => rss.over,
+        (None, Some(Over::Amount(line))) => line,
+        _ => return Ok(()),
+    };
+    if until <= line {
+        return Ok(());
+    }
+    Err(format!("`until` ({until}) is above `over` ({line}): it would be relieved while over"))
 }
 
 /// As [`line()`] reads it.

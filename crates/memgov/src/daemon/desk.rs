@@ -3,19 +3,19 @@
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
-use std::time::SystemTime;
 
 use memgov_decide::control::MemControl;
 use memgov_decide::policy::{GroupPolicy, MAX_RULES, Pattern, Policy};
 use memgov_decide::snapshot::{GroupId, ProcessId};
 use memgov_decide::units::{Bytes, Limit, Time};
 
-use super::answers::{StatusBuffer, Subject, who_is_held};
+use super::answers::StatusBuffer;
 use super::governing::Counts;
 use super::queue::{Asker, NewPolicy, Request};
+use super::view;
 use crate::config::{self, Config, ConfigErrors, describe};
 use crate::kernel::{GroupDir, Layout, MemoryVersion, Reading, proc, sys};
-use crate::record::{Journal, event, text};
+use crate::record::{Journal, text};
 use crate::serve::{Failure, FailureKind, From, Governed, GroupFacts, GroupRule, ProcessFacts, wire};
 
 /// Where things are and who asks whom.
@@ -142,7 +142,7 @@ impl Governed for Desk {
 
     fn status(&self) -> Result<wire::Status, Failure> {
         let buffer = Box::new(StatusBuffer::new());
-        let buffer = self.asker.ask(|reply| Request::Status { buffer, reply })?;
+        let mut buffer = self.asker.ask(|reply| Request::Status { buffer, reply })?;
         let in_force = self.lock();
         let count = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
         Ok(wire::Status {
@@ -158,9 +158,9 @@ impl Governed for Desk {
             tier: self.attached.status(),
             files: in_force.config.files.iter().map(|f| f.display().to_string()).collect(),
             reload_error: in_force.reload_error.clone(),
-            rules: rules(&in_force.policy(), &buffer),
-            episodes: buffer.episodes.iter().map(|e| episode(e, buffer.at)).collect(),
-            holds: buffer.holds.iter().map(hold).collect(),
+            rules: view::rules(&in_force.policy(), &buffer),
+            episodes: buffer.episodes.iter().map(|e| view::episode(e, buffer.at)).collect(),
+            holds: buffer.holds.iter_mut().map(view::hold).collect(),
             controls: buffer
                 .controls
                 .iter()
@@ -200,17 +200,9 @@ impl Governed for Desk {
             let text = format!("{pid} is a thread of process {tgid}; controls belong to processes");
             return Err(FailureKind::NoSuchProcess.because(text));
         }
-        if stat.kernel_thread || pid == 1 || stat.has_ended() {
-            let what = if pid == 1 {
-                "pid 1"
-            } else if stat.kernel_thread {
-                "a kernel thread"
-            } else {
-                "a zombie"
-            };
-            return Err(
-                FailureKind::NoSuchProcess.because(format!("process {pid} is {what}: it cannot be governed"))
-            );
+        if let Some(what) = never_governed(&stat, std::process::id()) {
+            let text = format!("process {pid} is {what}: it cannot be governed");
+            return Err(FailureKind::NoSuchProcess.because(text));
         }
         Ok(ProcessFacts { id: stat.id(), uids: status.uids })
     }
@@ -321,6 +313,23 @@ impl Governed for Desk {
     }
 }
 
+/// What a process is that no control could ever act on, `own` being the daemon. (The daemon's ancestors are not among them:
+/// they are not touched, but their children take their control over.)
+fn never_governed(stat: &proc::Stat, own: u32) -> Option<&'static str> {
+    match stat {
+        _ if stat.pid == 1 => Some("pid 1"),
+        _ if stat.pid == own => Some("memgov itself"),
+        // The one child the daemon has; the name tells it from orphans where the daemon is the init of a container.
+        _ if stat.ppid == own && stat.comm.starts_with(GUARDIAN) => Some("memgov's guardian"),
+        _ if stat.kernel_thread => Some("a kernel thread"),
+        _ if stat.has_ended() => Some("a zombie"),
+        _ => None,
+    }
+}
+
+/// What the guardian calls itself, as far as the kernel keeps it.
+const GUARDIAN: &[u8] = b"memgov-guardian";
+
 /// Reads the configuration, and says what of it cannot have its full effect here.
 pub(super) fn load(path: &Path, layout: &Layout) -> Result<Config, ConfigErrors> {
     let config = config::load(path)?;
@@ -335,53 +344,22 @@ pub(super) fn load(path: &Path, layout: &Layout) -> Result<Config, ConfigErrors>
     Ok(config)
 }
 
-fn rules(policy: &Policy, buffer: &StatusBuffer) -> Vec<wire::RuleStatus> {
-    let running =
-        |name: &str| buffer.episodes.iter().filter(|e| e.names.rule.as_deref() == Some(name)).count();
-    let status = policy.rules.iter().map(|rule| wire::RuleStatus {
-        name: rule.name.clone(),
-        meaning: describe::rule(rule),
-        episodes: running(&rule.name) as u64,
-    });
-    status.collect()
-}
+#[cfg(test)]
+mod tests {
+    use super::*;
 
-fn episode(running: &super::answers::Running, at: Time) -> wire::EpisodeStatus {
-    let (view, names) = (&running.view, &running.names);
-    wire::EpisodeStatus {
-        episode: view.id.0,
-        source: event::source(view.source, names.rule.as_deref()),
-        target: event::target(view.target, names),
-        since: wall(view.since, at),
-        step: view.step,
-        order: view.last.map(|(order, _)| event::order(&order)),
-        reason: view.last.map(|(_, reason)| event::reason(&reason, names.compared())),
+    #[test]
+    fn memgov_and_its_guardian_cannot_be_governed() {
+        let stat = |line: &str| proc::parse_stat(line.as_bytes()).unwrap();
+        let rest = "1 1 0 -1 4194560 0 0 0 0 0 0 0 0 20 0 1 0 500 0 0";
+        let own = 70;
+        let verdict = |pid: u32, comm: &str, ppid: u32| {
+            never_governed(&stat(&format!("{pid} ({comm}) S {ppid} {rest}")), own)
+        };
+        assert_eq!(verdict(1, "init", 0), Some("pid 1"));
+        assert_eq!(verdict(70, "memgov", 1), Some("memgov itself"));
+        assert_eq!(verdict(71, "memgov-guardian", 70), Some("memgov's guardian"));
+        assert_eq!(verdict(72, "memgov-guardian", 1), None, "a name alone protects nobody");
+        assert_eq!(verdict(73, "orphan", 70), None);
     }
-}
-
-fn hold(held: &super::answers::Held) -> wire::HoldStatus {
-    use crate::act::HoldView;
-    use memgov_decide::decision::Target;
-    use memgov_decide::snapshot::{GroupSlot, ProcessSlot};
-    let target = match who_is_held(&held.view) {
-        Subject::Process(who) => Target::Process(who, ProcessSlot(0)),
-        Subject::Group(id) => Target::Group(id, GroupSlot(0)),
-    };
-    let (action, share) = match &held.view {
-        HoldView::Denied(_) => ("deny", None),
-        HoldView::Slowed(slowed) => ("slow", Some(slowed.share)),
-    };
-    wire::HoldStatus {
-        target: event::target(target, &held.names),
-        action: action.into(),
-        by: text::mechanism(held.view.mechanism()).into(),
-        share_permille: share,
-    }
-}
-
-/// A moment of the monotonic clock as wall-clock time.
-fn wall(then: Time, now: Time) -> String {
-    let ago = now.since(then);
-    let wall = SystemTime::now().checked_sub(ago).unwrap_or(SystemTime::UNIX_EPOCH);
-    humantime::format_rfc3339_millis(wall).to_string()
 }

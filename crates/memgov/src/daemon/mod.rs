@@ -10,9 +10,9 @@ mod queue;
 mod signals;
 #[cfg(test)]
 mod tests;
+mod view;
 
 use std::fs;
-use std::io::Write;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
@@ -31,8 +31,9 @@ use crate::config::Config;
 use crate::kernel::{Layout, MemoryVersion, proc, sys};
 use crate::observe::{Observer, Own};
 use crate::record::trace::Tape;
-use crate::record::{Journal, text};
+use crate::record::{Journal, journal, text};
 use crate::serve::{self, Governed, wire};
+use crate::terminal;
 use desk::{Desk, InForce};
 use governing::{Buffers, Counts, Governing};
 use inside::Attached;
@@ -64,7 +65,7 @@ pub struct Options {
 
 /// A line on stderr, which is the system journal under systemd. A closed stderr ends nothing.
 fn say(line: &str) {
-    let _ = writeln!(std::io::stderr(), "{line}");
+    terminal::complain(line);
 }
 
 /// Governs until SIGTERM or SIGINT, then puts everything back.
@@ -180,8 +181,10 @@ impl Started {
         let ready = format!("{ready}; tier {}", attached.status().name);
         actor.inside = inside;
         let attached = Arc::new(attached);
+        // A number names one decision in all that is kept, also after a restart.
+        let next = journal::numbers_after(&state.join(JOURNAL));
         let tape = match options.trace.as_ref().or(settings.trace.as_ref()) {
-            Some(path) => Tape::create(path, &snap.host)?,
+            Some(path) => Tape::create(path, &snap.host, next)?,
             None => Tape::default(),
         };
         let (journal, recorder) = Journal::start(Some(state.join(JOURNAL)), snap.host.page)
@@ -215,7 +218,7 @@ impl Started {
         journal.on_news(Box::new(move || waker.wake()));
         let governing = Governing {
             snap,
-            governor: Governor::new(policy, bounds),
+            governor: Governor::new(policy, bounds).counting_from(next),
             observer,
             actor,
             recorder,

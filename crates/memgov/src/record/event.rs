@@ -11,6 +11,7 @@ use memgov_decide::units::Bytes;
 
 use super::text;
 use crate::serve::wire;
+use crate::terminal;
 
 /// Names that a decision holds only by slot, taken while the rows still exist. Taking them copies no path.
 #[derive(Clone, Debug, Default)]
@@ -300,11 +301,12 @@ pub fn outcome_of(shown: &wire::Outcome) -> Option<Outcome> {
 /// One line for a person.
 pub fn line(event: &wire::Event, outcome: &str) -> String {
     let source = match &event.source {
-        wire::Source::Rule { rule } => format!("rule {rule}"),
+        wire::Source::Rule { rule } => format!("rule {}", terminal::shown(rule)),
         wire::Source::Control { .. } => "control".to_owned(),
     };
     let target = match &event.target {
         wire::Target::Group { path, .. } => path.clone(),
+        wire::Target::Process { pid, comm, .. } if comm.is_empty() => format!("pid {pid}"),
         wire::Target::Process { pid, comm, .. } => format!("{comm}[{pid}]"),
     };
     let order = text::order(event.order);

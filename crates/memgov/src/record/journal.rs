@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 use std::fs::{File, OpenOptions};
-use std::io::{self, Write};
+use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -11,11 +11,14 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use memgov_decide::decision::{Decision, Outcome, Report};
+use memgov_decide::governor::Numbers;
 use memgov_decide::units::Bytes;
+use serde::Deserialize;
 
 use super::event::{self, Names};
 use super::text;
 use crate::serve::wire::Event;
+use crate::terminal;
 
 /// Entries that may wait for the thread.
 const QUEUE: usize = 1024;
@@ -23,6 +26,8 @@ const QUEUE: usize = 1024;
 const KEPT: usize = 4096;
 /// The file is turned over at this size; one former file is kept beside it.
 const FILE_CAP: u64 = 8 << 20;
+/// So much of the end of a file is looked at for the highest number: numbers rise, but for outcomes that come later.
+const TAIL: u64 = 256 << 10;
 
 #[expect(
     clippy::large_enum_variant,
@@ -180,9 +185,9 @@ impl Journal {
             let Some((event, outcome)) = event else { continue };
             // The letter's line first: it is what administrators of that series would look for.
             if let Some(line) = &event.log {
-                say(line);
+                terminal::complain(line);
             }
-            say(&event::line(&event, &text::outcome(&outcome)));
+            terminal::complain(&event::line(&event, &text::outcome(&outcome)));
             if let Some(log) = &mut log {
                 log.append(&event);
             }
@@ -209,11 +214,6 @@ impl Journal {
     }
 }
 
-/// A line on stderr; a closed stderr must not end the daemon, as `eprintln!` would.
-fn say(line: &str) {
-    let _ = writeln!(io::stderr(), "{line}");
-}
-
 /// The journal file: JSON lines, turned over at [`FILE_CAP`].
 struct Log {
     path: PathBuf,
@@ -232,7 +232,7 @@ impl Log {
             && !self.complained
         {
             self.complained = true;
-            say(&format!(
+            terminal::complain(&format!(
                 "memgov: journal file {}: {error}; events are kept in memory only",
                 self.path.display()
             ));
@@ -250,8 +250,13 @@ impl Log {
         let file = match &mut self.file {
             Some(file) => file,
             None => {
-                let file = OpenOptions::new().append(true).create(true).mode(0o640).open(&self.path)?;
+                let mut options = OpenOptions::new();
+                let mut file = options.read(true).append(true).create(true).mode(0o640).open(&self.path)?;
                 self.size = file.metadata()?.len();
+                // A run that was killed may have left half a line: what follows must not be taken for its rest.
+                if self.size > 0 && tail(&mut file, 1)? != b"\n" {
+                    line.insert(0, b'\n');
+                }
                 self.file.insert(file)
             }
         };
@@ -259,6 +264,38 @@ impl Log {
         self.size += line.len() as u64;
         Ok(())
     }
+}
+
+/// The numbers to go on with after what is kept in the journal file and the one before it.
+pub fn numbers_after(path: &Path) -> Numbers {
+    #[derive(Deserialize)]
+    struct Numbered {
+        id: u64,
+        episode: u64,
+    }
+    let mut next = Numbers::default();
+    for path in [path, &former(path)] {
+        // No file, or none that can be read: nothing in it could be mistaken for anything either.
+        let kept = File::open(path).and_then(|mut file| tail(&mut file, TAIL)).unwrap_or_default();
+        for line in kept.split(|&b| b == b'\n') {
+            // Half a line at the beginning is none, and beyond 2^53 no JSON reader would follow.
+            if let Ok(Numbered { id, episode }) = serde_json::from_slice(line)
+                && id.max(episode) < 1 << 53
+            {
+                next.decision = next.decision.max(id + 1);
+                next.episode = next.episode.max(episode + 1);
+            }
+        }
+    }
+    next
+}
+
+fn tail(file: &mut File, most: u64) -> io::Result<Vec<u8>> {
+    let length = file.metadata()?.len();
+    file.seek(SeekFrom::Start(length.saturating_sub(most)))?;
+    let mut bytes = Vec::new();
+    file.take(most).read_to_end(&mut bytes)?;
+    Ok(bytes)
 }
 
 fn former(path: &Path) -> PathBuf {
@@ -290,6 +327,38 @@ mod tests {
             notable: true,
             ranking: Ranking::default(),
         }
+    }
+
+    /// Writes decisions with these numbers into the file, as a run of the daemon would.
+    fn a_run(file: &Path, ids: impl Iterator<Item = u64>) {
+        let (_, recorder) = Journal::start(Some(file.to_owned()), Bytes(4096)).unwrap();
+        for id in ids {
+            recorder.decision(&kill(id), Outcome::Nothing, Names::default());
+        }
+    }
+
+    #[test]
+    fn a_new_run_counts_on() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("events.jsonl");
+        let next = |decision, episode| Numbers { decision, episode };
+        assert_eq!(numbers_after(&file), next(1, 1), "nothing is kept");
+        a_run(&file, 1..=3);
+        assert_eq!(numbers_after(&file), next(4, 2));
+        // The file has just been turned over: the former one still counts.
+        std::fs::rename(&file, former(&file)).unwrap();
+        std::fs::write(&file, "").unwrap();
+        assert_eq!(numbers_after(&file), next(4, 2));
+        // Killed in the middle of a line; the line after it is one of its own.
+        std::fs::write(&file, "{\"id\":99,\"epi").unwrap();
+        assert_eq!(numbers_after(&file), next(4, 2));
+        a_run(&file, 4..=4);
+        assert_eq!(numbers_after(&file), next(5, 2));
+        std::fs::write(&file, format!("{}\n{}", "x".repeat(2 * 1024 * 1024), "{\"id\":7,\"episode\":5}\n"))
+            .unwrap();
+        assert_eq!(numbers_after(&file), next(8, 6), "only the end of a long file is read");
+        std::fs::write(&file, format!("{{\"id\":{0},\"episode\":{0}}}\n", u64::MAX)).unwrap();
+        assert_eq!(numbers_after(&file), next(4, 2), "nonsense does not count");
     }
 
     #[test]

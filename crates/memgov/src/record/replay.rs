@@ -1,7 +1,7 @@
 //! What would have been decided: a trace run through the pure engine with any configuration.
 //!
-//! With the configuration it was recorded under, the decisions are the recorded ones to the byte; with another, the
-//! outcomes that were recorded are taken where the same decision comes, and a decision that was never taken is assumed
+//! With the configuration it was recorded under (with the configurations, in their order, if others were put in force
+//! meanwhile), the decisions are the recorded ones to the byte; with another, the outcomes that were recorded are taken where the same decision comes, and a decision that was never taken is assumed
 //! to have changed nothing.
 
 use std::collections::{HashMap, HashSet};
@@ -10,7 +10,7 @@ use std::path::Path;
 
 use memgov_decide::control::MemControl;
 use memgov_decide::decision::{DecisionId, Decisions, Report};
-use memgov_decide::governor::{Bounds, Governor};
+use memgov_decide::governor::{Bounds, Governor, Numbers};
 use memgov_decide::policy::Policy;
 use memgov_decide::snapshot::{
     Group, GroupId, GroupSlot, Host, Process, ProcessId, ProcessSlot, Rss, Snapshot, Untouchable,
@@ -21,6 +21,7 @@ use super::event;
 use super::trace::{self, Frame, TraceError};
 use crate::kernel::{Reading, proc};
 use crate::serve::wire::{self, Event};
+use crate::terminal;
 
 /// One difference between what was decided then and what is decided now.
 #[derive(Clone, Debug, PartialEq)]
@@ -33,30 +34,28 @@ pub struct Replayed {
     pub same: usize,
     /// Ticks that were dropped when the trace was taken, or cut off its end.
     pub gaps: u64,
-    /// Times another policy was put in force while it was taken.
+    /// Times the policy was put in force anew while it was taken, and none was given for it: the one before stayed.
     pub policies: u64,
 }
 
 impl Replayed {
     /// Whether the trace is whole and the decisions are the recorded ones.
     pub const fn identical(&self) -> bool {
-        self.gaps == 0
-            && self.policies == 0
-            && self.same == self.recorded
-            && self.events.len() == self.recorded
+        self.gaps == 0 && self.same == self.recorded && self.events.len() == self.recorded
     }
 }
 
-/// Runs a trace file and prints the outcome.
+/// Runs a trace file and prints the outcome. The first of the policies is in force from the beginning, each other from the next time on
+/// that one was put in force.
 ///
 /// # Errors
 /// If the file cannot be read or is no trace.
-pub fn run(path: &Path, policy: Policy, json: bool, out: &mut dyn Write) -> anyhow::Result<Replayed> {
+pub fn run(path: &Path, policies: Vec<Policy>, json: bool, out: &mut dyn Write) -> anyhow::Result<Replayed> {
     let bytes = std::fs::read(path).map_err(|e| crate::kernel::Error::new("reading", path, e))?;
-    let replayed = replay(&bytes, policy).map_err(|e| anyhow::anyhow!("{}: {e}", path.display()))?;
+    let replayed = replay(&bytes, policies).map_err(|e| anyhow::anyhow!("{}: {e}", path.display()))?;
     if json {
         for event in &replayed.events {
-            writeln!(out, "{}", serde_json::to_string(event)?)?;
+            writeln!(out, "{}", terminal::json(&serde_json::to_string(event)?))?;
         }
     } else {
         for event in &replayed.events {
@@ -82,7 +81,7 @@ pub fn run(path: &Path, policy: Policy, json: bool, out: &mut dyn Write) -> anyh
         if *policies > 0 {
             writeln!(
                 out,
-                "another policy was put in force {policies} times while the trace was taken; one was replayed"
+                "the rules were put in force anew {policies} times more than --config was given; the last of them stayed"
             )?;
         }
         let verdict = if replayed.identical() { "identical" } else { "not identical" };
@@ -95,9 +94,9 @@ pub fn run(path: &Path, policy: Policy, json: bool, out: &mut dyn Write) -> anyh
 ///
 /// # Errors
 /// If the bytes are no trace.
-pub fn replay(bytes: &[u8], policy: Policy) -> Result<Replayed, TraceError> {
-    let (host, start) = trace::header(bytes)?;
-    let mut player = Player::new(host, policy, bytes.len());
+pub fn replay(bytes: &[u8], policies: Vec<Policy>) -> Result<Replayed, TraceError> {
+    let (host, next, start) = trace::header(bytes)?;
+    let mut player = Player::new(host, next, policies, bytes.len());
     for frame in trace::frames(bytes, start) {
         match frame {
             Ok(frame) => player.frame(&frame)?,
@@ -118,7 +117,8 @@ struct Player {
     recorded: Vec<(u64, Vec<u8>)>,
     decided: Vec<(Vec<u8>, Event)>,
     decided_ids: HashSet<u64>,
-    /// Outcomes on the tape that the tick in hand has not used yet.
+    /// Policies still to be put in force.
+    later: std::vec::IntoIter<Policy>,
     gaps: u64,
     policies: u64,
     begun: bool,
@@ -126,13 +126,17 @@ struct Player {
 }
 
 impl Player {
-    fn new(host: Host, policy: Policy, size: usize) -> Self {
+    fn new(host: Host, next: Numbers, policies: Vec<Policy>, size: usize) -> Self {
         // Rows cost memory: no trace has more of them than it has bytes to say so.
         let rows = u32::try_from(size / 16).unwrap_or(u32::MAX).clamp(64, 1 << 16);
         let mut snap = Snapshot::with_capacity(rows, rows);
         snap.host = host;
+        let bounds = Bounds { groups: rows, processes: rows, controls: rows, ..Bounds::default() };
+        let mut later = policies.into_iter();
+        let policy = later.next().unwrap_or_default();
         Self {
-            governor: Governor::new(policy, Bounds { groups: rows, processes: rows, ..Bounds::default() }),
+            governor: Governor::new(policy, bounds).counting_from(next),
+            later,
             snap,
             out: Decisions::with_capacity(4096),
             readings: HashMap::new(),
@@ -155,7 +159,7 @@ impl Player {
                 (self.begun, self.stepped) = (true, false);
             }
             "step" => self.step(),
-            "policy" => self.policies += 1,
+            "policy" => self.policy(),
             "gap" => self.gaps += words.number(1)?,
             "group+" => self.group_new(&words)?,
             "group" => self.group_file(&words)?,
@@ -224,6 +228,16 @@ impl Player {
         }
         // As in the daemon: what comes after the decisions belongs to the next tick.
         self.snap.end();
+    }
+
+    /// The engine takes a policy up even if it is the same: it looks at everything anew.
+    fn policy(&mut self) {
+        self.step();
+        let next = self.later.next().unwrap_or_else(|| {
+            self.policies += 1;
+            self.governor.policy().clone()
+        });
+        self.governor.set_policy(next);
     }
 
     fn group_new(&mut self, words: &Words<'_>) -> Result<(), TraceError> {

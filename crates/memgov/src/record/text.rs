@@ -6,14 +6,15 @@ use memgov_decide::snapshot::Untouchable;
 use memgov_decide::units::Bytes;
 
 use crate::serve::wire::OrderKind;
+use crate::terminal;
 
-/// A byte string as a person may read it and a terminal may show it: invalid UTF-8, control characters and
+/// A byte string as a person may read it and a terminal may show it: invalid UTF-8, what a terminal would obey and
 /// backslashes are escaped, so that a hostile group name can forge no log line.
 pub fn printable(bytes: &[u8]) -> String {
     let mut out = String::with_capacity(bytes.len());
     for chunk in bytes.utf8_chunks() {
         for c in chunk.valid().chars() {
-            if c.is_control() || c == '\\' {
+            if terminal::is_obeyed(c) || c == '\\' {
                 out.extend(c.escape_default());
             } else {
                 out.push(c);
@@ -230,6 +231,7 @@ mod tests {
     #[test]
     fn hostile_names_cannot_forge_lines() {
         assert_eq!(printable(b"a\nb\x1b[31m\xff\\"), "a\\nb\\u{1b}[31m\\xff\\\\");
+        assert_eq!(printable("a\u{202e}b".as_bytes()), "a\\u{202e}b");
         assert_eq!(printable("gr\u{fc}n".as_bytes()), "grün");
     }
 

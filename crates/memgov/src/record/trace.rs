@@ -4,7 +4,7 @@
 //! person can still read it:
 //!
 //! ```text
-//! memgov-trace 1 page=4096 cpus=2 memory=25276383232
+//! memgov-trace 1 page=4096 cpus=2 memory=25276383232 decision=1 episode=1
 //! tick 81234567890 0
 //! group+ 3 4711 1 0 8                 slot, inode, parent slot or -, owner or -; payload: path
 //! /builds
@@ -24,6 +24,7 @@ use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
 
 use memgov_decide::control::MemControl;
 use memgov_decide::decision::Report;
+use memgov_decide::governor::Numbers;
 use memgov_decide::snapshot::{Group, GroupSlot, Host, Process, ProcessId, ProcessSlot, Rss};
 use memgov_decide::units::{Bytes, Time};
 
@@ -49,15 +50,16 @@ pub struct Tape {
 }
 
 impl Tape {
-    /// Starts a trace in a new file.
+    /// Starts a trace in a new file. `next` are the numbers the engine begins with: the daemon counts on from the run before.
     ///
     /// # Errors
     /// If the file cannot be made or no thread can be started.
-    pub fn create(path: &Path, host: &Host) -> Result<Self, Error> {
+    pub fn create(path: &Path, host: &Host, next: Numbers) -> Result<Self, Error> {
         let mut file = File::create(path).map_err(|e| Error::new("creating", path, e))?;
         let memory = host.memory.map_or_else(|| "-".to_owned(), |b| b.0.to_string());
-        writeln!(file, "memgov-trace 1 page={} cpus={} memory={memory}", host.page.0, host.cpus)
-            .map_err(|e| Error::new("writing", path, e))?;
+        let (page, cpus, Numbers { decision, episode }) = (host.page.0, host.cpus, next);
+        let header = format!("page={page} cpus={cpus} memory={memory} decision={decision} episode={episode}");
+        writeln!(file, "memgov-trace 1 {header}").map_err(|e| Error::new("writing", path, e))?;
         let (sink, ticks): (_, Receiver<Vec<u8>>) = sync_channel(QUEUE);
         let shown = path.to_owned();
         let writer = std::thread::Builder::new()
@@ -205,7 +207,8 @@ impl Tape {
     pub fn forget(&mut self, who: ProcessId) {
         self.frame(format_args!("forget {} {}", who.pid, who.start), b"");
     }
-    /// Another policy is in force, with these rules: replay knows none but the one it is given.
+    /// The policy was put in force anew (a reload, `memgov set --group`), with these rules: what they mean replay is told by its
+    /// configurations.
     pub fn policy<'a>(&mut self, rules: impl Iterator<Item = &'a str>) {
         if self.on() {
             let names: Vec<&str> = rules.collect();
@@ -272,11 +275,12 @@ pub struct TraceError {
     pub cut: bool,
 }
 
-/// Reads the first line: facts about the host the trace was taken on.
+/// Reads the first line: facts about the host the trace was taken on, and the numbers the engine began with (a trace that
+/// does not say began with 1).
 ///
 /// # Errors
 /// If it is not a trace, or of another version.
-pub fn header(trace: &[u8]) -> Result<(Host, usize), TraceError> {
+pub fn header(trace: &[u8]) -> Result<(Host, Numbers, usize), TraceError> {
     let bad = |what: &str| TraceError { at: 0, what: what.into(), cut: false };
     let end =
         trace.iter().position(|&b| b == b'\n').ok_or_else(|| bad("not a memgov trace: no first line"))?;
@@ -284,7 +288,7 @@ pub fn header(trace: &[u8]) -> Result<(Host, usize), TraceError> {
         .map_err(|_| bad("not a memgov trace: the first line is not text"))?;
     let fields =
         line.strip_prefix("memgov-trace 1 ").ok_or_else(|| bad("not a memgov trace of version 1"))?;
-    let mut host = Host::default();
+    let (mut host, mut next) = (Host::default(), Numbers::default());
     for field in fields.split(' ') {
         let (key, value) = field.split_once('=').ok_or_else(|| bad("a field of the first line has no ="))?;
         let number = value.parse::<u64>().ok();
@@ -295,10 +299,12 @@ pub fn header(trace: &[u8]) -> Result<(Host, usize), TraceError> {
                     number.and_then(|n| u32::try_from(n).ok()).ok_or_else(|| bad("cpus= is not a number"))?;
             }
             "memory" => host.memory = number.map(memgov_decide::units::Bytes),
+            "decision" => next.decision = number.ok_or_else(|| bad("decision= is not a number"))?,
+            "episode" => next.episode = number.ok_or_else(|| bad("episode= is not a number"))?,
             _ => {}
         }
     }
-    Ok((host, end + 1))
+    Ok((host, next, end + 1))
 }
 
 /// The frames of a trace, from a byte on.
@@ -348,7 +354,8 @@ mod tests {
     fn what_is_written_is_read_back() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("trace");
-        let mut tape = Tape::create(&path, &Host::default()).unwrap();
+        let first = Numbers { decision: 121, episode: 7 };
+        let mut tape = Tape::create(&path, &Host::default(), first).unwrap();
         tape.tick(Time(5));
         tape.group_new(GroupSlot(3), &Group::new(GroupId(9), b"/a\nb"));
         tape.group_file(GroupSlot(3), "memory.current", b"17\n");
@@ -360,8 +367,8 @@ mod tests {
             std::thread::sleep(deadline);
             text = std::fs::read(&path).unwrap();
         }
-        let (host, start) = header(&text).unwrap();
-        assert_eq!(host, Host::default());
+        let (host, next, start) = header(&text).unwrap();
+        assert_eq!((host, next), (Host::default(), first));
         let all: Vec<_> = frames(&text, start).collect::<Result<_, _>>().unwrap();
         assert_eq!(all.len(), 3, "an empty tick is not written");
         assert_eq!(all[0].words, ["tick", "5"]);

@@ -19,6 +19,8 @@ pub enum FailureKind {
     NoSuchProcess,
     /// No such group, or it has been removed meanwhile.
     NoSuchGroup,
+    /// The group has no rule that was set on it.
+    NoSuchRule,
     /// No such decision, or it is no longer kept.
     NoSuchDecision,
     /// An action word or limit the letter refuses.
@@ -45,7 +47,7 @@ pub mod exit {
     pub const CONFIG: u8 = 3;
     /// Not permitted.
     pub const PERMISSION: u8 = 4;
-    /// No such process, group or decision.
+    /// No such process, group, rule or decision.
     pub const NO_TARGET: u8 = 5;
     /// The daemon does not run.
     pub const NO_DAEMON: u8 = 6;
@@ -58,10 +60,11 @@ pub mod exit {
 use FailureKind as K;
 
 /// Kind, varlink error name, errno, exit code.
-const LIST: [(FailureKind, &str, i32, u8); 10] = [
+const LIST: [(FailureKind, &str, i32, u8); 11] = [
     (K::PermissionDenied, "PermissionDenied", libc::EACCES, exit::PERMISSION),
     (K::NoSuchProcess, "NoSuchProcess", libc::ESRCH, exit::NO_TARGET),
     (K::NoSuchGroup, "NoSuchGroup", libc::ENOENT, exit::NO_TARGET),
+    (K::NoSuchRule, "NoSuchRule", libc::ENOENT, exit::NO_TARGET),
     (K::NoSuchDecision, "NoSuchDecision", libc::ENOENT, exit::NO_TARGET),
     (K::InvalidControl, "InvalidControl", libc::EINVAL, exit::USAGE),
     (K::InvalidRule, "InvalidRule", libc::EINVAL, exit::USAGE),

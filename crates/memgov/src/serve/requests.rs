@@ -209,6 +209,13 @@ fn set_group_rule(asked: SetGroupRule, peer: Peer, governed: &dyn Governed) -> R
 fn clear_group_rule(asked: &Path, peer: Peer, governed: &dyn Governed) -> Result<Value, Failure> {
     let facts = governed.group(path(&asked.path)?)?;
     permit::group_clear(peer, &facts)?;
+    if governed.group_rule_get(&facts)?.is_none() {
+        let text = format!(
+            "no rule is set on {}: there is nothing to clear; rules of the configuration go by `memgov reload`",
+            asked.path
+        );
+        return Err(FailureKind::NoSuchRule.because(text));
+    }
     governed.group_rule_clear(&facts)?;
     Ok(json!({}))
 }
@@ -286,6 +293,13 @@ pub fn group_rule(request: wire::GroupRule) -> Result<GroupRule, Failure> {
         }
     };
     let until = request.until.as_deref().map(words::size).transpose().map_err(|e| invalid("until", e))?;
+    if let Some(until) = until {
+        let invalid = |why| FailureKind::InvalidRule.because(why);
+        words::until_fits(until, &when).map_err(invalid)?;
+    }
+    if when.rss.is_some() && request.steps.iter().any(|step| step.victim.is_some()) {
+        return Err(invalid("do", words::NO_VICTIM.into()));
+    }
     let high = request.high.as_deref().map(words::limit).transpose().map_err(|e| invalid("high", e))?;
     let rule = Rule {
         name: format!("set {}", request.path),

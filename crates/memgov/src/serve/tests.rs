@@ -262,6 +262,9 @@ fn rules_that_say_nothing_possible_are_refused() {
         json!({ "path": "/user", "over": "1MiB", "group_over": "high", "do": deny }),
         json!({ "path": "/user", "over": "high", "meter": "rss.anon", "do": deny }),
         json!({ "path": "/user", "over": "1MiB", "high": "lots", "do": deny }),
+        json!({ "path": "/user", "over": "1MiB", "until": "2MiB", "do": deny }),
+        json!({ "path": "/user", "over": "1MiB", "until": "2MiB", "meter": "rss.anon", "do": deny }),
+        json!({ "path": "/user", "over": "1MiB", "meter": "rss.anon", "do": [{ "action": "kill", "victim": "largest" }] }),
     ] {
         let got = ask(&fake, ROOT, "SetGroupRule", json!({ "rule": rule }));
         assert_eq!(got, Err("org.memgov.InvalidRule".into()), "{rule}");
@@ -274,6 +277,9 @@ fn rules_that_say_nothing_possible_are_refused() {
     {
         assert_eq!(ask(&fake, ROOT, "GetControl", bad), invalid);
     }
+    assert!(fake.rules.lock().unwrap().is_empty());
+    let none = ask(&fake, ROOT, "ClearGroupRule", json!({ "path": "/user" }));
+    assert_eq!(none, Err("org.memgov.NoSuchRule".into()), "nothing to clear is no success");
     assert_eq!(ask(&fake, ROOT, "GetControl", json!({ "pid": 99 })), Err("org.memgov.NoSuchProcess".into()));
     assert_eq!(
         ask(&fake, ROOT, "GetGroupRule", json!({ "path": "/no" })),

@@ -84,9 +84,20 @@ fn group_rule(bench: &mut Bench<'_>) -> Result<String> {
     let before = bench.state(&[hog.pid]);
     hog.push("anon", 48 * MIB)?;
     daemon.event("deny-begin", bench.patience(), |event| {
-        event.order == "deny-begin" && event.is_of_group(&path)
+        event.order == "deny-begin" && event.is_of_group(&path) && event.outcome.is_some()
     })?;
+    let status = daemon.ok(&["status"])?;
+    let held = format!("pid {} (hog)", hog.pid);
+    ensure!(status.contains(&held) && !status.contains("()"), "no `{held}` among what is held: {status}");
     daemon.ok(&["clear", "--group", &path])?;
+    let again = daemon.cli(&["clear", "--group", &path])?;
+    ensure!(
+        again.code == 5 && again.stdout.is_empty() && again.stderr.contains("no rule is set"),
+        "clear where nothing is set: exit code {}, {}{}",
+        again.code,
+        again.stdout,
+        again.stderr
+    );
     bench
         .back_to(&before, &[hog.pid], bench.patience(), "after clear")
         .map_err(|error| daemon.explain(error))?;

@@ -32,6 +32,12 @@ fn permissions(bench: &mut Bench<'_>) -> Result<String> {
     own.ask(&format!("become {NOBODY}"))?;
     daemon.set_memctl(others.pid, 1, 0, 0)?;
     let (own, other) = (own.pid.to_string(), others.pid.to_string());
+    let memgov = [daemon.pid].into_iter().chain(daemon.companions());
+    for pid in memgov.map(|pid| pid.to_string()) {
+        let Output { code, stdout, stderr } = daemon.cli(&["set", "--pid", &pid, "--memctl", "1 4096 0"])?;
+        ensure!(code == 5, "memgov's own process {pid}: expected exit code 5, got {code} ({stdout}{stderr})");
+        ensure!(stderr.contains("memgov") && stderr.contains("cannot be governed"), "no reason: {stderr}");
+    }
     let cases: [(&[&str], i32, &str); 5] = [
         (&["set", "--pid", &own, "--memctl", "1 4096 0"], 0, "its own process"),
         (&["set", "--pid", &other, "--memctl", "1 4096 0"], 4, "another's process"),
