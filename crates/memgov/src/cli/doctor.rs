@@ -19,9 +19,19 @@ pub(crate) struct Doctor {
     json: bool,
 }
 
+/// The facts, those included that take loading programs into the kernel; nothing of it is left behind.
+pub(super) fn probe() -> Facts {
+    let mut facts = Facts::probe(Path::new("/"));
+    match crate::bpf::trial() {
+        Ok(()) => facts.bpf.enforces = Some(true),
+        Err(why) => (facts.bpf.enforces, facts.bpf.why_not) = (Some(false), Some(why)),
+    }
+    facts
+}
+
 impl Doctor {
     pub(crate) fn run(&self, out: &mut dyn Write) -> anyhow::Result<()> {
-        let facts = Facts::probe(Path::new("/"));
+        let facts = probe();
         let features = features(&facts);
         if self.json {
             output::json(out, &json!({ "features": features, "facts": facts }))?;

@@ -52,6 +52,7 @@ pub fn features(facts: &Facts) -> Vec<Feature> {
         process_meter(facts),
         high(facts),
         deny(facts),
+        inside(facts),
         slow_group(facts),
         slow_process(facts),
         signal(facts),
@@ -127,6 +128,28 @@ fn high(facts: &Facts) -> Feature {
         ),
         None => Feature::unavailable(name, "no memory controller is mounted", MOUNT_MEMORY),
     }
+}
+
+/// The same refusals, signals and kills in the allocating call itself; without it they come from outside, moments later.
+fn inside(facts: &Facts) -> Feature {
+    let name = "enforce-inside";
+    if yes(facts.bpf.enforces) {
+        return Feature::available(name, "bpf (fmod_ret or lsm, fentry, tp_btf)");
+    }
+    let tried = facts.bpf.why_not.as_deref();
+    let (why, how) = if !facts.bpf.btf {
+        ("this kernel has no /sys/kernel/btf/vmlinux", "run a kernel built with CONFIG_DEBUG_INFO_BTF")
+    } else if facts.bpf.lockdown.as_deref().is_some_and(|lockdown| lockdown != "none") {
+        ("kernel lockdown forbids it", "boot with lockdown=none, or without Secure Boot")
+    } else if !facts.bpf.permitted {
+        (
+            "CAP_BPF and CAP_PERFMON are missing",
+            "give memgov both (systemd: AmbientCapabilities=CAP_BPF CAP_PERFMON)",
+        )
+    } else {
+        ("not tried", "a kernel from 6.1 on with BPF tracing or LSM programs allowed")
+    };
+    Feature::unavailable(name, tried.unwrap_or(why), how)
 }
 
 fn deny(facts: &Facts) -> Feature {

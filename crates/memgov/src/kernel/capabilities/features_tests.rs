@@ -46,7 +46,13 @@ fn v2_root() -> Facts {
             bpf: true,
             perfmon: true,
         },
-        bpf: BpfFacts { btf: true, lockdown: Some("none".into()), permitted: true },
+        bpf: BpfFacts {
+            btf: true,
+            lockdown: Some("none".into()),
+            permitted: true,
+            enforces: Some(true),
+            why_not: None,
+        },
         swap: Some(false),
         zram: Some(false),
     }
@@ -71,7 +77,7 @@ fn uml() -> Facts {
     let mut facts = v2_root();
     (facts.wake.psi, facts.wake.psi_short_window, facts.wake.group_psi) =
         (Some(false), Some(false), Some(false));
-    facts.bpf.btf = false;
+    (facts.bpf.btf, facts.bpf.enforces) = (false, Some(false));
     facts
 }
 
@@ -88,7 +94,7 @@ fn unprivileged_container() -> Facts {
     facts.wake = WakeFacts { psi: Some(false), psi_short_window: Some(false), ..WakeFacts::default() };
     facts.wake.proc_connector = Some(false);
     facts.capabilities = CapabilityFacts::default();
-    facts.bpf.permitted = false;
+    (facts.bpf.permitted, facts.bpf.enforces) = (false, Some(false));
     facts
 }
 
@@ -137,8 +143,8 @@ fn v1_without_its_freezer_uses_the_unified_tree_and_last_signals() {
 }
 
 #[test]
-fn uml_lacks_only_pressure() {
-    assert_eq!(lacking(&uml()), [("pressure", "none")]);
+fn uml_lacks_pressure_and_the_inner_tier() {
+    assert_eq!(lacking(&uml()), [("enforce-inside", "none"), ("pressure", "none")]);
 }
 
 #[test]
@@ -151,7 +157,7 @@ fn a_container_can_still_meter_deny_and_signal_its_own() {
     let unavailable = features(&unprivileged_container());
     let unavailable: Vec<_> =
         unavailable.iter().filter(|f| matches!(f.state, State::Unavailable(_))).map(|f| f.name).collect();
-    assert_eq!(unavailable, ["pressure"]);
+    assert_eq!(unavailable, ["enforce-inside", "pressure"]);
 }
 
 #[test]

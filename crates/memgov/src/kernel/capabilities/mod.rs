@@ -123,6 +123,10 @@ pub struct BpfFacts {
     pub btf: bool,
     /// The chosen word of `/sys/kernel/security/lockdown`; `None` where it cannot be read.
     pub lockdown: Option<String>,
-    /// Capabilities and lockdown do not forbid it. Loading was not tried.
+    /// Capabilities and lockdown do not forbid it.
     pub permitted: bool,
+    /// The programs were loaded, and each that refuses was seen to; `None`: not tried.
+    pub enforces: Option<bool>,
+    /// Why they do not.
+    pub why_not: Option<String>,
 }

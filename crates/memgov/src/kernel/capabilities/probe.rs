@@ -273,6 +273,8 @@ fn bpf_facts(root: &Path, capabilities: CapabilityFacts) -> BpfFacts {
         // `confidentiality` forbids reading kernel memory, without which nothing here would work.
         permitted: allowed && lockdown.as_deref() != Some("confidentiality"),
         lockdown,
+        enforces: None,
+        why_not: None,
     }
 }
 
