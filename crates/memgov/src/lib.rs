@@ -2,6 +2,7 @@
 //! module that knows all four.
 
 pub mod act;
+pub mod bpf;
 pub mod cli;
 pub mod config;
 pub mod daemon;
