@@ -11,9 +11,29 @@
 //!
 //! Without the cargo feature `bpf` the same API answers [`Absent`].
 
+#[cfg(not(feature = "bpf"))]
 mod absent;
+#[cfg(feature = "bpf")]
+mod attach;
+#[cfg(feature = "bpf")]
+mod events;
+#[cfg(feature = "bpf")]
+mod load;
+#[cfg(feature = "bpf")]
+mod maps;
+#[cfg(feature = "bpf")]
+mod raw;
+#[cfg(feature = "bpf")]
+mod record;
+#[cfg(feature = "bpf")]
+mod selftest;
+#[cfg(feature = "bpf")]
+mod tier;
 
+#[cfg(not(feature = "bpf"))]
 pub use absent::{Attachments, Events, Maps, Tier};
+#[cfg(feature = "bpf")]
+pub use self::{attach::Attachments, events::Events, maps::Maps, tier::Tier};
 
 pub use memgov_decide::policy::Condition;
 
@@ -30,8 +50,6 @@ pub type Comm = [u8; 16];
 pub const MAX_PROTECTED_NAMES: usize = 32;
 /// A limit can be set on groups down to this depth (the root is 0).
 pub const MAX_LEVEL: u32 = 63;
-/// At most so many different depths can have limits at a time.
-pub const MAX_GOVERNED_LEVELS: usize = 16;
 
 /// What is fixed when the tier is loaded.
 #[derive(Clone, Debug)]
@@ -259,6 +277,15 @@ pub struct HookStatus {
     pub acted: u64,
     /// Nanoseconds in it and runs of it as the kernel counts them, while [`Tier::enable_run_stats`] is on.
     pub run: Option<(u64, u64)>,
+}
+
+/// Events and children that the programs could not do justice to, since the tier was loaded.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Lost {
+    /// The ring was full.
+    pub events: u64,
+    /// No memory for a child's limit at fork or exec.
+    pub children: u64,
 }
 
 /// The tier in three parts, for as many threads.
