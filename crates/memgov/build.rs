@@ -1,0 +1,59 @@
+//! Compiles the programs of the eBPF tier (src/bpf/c/*.bpf.c) with clang, for the feature `bpf`. They are portable between kernels
+//! (CO-RE), so nothing of the building machine's kernel goes in.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::{env, fs};
+
+const SOURCES: &str = "src/bpf/c";
+
+fn main() {
+    println!("cargo:rerun-if-changed={SOURCES}");
+    println!("cargo:rerun-if-env-changed=CLANG");
+    if env::var_os("CARGO_FEATURE_BPF").is_none() {
+        return;
+    }
+    let out = PathBuf::from(env::var_os("OUT_DIR").expect("cargo sets OUT_DIR"));
+    // The libbpf that is linked in brings the headers for its programs.
+    let headers = env::var_os("DEP_BPF_INCLUDE").expect("libbpf-sys says where its headers are");
+    for entry in fs::read_dir(SOURCES).expect("reading src/bpf/c") {
+        let source = entry.expect("reading src/bpf/c").path();
+        println!("cargo:rerun-if-changed={}", source.display());
+        if source.to_string_lossy().ends_with(".bpf.c") {
+            compile(&source, Path::new(&headers), &out);
+        }
+    }
+}
+
+fn compile(source: &Path, headers: &Path, out: &Path) {
+    let clang = env::var("CLANG").unwrap_or_else(|_| "clang".to_owned());
+    let object = out.join(source.file_stem().expect("a file has a name")).with_extension("o");
+    let mut command = Command::new(&clang);
+    // v3: compare-and-exchange and 32-bit jumps, since Linux 5.12. -g is what makes BTF.
+    command.args(["-target", "bpf", "-mcpu=v3", "-O2", "-g", "-Wall", "-Werror"]);
+    command.arg(format!("-D__TARGET_ARCH_{}", kernel_name_of_target()));
+    // Paths of the building machine do not belong into the program that is shipped.
+    command.arg(format!("-fdebug-prefix-map={}=.", env::current_dir().expect("a directory").display()));
+    command.arg("-I").arg(headers).arg("-c").arg(source).arg("-o").arg(&object);
+    match command.status() {
+        Ok(status) if status.success() => {}
+        Ok(status) => panic!("{}: {clang}: {status}", source.display()),
+        Err(error) => panic!(
+            "{clang}: {error}. The eBPF tier is compiled with clang: install the Debian packages clang, libelf-dev and \
+             zlib1g-dev (cargo xtask setup), name another one in CLANG, or build with --no-default-features"
+        ),
+    }
+}
+
+/// As the kernel calls it: bpf_tracing.h wants to know.
+fn kernel_name_of_target() -> String {
+    let arch = env::var("CARGO_CFG_TARGET_ARCH").unwrap_or_default();
+    match arch.as_str() {
+        "x86_64" | "x86" => "x86".to_owned(),
+        "aarch64" => "arm64".to_owned(),
+        "riscv64" => "riscv".to_owned(),
+        "s390x" => "s390".to_owned(),
+        "powerpc64" => "powerpc".to_owned(),
+        _ => arch,
+    }
+}

@@ -1,0 +1,114 @@
+//! The tier of a build without the feature `bpf`: there is none. These types have no values, so nothing here runs but `load`.
+
+use super::{Absent, Error, Event, GroupLimit, HookStatus, Hooks, Hot, Options, Parts, TaskLimit};
+use memgov_decide::snapshot::{GroupId, ProcessId};
+use memgov_decide::units::Time;
+use rustix::fd::BorrowedFd;
+
+enum Never {}
+
+/// As in a build with the feature `bpf`.
+pub struct Tier(Never);
+/// As in a build with the feature `bpf`.
+pub struct Maps(Never);
+/// As in a build with the feature `bpf`.
+pub struct Events(Never);
+/// As in a build with the feature `bpf`.
+pub struct Attachments(Never);
+
+#[allow(missing_docs, reason = "documented where they do something")]
+impl Tier {
+    pub fn load(_: &Options) -> Result<Result<Self, Absent>, Error> {
+        Ok(Err(Absent { reason: "this memgov was built without the cargo feature `bpf`".to_owned() }))
+    }
+    pub fn into_parts(self) -> Parts {
+        match self.0 {}
+    }
+    pub fn maps(&self) -> &Maps {
+        match self.0 {}
+    }
+    pub fn require(&mut self, _: Hooks) -> Result<(), Error> {
+        match self.0 {}
+    }
+    pub fn hooks(&self) -> Vec<HookStatus> {
+        match self.0 {}
+    }
+    pub fn enable_run_stats(&mut self, _: bool) -> Result<(), Error> {
+        match self.0 {}
+    }
+    pub fn set_group(&self, _: GroupId, _: &GroupLimit) -> Hot {
+        match self.0 {}
+    }
+    pub fn clear_group(&self, _: GroupId) -> Hot {
+        match self.0 {}
+    }
+    pub fn set_process(&self, _: BorrowedFd<'_>, _: &TaskLimit) -> Hot {
+        match self.0 {}
+    }
+    pub fn clear_process(&self, _: BorrowedFd<'_>) -> Hot {
+        match self.0 {}
+    }
+    pub fn exempt(&self, _: ProcessId, _: bool) -> Hot {
+        match self.0 {}
+    }
+    pub fn renew(&self, _: Time) {
+        match self.0 {}
+    }
+    pub fn denials_of(&self, _: GroupId) -> Option<u64> {
+        match self.0 {}
+    }
+    pub fn events(&self) -> BorrowedFd<'_> {
+        match self.0 {}
+    }
+    pub fn drain(&mut self, _: &mut dyn FnMut(&Event)) {
+        match self.0 {}
+    }
+}
+
+#[allow(missing_docs, reason = "documented where they do something")]
+impl Maps {
+    pub fn set_group(&self, _: GroupId, _: &GroupLimit) -> Hot {
+        match self.0 {}
+    }
+    pub fn clear_group(&self, _: GroupId) -> Hot {
+        match self.0 {}
+    }
+    pub fn set_process(&self, _: BorrowedFd<'_>, _: &TaskLimit) -> Hot {
+        match self.0 {}
+    }
+    pub fn clear_process(&self, _: BorrowedFd<'_>) -> Hot {
+        match self.0 {}
+    }
+    pub fn exempt(&self, _: ProcessId, _: bool) -> Hot {
+        match self.0 {}
+    }
+    pub fn renew(&self, _: Time) {
+        match self.0 {}
+    }
+    pub fn denials_of(&self, _: GroupId) -> Option<u64> {
+        match self.0 {}
+    }
+}
+
+#[allow(missing_docs, reason = "documented where they do something")]
+impl Events {
+    pub fn fd(&self) -> BorrowedFd<'_> {
+        match self.0 {}
+    }
+    pub fn drain(&mut self, _: &mut dyn FnMut(&Event)) {
+        match self.0 {}
+    }
+}
+
+#[allow(missing_docs, reason = "documented where they do something")]
+impl Attachments {
+    pub fn require(&mut self, _: Hooks) -> Result<(), Error> {
+        match self.0 {}
+    }
+    pub fn hooks(&self) -> Vec<HookStatus> {
+        match self.0 {}
+    }
+    pub fn enable_run_stats(&mut self, _: bool) -> Result<(), Error> {
+        match self.0 {}
+    }
+}

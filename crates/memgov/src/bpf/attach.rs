@@ -1,0 +1,235 @@
+//! What is attached: sets of programs, on and off. Loading and attaching take milliseconds, detaching may wait for the kernel: not for the loop.
+//! A program stays loaded once it was, so that the next time is quick; links are what makes it run, and they end with this value.
+
+use super::load::{Failure, MapFds, Source};
+use super::maps::Maps;
+use super::raw;
+use super::record::{HookStats, StatId};
+use super::selftest::{Proof, prove};
+use super::{Error, Hook, HookStatus, Hooks, How, Lost};
+use libbpf_rs::{Link, Object};
+use rustix::fd::{AsFd, OwnedFd};
+use std::sync::Arc;
+
+/// One program and the ways to attach it, the preferred one first.
+struct Program {
+    /// What it is attached to.
+    name: &'static str,
+    set: Option<Hook>,
+    stat: StatId,
+    source: Source,
+    ways: &'static [(How, &'static str)],
+    proof: Option<Proof>,
+}
+
+const fn telling(
+    name: &'static str,
+    set: Option<Hook>,
+    stat: StatId,
+    source: Source,
+    ways: &'static [(How, &'static str)],
+) -> Program {
+    Program { name, set, stat, source, ways, proof: None }
+}
+
+/// In the order they are attached: what follows limits comes first, so that no child is missed.
+static PROGRAMS: [Program; 9] = [
+    telling("task_newtask", None, StatId::Fork, Source::Life, &[(How::Tracepoint, "fork_inherits")]),
+    telling("begin_new_exec", None, StatId::Exec, Source::Life, &[(How::Fentry, "exec_keeps")]),
+    telling("sched_process_exit", None, StatId::Exit, Source::Life, &[(How::Tracepoint, "exit_tells")]),
+    Program {
+        name: "security_mmap_addr",
+        set: Some(Hook::Deny),
+        stat: StatId::MmapAddr,
+        source: Source::Deny,
+        ways: &[(How::FmodRet, "mmap_addr_fmod"), (How::Lsm, "mmap_addr_lsm")],
+        proof: Some(Proof::MmapAddr),
+    },
+    Program {
+        name: "security_file_mprotect",
+        set: Some(Hook::Deny),
+        stat: StatId::FileMprotect,
+        source: Source::Deny,
+        ways: &[(How::FmodRet, "file_mprotect_fmod"), (How::Lsm, "file_mprotect_lsm")],
+        proof: Some(Proof::FileMprotect),
+    },
+    telling("try_charge_memcg", Some(Hook::Charge), StatId::Charge, Source::Charge, &[(How::Fentry, "charge")]),
+    telling("rss_stat", Some(Hook::Rss), StatId::Rss, Source::Rss, &[(How::Tracepoint, "rss_changes")]),
+    telling("out_of_memory", Some(Hook::Oom), StatId::Oom, Source::Oom, &[(How::Fentry, "oom_enters")]),
+    telling("mark_victim", Some(Hook::Oom), StatId::Victim, Source::Oom, &[(How::Tracepoint, "oom_takes")]),
+];
+
+/// The names of the programs that follow limits, which are loaded with the maps.
+pub(super) fn programs_of_life() -> Vec<&'static str> {
+    let life = PROGRAMS.iter().filter(|program| program.set.is_none());
+    life.flat_map(|program| program.ways).map(|(_, name)| *name).collect()
+}
+
+/// What became of a program so far.
+#[derive(Default)]
+struct State {
+    /// Dropped before the object it comes from.
+    link: Option<Link>,
+    object: Option<Object>,
+    /// The way that worked, as a position in `ways`.
+    way: Option<usize>,
+    proven: bool,
+    unavailable: Option<String>,
+}
+
+/// The programs. Dropping it detaches all of them.
+pub struct Attachments {
+    states: [State; PROGRAMS.len()],
+    fds: MapFds,
+    stats: OwnedFd,
+    cpus: usize,
+    maps: Arc<Maps>,
+    run_stats: Option<OwnedFd>,
+}
+
+impl Attachments {
+    pub(super) fn new(life: Object, fds: MapFds, stats: OwnedFd, maps: Arc<Maps>) -> Result<Self, Error> {
+        let cpus =
+            libbpf_rs::num_possible_cpus().map_err(|error| Error(format!("counting processors: {error}")))?;
+        let states = std::array::from_fn(|_| State::default());
+        let mut new = Self { states, fds, stats, cpus, maps, run_stats: None };
+        // Kept with the first program; the others find theirs in it.
+        new.states[0].object = Some(life);
+        Ok(new)
+    }
+
+    /// Attaches these sets and detaches all others. A hook that this kernel does not have, or that is not proven, is left out and says why
+    /// in [`Attachments::hooks`]; [`Attachments::in_force`] says what is there.
+    pub fn require(&mut self, hooks: Hooks) -> Result<(), Error> {
+        let wanted = |program: &Program| program.set.map_or(!hooks.is_empty(), |set| hooks.has(set));
+        for index in 0..PROGRAMS.len() {
+            if wanted(&PROGRAMS[index]) && self.states[index].link.is_none() {
+                self.attach(index)?;
+            }
+        }
+        // Last attached, first detached: limits follow their processes to the end.
+        for index in (0..PROGRAMS.len()).rev() {
+            if !wanted(&PROGRAMS[index]) {
+                self.states[index].link = None;
+            }
+        }
+        Ok(())
+    }
+
+    /// The sets of which every program is attached and, where it refuses, proven.
+    pub fn in_force(&self) -> Hooks {
+        let whole = |hook: Hook| {
+            let mut programs = PROGRAMS.iter().zip(&self.states).filter(|(program, _)| program.set == Some(hook));
+            programs.clone().next().is_some()
+                && programs.all(|(program, state)| state.link.is_some() && (program.proof.is_none() || state.proven))
+        };
+        Hook::ALL.into_iter().filter(|hook| whole(*hook)).collect()
+    }
+
+    /// Each program: how it is attached, what it did, what it cost. Allocates.
+    pub fn hooks(&self) -> Vec<HookStatus> {
+        PROGRAMS.iter().zip(&self.states).map(|(program, state)| self.status(program, state)).collect()
+    }
+
+    /// What was lost.
+    pub fn lost(&self) -> Lost {
+        Lost { events: self.sum(StatId::LostEvents).calls, children: self.sum(StatId::LostChildren).calls }
+    }
+
+    /// Has the kernel measure how long programs run; it costs every program on the machine some 20 ns a run.
+    pub fn enable_run_stats(&mut self, on: bool) -> Result<(), Error> {
+        self.run_stats = match on {
+            true => Some(raw::enable_run_stats().map_err(|errno| Error(format!("BPF_ENABLE_STATS: {errno}")))?),
+            false => None,
+        };
+        Ok(())
+    }
+
+    fn status(&self, program: &Program, state: &State) -> HookStatus {
+        let sum = self.sum(program.stat);
+        HookStatus {
+            name: program.name,
+            set: program.set,
+            how: state.link.is_some().then(|| state.way.map(|way| program.ways[way].0)).flatten(),
+            proven: state.proven && state.link.is_some(),
+            unavailable: state.unavailable.clone(),
+            calls: sum.calls,
+            acted: sum.acted,
+            run: self.run_stats.as_ref().and_then(|_| self.run(program, state)),
+        }
+    }
+
+    fn run(&self, program: &Program, state: &State) -> Option<(u64, u64)> {
+        let name = program.ways[state.way?].1;
+        let object = self.object_of(program, state)?;
+        let loaded = object.progs().find(|loaded| loaded.name() == name)?;
+        raw::run_stats(loaded.as_fd()).ok()
+    }
+
+    fn object_of<'a>(&'a self, program: &Program, state: &'a State) -> Option<&'a Object> {
+        if program.source == Source::Life { self.states[0].object.as_ref() } else { state.object.as_ref() }
+    }
+
+    fn sum(&self, stat: StatId) -> HookStats {
+        let each: Vec<HookStats> =
+            raw::lookup_on_every_cpu(self.stats.as_fd(), stat as u32, self.cpus).unwrap_or_default();
+        each.iter().fold(HookStats::default(), |sum, cpu| HookStats {
+            calls: sum.calls + cpu.calls,
+            acted: sum.acted + cpu.acted,
+        })
+    }
+
+    /// Tries the ways in their order, the one that worked before first.
+    fn attach(&mut self, index: usize) -> Result<(), Error> {
+        let program = &PROGRAMS[index];
+        let known = self.states[index].way;
+        let mut reasons = Vec::new();
+        for way in known.into_iter().chain((0..program.ways.len()).filter(|way| Some(*way) != known)) {
+            let (how, name) = program.ways[way];
+            match self.attach_way(index, way, name) {
+                Ok(()) => {
+                    self.states[index].unavailable = None;
+                    return Ok(());
+                }
+                Err(why) => reasons.push(format!("{how}: {why}")),
+            }
+        }
+        let state = &mut self.states[index];
+        (state.link, state.way, state.proven) = (None, None, false);
+        let reason = format!("{} cannot be used: {}", program.name, reasons.join("; "));
+        if program.set.is_none() {
+            // Without these a limit would be lost on the way; nothing may be promised then.
+            return Err(Error(reason));
+        }
+        state.unavailable = Some(reason);
+        Ok(())
+    }
+
+    fn attach_way(&mut self, index: usize, way: usize, name: &str) -> Result<(), String> {
+        let program = &PROGRAMS[index];
+        if program.source != Source::Life && (self.states[index].way != Some(way) || self.states[index].object.is_none()) {
+            let object = self.fds.load(program.source, &[name]).map_err(|failure| failure.brief())?;
+            self.states[index].object = Some(object);
+        }
+        let holder = if program.source == Source::Life { 0 } else { index };
+        let object = self.states[holder].object.as_mut().ok_or("it is not loaded")?;
+        let link = attach(object, name).map_err(|failure| failure.brief())?;
+        let proven = match program.proof {
+            None => false,
+            Some(proof) => prove(proof, self.maps.control()).map(|()| true)?,
+        };
+        let state = &mut self.states[index];
+        (state.link, state.way, state.proven) = (Some(link), Some(way), proven);
+        Ok(())
+    }
+}
+
+fn attach(object: &mut Object, name: &str) -> Result<Link, Failure> {
+    super::load::listening(|| {
+        let program = object.progs_mut().find(|program| program.name() == name);
+        match program {
+            Some(program) => program.attach(),
+            None => Err(libbpf_rs::Error::from_raw_os_error(libc::ENOENT)),
+        }
+    })
+}

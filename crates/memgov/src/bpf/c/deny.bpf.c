@@ -1,0 +1,98 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0 OR GPL-2.0
+/*
+ * Refusing memory in the call that asks for it: ENOMEM from mmap, brk and mremap (security_mmap_addr) and from mprotect that makes a
+ * private mapping writable (security_file_mprotect). fork is not refused here: no hook of it is used.
+ *
+ * Each check exists twice, for fmod_ret and for lsm; the loader takes the first that is proven to refuse.
+ */
+#include "judge.h"
+
+char _license[] SEC("license") = "Dual MIT/GPL";
+
+static __always_inline void tell_denial(struct group_slot *slot, struct task_limit *limit, struct task_struct *leader,
+					const struct seen *seen, __u32 hook, __u64 now)
+{
+	__u64 *told;
+
+	if (slot) {
+		__sync_fetch_and_add(&slot->denials, 1);
+		told = &slot->told_ns;
+	} else {
+		__sync_fetch_and_add(&limit->denials, 1);
+		told = &limit->told_ns;
+	}
+	if (now - *told < control.event_gap_ns)
+		return;
+	*told = now;
+	tell(EVENT_DENIED, hook, leader, seen, 0, now);
+}
+
+static __always_inline int refuse(__u32 hook)
+{
+	struct task_struct *task = bpf_get_current_task_btf(), *leader;
+	struct cgroup_subsys_state *css;
+	struct task_limit *limit;
+	struct group_slot *slot;
+	struct seen seen = {};
+	__u64 now;
+
+	if (control.selftest_tid && control.selftest_tid == task->pid)
+		return -ENOMEM;
+	if (!control.levels && !control.tasks)
+		return 0;
+	if ((task->flags & PF_KTHREAD) || !task->mm)
+		return 0;
+	leader = task->group_leader;
+	css = memory_of(task);
+	slot = group_over(css, leader, hook, false, &seen);
+	limit = limit_of(leader);
+	if (limit || seen.looked)
+		count(hook, false);
+	if (!slot) {
+		if (!limit || limit->action != ACTION_DENY || !task_over(task, limit, css, &seen))
+			return 0;
+	}
+	/* Past its point of no return an exec that is refused memory dies of it. */
+	if (BPF_CORE_READ_BITFIELD(task, in_execve))
+		return 0;
+	if ((limit && (limit->flags & TASK_EXEMPT)) || is_exempt(leader))
+		return 0;
+	now = bpf_ktime_get_ns();
+	if (!leased(now))
+		return 0;
+	count(hook, true);
+	if (slot)
+		tell_denial(slot, NULL, leader, &seen, hook, now);
+	else if (limit)
+		tell_denial(NULL, limit, leader, &seen, hook, now);
+	return -ENOMEM;
+}
+
+static __always_inline bool becomes_writable(struct vm_area_struct *vma, unsigned long prot)
+{
+	return (prot & PROT_WRITE) && !(vma->vm_flags & (VM_WRITE | VM_SHARED));
+}
+
+SEC("fmod_ret/security_mmap_addr")
+int BPF_PROG(mmap_addr_fmod, unsigned long addr, int ret)
+{
+	return ret ? ret : refuse(HOOK_MMAP_ADDR);
+}
+
+SEC("lsm/mmap_addr")
+int BPF_PROG(mmap_addr_lsm, unsigned long addr, int ret)
+{
+	return ret ? ret : refuse(HOOK_MMAP_ADDR);
+}
+
+SEC("fmod_ret/security_file_mprotect")
+int BPF_PROG(file_mprotect_fmod, struct vm_area_struct *vma, unsigned long reqprot, unsigned long prot, int ret)
+{
+	return ret || !becomes_writable(vma, prot) ? ret : refuse(HOOK_FILE_MPROTECT);
+}
+
+SEC("lsm/file_mprotect")
+int BPF_PROG(file_mprotect_lsm, struct vm_area_struct *vma, unsigned long reqprot, unsigned long prot, int ret)
+{
+	return ret || !becomes_writable(vma, prot) ? ret : refuse(HOOK_FILE_MPROTECT);
+}

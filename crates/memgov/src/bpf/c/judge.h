@@ -1,0 +1,223 @@
+/* SPDX-License-Identifier: MIT OR Apache-2.0 OR GPL-2.0 */
+/*
+ * Who is over, who is exempt, and telling user space. Every comparison is strict: at the line is not over it.
+ */
+#ifndef MEMGOV_JUDGE_H
+#define MEMGOV_JUDGE_H
+
+#include "meters.h"
+
+/* What was compared, for the event. */
+struct seen {
+	__u64 group;
+	__u64 usage;
+	__u64 limit;
+	__u64 rss;
+	__u64 tag;
+	bool looked; /* at a group with a line */
+};
+
+static __always_inline void count(__u32 hook, bool acted)
+{
+	struct hook_stats *stat = bpf_map_lookup_elem(&stats, &hook);
+
+	if (!stat)
+		return;
+	if (acted)
+		stat->acted++;
+	else
+		stat->calls++;
+}
+
+static __always_inline bool leased(__u64 now)
+{
+	return now < control.lease_until_ns;
+}
+
+static __always_inline void tell(__u32 kind, __u32 hook, struct task_struct *leader, const struct seen *seen, __u32 signal,
+				 __u64 now)
+{
+	struct event *event = bpf_ringbuf_reserve(&events, sizeof(*event), 0);
+
+	if (!event) {
+		count(HOOK_LOST_EVENTS, false);
+		return;
+	}
+	event->kind = kind;
+	event->hook = hook;
+	event->tgid = leader->tgid;
+	event->start_ns = leader->start_boottime;
+	event->group = seen->group;
+	event->tag = seen->tag;
+	event->usage = seen->usage;
+	event->limit = seen->limit;
+	event->rss = seen->rss;
+	event->signal = signal;
+	event->at_ns = now;
+	bpf_ringbuf_submit(event, 0);
+}
+
+/* Only asked about somebody who is over: it is the slow part. */
+static __noinline __attribute__((unused)) bool is_exempt(struct task_struct *leader)
+{
+	struct exempt_key key = { .tgid = leader->tgid };
+	__u64 name[2] = {}, *wanted;
+	__u64 ticks = control.ns_per_tick;
+	int i;
+
+	key.start_ticks = ticks ? leader->start_boottime / ticks : 0;
+	if (bpf_map_lookup_elem(&exempt, &key))
+		return true;
+	bpf_core_read(&name, sizeof(name), &leader->comm);
+	for (i = 0; i < PROTECTED_NAMES; i++) {
+		if (i >= control.protected_count)
+			break;
+		wanted = (__u64 *)control.protected_names[i];
+		if (name[0] == wanted[0] && name[1] == wanted[1])
+			return true;
+	}
+	return false;
+}
+
+/* A group went over its line: told once, until it is seen at or under it. */
+static __always_inline void crossing(struct group_slot *slot, __u64 usage, __u32 hook, struct task_struct *leader)
+{
+	struct seen seen = {};
+	__u64 now;
+
+	if (usage <= slot->usage_line) {
+		if (slot->crossed)
+			slot->crossed = 0;
+		return;
+	}
+	if (slot->crossed || __sync_val_compare_and_swap(&slot->crossed, 0, 1))
+		return;
+	now = bpf_ktime_get_ns();
+	seen.group = slot->id;
+	seen.tag = slot->tag;
+	seen.usage = usage;
+	seen.limit = slot->usage_line;
+	tell(EVENT_CROSSED, hook, leader, &seen, 0, now);
+}
+
+/*
+ * Looks at every group with a line from here to the root. Gives the first one that is over and refuses; with `all`, looks
+ * at those above it too, so that each crossing is told.
+ */
+static __always_inline struct group_slot *group_over(struct cgroup_subsys_state *css, struct task_struct *leader, __u32 hook,
+						     bool all, struct seen *seen)
+{
+	__u64 levels = control.levels;
+	struct group_slot *found = NULL;
+	__u32 level = css->cgroup->level;
+	int i;
+
+	for (i = 0; i < MAX_DEPTH; i++) {
+		if (!css || level >= MAX_DEPTH || !governed_above(levels, level))
+			break;
+		if (governed(levels, level)) {
+			struct group_slot *slot = slot_of(id_of(css));
+
+			if (slot && slot->usage_line != NO_LINE) {
+				__u64 usage = usage_of(css);
+
+				seen->looked = true;
+				crossing(slot, usage, hook, leader);
+				if (!found && (slot->flags & GROUP_DENY) && usage > slot->usage_line) {
+					seen->group = slot->id;
+					seen->usage = usage;
+					seen->limit = slot->usage_line;
+					seen->tag = slot->tag;
+					found = slot;
+					if (!all)
+						break;
+				}
+			}
+		}
+		css = css->parent;
+		level--;
+	}
+	return found;
+}
+
+/* Over memory.high plus climit, in its own group or one above. */
+static __always_inline bool over_high(struct cgroup_subsys_state *css, __u64 plus, struct seen *seen)
+{
+	__u64 levels = control.levels;
+	__u32 level = css->cgroup->level;
+	int i;
+
+	for (i = 0; i < MAX_DEPTH; i++) {
+		__u64 high = HIGH_OF_KERNEL, usage;
+
+		if (!css || level >= MAX_DEPTH)
+			break;
+		if (governed(levels, level)) {
+			struct group_slot *slot = slot_of(id_of(css));
+
+			if (slot)
+				high = slot->high;
+		}
+		if (high == HIGH_OF_KERNEL)
+			high = high_of(css);
+		if (high != HIGH_MAX) {
+			usage = usage_of(css);
+			if (usage > high + plus) {
+				seen->group = id_of(css);
+				seen->usage = usage;
+				seen->limit = high + plus;
+				return true;
+			}
+		}
+		css = css->parent;
+		level--;
+	}
+	return false;
+}
+
+/* Over a plain amount: the nearest group, or the one that is named. */
+static __always_inline bool over_amount(struct cgroup_subsys_state *css, __u64 group, __u64 line, struct seen *seen)
+{
+	int i;
+
+	for (i = 0; i < MAX_DEPTH; i++) {
+		if (!css)
+			break;
+		if (!group || id_of(css) == group) {
+			seen->group = id_of(css);
+			seen->usage = usage_of(css);
+			seen->limit = line;
+			return seen->usage > line;
+		}
+		css = css->parent;
+	}
+	return false;
+}
+
+/* Both parts of a process's condition must hold if both are given. The cheaper one is asked first. */
+static __always_inline bool task_over(struct task_struct *task, struct task_limit *limit, struct cgroup_subsys_state *css,
+				      struct seen *seen)
+{
+	seen->tag = limit->tag;
+	if (limit->rss_line != NO_LINE) {
+		seen->rss = rss_of(task, limit->kinds);
+		if (seen->rss <= limit->rss_line)
+			return false;
+	}
+	if (limit->group_line == NO_LINE) {
+		seen->group = id_of(css);
+		seen->limit = limit->rss_line;
+		return limit->rss_line != NO_LINE;
+	}
+	if (limit->flags & TASK_HIGH)
+		return over_high(css, limit->group_line, seen);
+	return over_amount(css, limit->group, limit->group_line, seen);
+}
+
+/* Threads share what their first one has. */
+static __always_inline struct task_limit *limit_of(struct task_struct *leader)
+{
+	return control.tasks ? bpf_task_storage_get(&tasks, leader, 0, 0) : NULL;
+}
+
+#endif

@@ -1,0 +1,81 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0 OR GPL-2.0
+/*
+ * A limit follows its process: to children when it forks, over exec, and to its end.
+ */
+#include "judge.h"
+
+char _license[] SEC("license") = "Dual MIT/GPL";
+
+/* The child is complete and has not run yet. */
+SEC("tp_btf/task_newtask")
+int BPF_PROG(fork_inherits, struct task_struct *child, unsigned long clone_flags)
+{
+	struct task_struct *parent = bpf_get_current_task_btf();
+	struct task_limit *from, *to;
+
+	if (clone_flags & CLONE_THREAD)
+		return 0;
+	from = limit_of(parent->group_leader);
+	if (!from)
+		return 0;
+	count(HOOK_FORK, false);
+	to = bpf_task_storage_get(&tasks, child, 0, BPF_LOCAL_STORAGE_GET_F_CREATE);
+	if (!to) {
+		count(HOOK_LOST_CHILDREN, false);
+		return 0;
+	}
+	__builtin_memcpy(to, from, sizeof(*to));
+	to->flags |= TASK_INHERITED;
+	to->sent = 0;
+	to->sent_ns = 0;
+	to->denials = 0;
+	to->told_ns = 0;
+	return 0;
+}
+
+/*
+ * Of a process that calls exec, only the calling thread is left, and it becomes the first one. If it was not, the storage of the
+ * first goes with it: so the caller gets a copy in time. Where exec then fails, the copy is never looked at.
+ */
+SEC("fentry/begin_new_exec")
+int BPF_PROG(exec_keeps, struct linux_binprm *bprm)
+{
+	struct task_struct *task = bpf_get_current_task_btf();
+	struct task_struct *leader = task->group_leader;
+	struct task_limit *from, *to;
+
+	if (task->pid == task->tgid || !control.tasks)
+		return 0;
+	from = limit_of(leader);
+	if (!from) {
+		bpf_task_storage_delete(&tasks, task);
+		return 0;
+	}
+	count(HOOK_EXEC, false);
+	to = bpf_task_storage_get(&tasks, task, 0, BPF_LOCAL_STORAGE_GET_F_CREATE);
+	if (to)
+		__builtin_memcpy(to, from, sizeof(*to));
+	else
+		count(HOOK_LOST_CHILDREN, false);
+	return 0;
+}
+
+/* The last thread of a process that had a limit. */
+SEC("tp_btf/sched_process_exit")
+int BPF_PROG(exit_tells, struct task_struct *task)
+{
+	struct task_struct *leader = task->group_leader;
+	struct task_limit *limit;
+	struct seen seen = {};
+
+	if (!control.tasks || task->signal->live.counter > 0)
+		return 0;
+	limit = limit_of(leader);
+	if (!limit)
+		return 0;
+	count(HOOK_EXIT, false);
+	seen.tag = limit->tag;
+	seen.group = id_of(memory_of(task));
+	tell(EVENT_EXIT, HOOK_EXIT, leader, &seen, 0, bpf_ktime_get_ns());
+	return 0;
+}

@@ -1,0 +1,149 @@
+/* SPDX-License-Identifier: MIT OR Apache-2.0 OR GPL-2.0 */
+/*
+ * What the programs and user space share: map values and event records. `record.rs` mirrors every struct here, and a test
+ * compares the two through the BTF of the compiled programs. Only fixed-size fields, no padding left to the compiler.
+ */
+#ifndef MEMGOV_RECORD_H
+#define MEMGOV_RECORD_H
+
+/* "No line": nothing is above it. */
+#define NO_LINE (~0ULL)
+/* group_slot.high: the kernel's own memory.high counts. */
+#define HIGH_OF_KERNEL (~0ULL)
+/* A line that is never crossed, whatever the climit on top of it. */
+#define HIGH_MAX (~0ULL - 1)
+
+#define PROTECTED_NAMES 32
+#define COMM_LEN 16
+
+/* Written by user space through mmap, read by every program. */
+struct control {
+	/* CLOCK_MONOTONIC; after it no program acts. */
+	__u64 lease_until_ns;
+	/* Bit n: some group at depth n has a slot. Where no bit fits, programs leave at once. */
+	__u64 levels;
+	/* At least so far between two Denied events of one group or process. */
+	__u64 event_gap_ns;
+	/* Field 22 of /proc/PID/stat counts in these. */
+	__u64 ns_per_tick;
+	/* This thread is refused whatever it asks for: the self-test. */
+	__u32 selftest_tid;
+	/* Some process has a limit, or had one. */
+	__u32 tasks;
+	/* So many names are in use. */
+	__u32 protected_count;
+	__u32 unused;
+	char protected_names[PROTECTED_NAMES][COMM_LEN];
+};
+
+/* group_slot.flags */
+#define GROUP_DENY 1u
+
+/* One group with a limit, in a mapped array. The first half is user space's to write, the second the programs'. */
+struct group_slot {
+	__u64 id; /* 0: free */
+	__u64 usage_line; /* pages */
+	__u64 kernel_line; /* pages */
+	__u64 high; /* pages, HIGH_OF_KERNEL or HIGH_MAX */
+	__u64 tag;
+	__u32 flags;
+	__u32 level;
+
+	__u64 denials;
+	__u64 kernel_denials;
+	__u64 told_ns; /* the last Denied event */
+	__u32 crossed; /* over the line, and told so */
+	__u32 kernel_crossed;
+	/* bytes of kernel memory, kept by the live counter; in bytes because the kernel counts some in bytes */
+	__s64 kernel_bytes;
+	__u64 unused;
+};
+
+enum action {
+	ACTION_NONE,
+	ACTION_DENY,
+	ACTION_SIGNAL,
+	ACTION_KILL,
+};
+
+/* task_limit.kinds */
+#define KIND_ANON 1u
+#define KIND_FILE 2u
+#define KIND_SHMEM 4u
+
+/* task_limit.flags */
+#define TASK_HIGH 1u /* group_line is the climit above memory.high, not an amount */
+#define TASK_EXEMPT 2u
+#define TASK_INHERITED 4u
+
+/* What a process is held to, in the storage of its first thread. */
+struct task_limit {
+	__u64 group_line; /* pages; NO_LINE: the condition names no group */
+	__u64 rss_line; /* pages; NO_LINE: it names no resident memory */
+	__u64 group; /* the group whose usage is meant; 0: the nearest */
+	__u64 tag;
+	__u64 repeat_ns; /* 0: once */
+	__u8 action; /* enum action */
+	__u8 signal;
+	__u8 kinds;
+	__u8 flags;
+	__u32 sent; /* has been signalled or killed */
+
+	__u64 denials;
+	__u64 told_ns;
+	__u64 sent_ns;
+};
+
+enum event_kind {
+	EVENT_CROSSED = 1,
+	EVENT_DENIED,
+	EVENT_SIGNALLED,
+	EVENT_KILLED,
+	EVENT_OOM_ENTER,
+	EVENT_OOM_VICTIM,
+	EVENT_EXIT,
+};
+
+struct event {
+	__u32 kind; /* enum event_kind */
+	__u32 tgid;
+	__u64 start_ns; /* CLOCK_BOOTTIME */
+	__u64 group;
+	__u64 tag;
+	__u64 usage; /* pages */
+	__u64 limit; /* pages */
+	__u64 rss; /* pages */
+	__u64 at_ns; /* CLOCK_MONOTONIC */
+	__u32 signal;
+	__u32 hook; /* enum hook */
+};
+
+struct exempt_key {
+	__u64 start_ticks;
+	__u32 tgid;
+	__u32 unused;
+};
+
+/* Indices of the statistics. */
+enum hook {
+	HOOK_MMAP_ADDR,
+	HOOK_FILE_MPROTECT,
+	HOOK_CHARGE,
+	HOOK_RSS,
+	HOOK_OOM,
+	HOOK_VICTIM,
+	HOOK_FORK,
+	HOOK_EXEC,
+	HOOK_EXIT,
+	HOOK_LOST_EVENTS, /* calls: no room in the ring */
+	HOOK_LOST_CHILDREN, /* calls: a child could not be given its parent's limit */
+	HOOK_KERNEL_FIRST,
+	HOOK_COUNT = HOOK_KERNEL_FIRST + 16,
+};
+
+struct hook_stats {
+	__u64 calls;
+	__u64 acted;
+};
+
+#endif

@@ -1,0 +1,73 @@
+/* SPDX-License-Identifier: MIT OR Apache-2.0 OR GPL-2.0 */
+/*
+ * Signals and kills in the moment of the allocation, to the process that allocates and to no other.
+ */
+#ifndef MEMGOV_SEND_H
+#define MEMGOV_SEND_H
+
+#include "judge.h"
+
+/*
+ * In an interrupt the running task is not who caused it. A kernel that keeps the count elsewhere than these two is taken
+ * to be interrupted: nothing is sent then, and the portable tier is what remains.
+ */
+static __always_inline bool in_interrupt(void)
+{
+	if (&pcpu_hot) {
+		const struct pcpu_hot *hot = bpf_this_cpu_ptr(&pcpu_hot);
+
+		return hot->preempt_count & IN_INTERRUPT;
+	}
+	if (&__preempt_count)
+		return *(const int *)bpf_this_cpu_ptr(&__preempt_count) & IN_INTERRUPT;
+	return true;
+}
+
+/* Whether it is this call's turn to send; of several threads at once only one gets it. */
+static __always_inline bool takes_turn(struct task_limit *limit, __u64 now)
+{
+	__u64 last = limit->sent_ns;
+
+	if (!limit->sent)
+		return !__sync_val_compare_and_swap(&limit->sent, 0, 1);
+	if (!limit->repeat_ns || now - last < limit->repeat_ns)
+		return false;
+	return __sync_val_compare_and_swap(&limit->sent_ns, last, now) == last;
+}
+
+static __always_inline void act_on(struct task_struct *task, struct cgroup_subsys_state *css, struct task_limit *limit,
+				   __u32 hook)
+{
+	struct task_struct *leader = task->group_leader;
+	struct seen seen = {};
+	bool kill = limit->action == ACTION_KILL;
+	__u32 signal = kill ? SIGKILL : limit->signal;
+	__u64 now;
+
+	count(hook, false);
+	/* A limit that has done its work costs no more looks. */
+	if (limit->sent && !limit->repeat_ns)
+		return;
+	if (!task_over(task, limit, css, &seen))
+		return;
+	if ((limit->flags & TASK_EXEMPT) || is_exempt(leader))
+		return;
+	now = bpf_ktime_get_ns();
+	if (!leased(now) || !takes_turn(limit, now))
+		return;
+	if (bpf_send_signal(signal)) {
+		/* Busy or refused; the next allocation tries again. */
+		limit->sent = 0;
+		return;
+	}
+	limit->sent_ns = now;
+	count(hook, true);
+	tell(kill ? EVENT_KILLED : EVENT_SIGNALLED, hook, leader, &seen, signal, now);
+}
+
+static __always_inline bool sends(const struct task_limit *limit)
+{
+	return limit->action == ACTION_SIGNAL || limit->action == ACTION_KILL;
+}
+
+#endif

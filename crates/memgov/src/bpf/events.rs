@@ -1,0 +1,77 @@
+//! What the programs tell, out of the ring: the loop waits on its descriptor and reads everything that is there.
+
+use super::raw::{Ring, record};
+use super::record::RawEvent;
+use super::{Event, EventKind};
+use crate::kernel::sys;
+use memgov_decide::snapshot::{GroupId, ProcessId};
+use memgov_decide::units::{Bytes, Time};
+use rustix::fd::BorrowedFd;
+
+/// The ring's reading side. What comes when it is full is counted ([`super::Attachments::lost`]), not kept.
+pub struct Events {
+    pub(super) ring: Ring,
+    pub(super) ns_per_tick: u64,
+}
+
+impl Events {
+    /// Readable when something happened: for epoll.
+    pub fn fd(&self) -> BorrowedFd<'_> {
+        self.ring.fd()
+    }
+
+    /// Hands over everything that happened since the last time, oldest first. (hot)
+    pub fn drain(&mut self, f: &mut dyn FnMut(&Event)) {
+        let ns_per_tick = self.ns_per_tick;
+        self.ring.read(&mut |bytes| {
+            if let Some(event) = record(bytes).and_then(|raw| event(&raw, ns_per_tick)) {
+                f(&event);
+            }
+        });
+    }
+}
+
+fn event(raw: &RawEvent, ns_per_tick: u64) -> Option<Event> {
+    let kind = match raw.kind {
+        1 => EventKind::Crossed,
+        2 => EventKind::Denied,
+        3 => EventKind::Signalled,
+        4 => EventKind::Killed,
+        5 => EventKind::OomEnter,
+        6 => EventKind::OomVictim,
+        7 => EventKind::Exit,
+        _ => return None,
+    };
+    let bytes = |pages: u64| Bytes(pages.saturating_mul(sys::page_size()));
+    Some(Event {
+        kind,
+        who: ProcessId { pid: raw.tgid, start: raw.start_ns / ns_per_tick.max(1) },
+        group: GroupId(raw.group),
+        tag: raw.tag,
+        usage: bytes(raw.usage),
+        limit: bytes(raw.limit),
+        rss: bytes(raw.rss),
+        signal: u8::try_from(raw.signal).unwrap_or(0),
+        at: Time(raw.at_ns),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn start_times_are_in_the_ticks_of_proc_and_amounts_in_bytes() {
+        let raw = RawEvent { kind: 2, tgid: 9, start_ns: 12_349_999_999, usage: 3, ..RawEvent::default() };
+        let event = event(&raw, 10_000_000).unwrap();
+        assert_eq!((event.kind, event.who), (EventKind::Denied, ProcessId { pid: 9, start: 1234 }));
+        assert_eq!(event.usage, Bytes(3 * sys::page_size()));
+    }
+
+    #[test]
+    fn an_unknown_kind_is_left_out() {
+        for kind in [0, 8] {
+            assert_eq!(event(&RawEvent { kind, ..RawEvent::default() }, 1), None);
+        }
+    }
+}

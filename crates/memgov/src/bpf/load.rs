@@ -1,0 +1,181 @@
+//! Getting programs into the kernel: one object file for each concern, all with the same maps, and what libbpf had to say when it failed.
+
+use super::{Absent, Error};
+use libbpf_rs::{ErrorKind, MapCore, Object, ObjectBuilder, OpenObject, PrintLevel, set_print};
+use rustix::fd::{AsFd, OwnedFd};
+use std::fs;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+/// libelf reads words out of it.
+#[repr(C, align(8))]
+struct Aligned<T: ?Sized>(T);
+
+macro_rules! object {
+    ($name:literal) => {{
+        static BYTES: &Aligned<[u8]> =
+            &Aligned(*include_bytes!(concat!(env!("OUT_DIR"), "/", $name, ".o")));
+        &BYTES.0
+    }};
+}
+
+/// A compiled file of programs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Source {
+    Life,
+    Deny,
+    Charge,
+    Rss,
+    Oom,
+}
+
+impl Source {
+    pub fn bytes(self) -> &'static [u8] {
+        match self {
+            Self::Life => object!("life"),
+            Self::Deny => object!("deny"),
+            Self::Charge => object!("charge"),
+            Self::Rss => object!("rss"),
+            Self::Oom => object!("oom"),
+        }
+    }
+}
+
+/// What libbpf says while loading; it knows no other way than a function for the whole process.
+static SAID: Mutex<String> = Mutex::new(String::new());
+/// One at a time, so that what is heard belongs to who listens.
+static LISTENING: Mutex<()> = Mutex::new(());
+/// Of a long verifier log the end is what matters.
+const KEPT: usize = 4000;
+
+/// Why loading failed.
+pub(super) struct Failure {
+    pub kind: ErrorKind,
+    text: String,
+}
+
+impl Failure {
+    fn new(error: &libbpf_rs::Error, said: &str) -> Self {
+        Self { kind: error.kind(), text: format!("{error}{}{said}", if said.is_empty() { "" } else { ": " }) }
+    }
+
+    /// In one line, for people.
+    pub fn brief(&self) -> String {
+        const LINE: usize = 300;
+        let line: String = self.text.split_whitespace().collect::<Vec<_>>().join(" ");
+        let end = line.char_indices().nth(LINE).map_or(line.len(), |(at, _)| at);
+        line[..end].to_owned()
+    }
+
+    /// With the end of the verifier's log.
+    pub fn whole(&self) -> Error {
+        Error(self.text.clone())
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Runs `f` and keeps what libbpf says meanwhile instead of printing it.
+pub(super) fn listening<T>(f: impl FnOnce() -> libbpf_rs::Result<T>) -> Result<T, Failure> {
+    let _one_at_a_time = lock(&LISTENING);
+    lock(&SAID).clear();
+    let before = set_print(Some((PrintLevel::Warn, |_, text| lock(&SAID).push_str(&text))));
+    let result = f();
+    set_print(before);
+    result.map_err(|error| {
+        let said = lock(&SAID);
+        let start = said.len().saturating_sub(KEPT);
+        let start = (start..said.len()).find(|&at| said.is_char_boundary(at)).unwrap_or(0);
+        Failure::new(&error, said[start..].trim())
+    })
+}
+
+/// The maps by name, as the first object made them.
+pub(super) struct MapFds(Vec<(String, OwnedFd)>);
+
+impl MapFds {
+    pub fn of(object: &Object) -> Result<Self, Error> {
+        let mut fds = Vec::new();
+        for map in object.maps() {
+            let name = map.name().to_string_lossy().into_owned();
+            let fd = map
+                .as_fd()
+                .try_clone_to_owned()
+                .map_err(|error| Error(format!("keeping map {name}: {error}")))?;
+            fds.push((name, fd));
+        }
+        Ok(Self(fds))
+    }
+
+    /// Opens a file of programs over these maps, with only the named programs to be loaded.
+    pub fn load(&self, source: Source, programs: &[&str]) -> Result<Object, Failure> {
+        listening(|| {
+            let mut object = open(source)?;
+            for mut map in object.maps_mut() {
+                let name = map.name().to_string_lossy().into_owned();
+                if let Some((_, fd)) = self.0.iter().find(|(known, _)| *known == name) {
+                    map.reuse_fd(fd.as_fd())?;
+                }
+            }
+            for mut program in object.progs_mut() {
+                let wanted = programs.iter().any(|wanted| program.name() == *wanted);
+                program.set_autoload(wanted);
+            }
+            object.load()
+        })
+    }
+}
+
+pub(super) fn open(source: Source) -> libbpf_rs::Result<OpenObject> {
+    ObjectBuilder::default().name("memgov")?.open_memory(source.bytes())
+}
+
+/// What can be seen without trying.
+pub(super) fn hopeless() -> Option<Absent> {
+    let absent = |reason: &str| Some(Absent { reason: reason.to_owned() });
+    if fs::metadata("/sys/kernel/btf/vmlinux").is_err() {
+        return absent(
+            "this kernel does not describe its types (no /sys/kernel/btf/vmlinux): it needs CONFIG_DEBUG_INFO_BTF",
+        );
+    }
+    if lockdown().as_deref() == Some("confidentiality") {
+        return absent(
+            "the kernel is locked down (confidentiality in /sys/kernel/security/lockdown): no program may read its memory",
+        );
+    }
+    if !in_first_pid_namespace() {
+        return absent("memgov runs in a pid namespace of its own, and programs see the pids of the first one");
+    }
+    None
+}
+
+/// Why the kernel said EPERM.
+pub(super) fn forbidden(failure: &Failure) -> Absent {
+    let sets = rustix::thread::capabilities(None).map(|sets| sets.effective);
+    let has = |wanted| sets.as_ref().is_ok_and(|sets| sets.contains(wanted));
+    use rustix::thread::CapabilitySet as Set;
+    let reason = if !has(Set::SYS_ADMIN) && !(has(Set::BPF) && has(Set::PERFMON)) {
+        "memgov lacks CAP_BPF and CAP_PERFMON (or CAP_SYS_ADMIN)".to_owned()
+    } else {
+        format!(
+            "the kernel refuses to load tracing programs although memgov has the capabilities; lockdown: {}; {}",
+            lockdown().unwrap_or_else(|| "unknown".to_owned()),
+            failure.brief()
+        )
+    };
+    Absent { reason }
+}
+
+/// `none [integrity] confidentiality`: the word in brackets.
+fn lockdown() -> Option<String> {
+    let text = fs::read_to_string("/sys/kernel/security/lockdown").ok()?;
+    let word = text.split_whitespace().find_map(|word| word.strip_prefix('[')?.strip_suffix(']'))?;
+    Some(word.to_owned())
+}
+
+/// PROC_PID_INIT_INO of include/linux/proc_ns.h.
+fn in_first_pid_namespace() -> bool {
+    use std::os::unix::fs::MetadataExt;
+    fs::metadata("/proc/self/ns/pid").is_ok_and(|it| it.ino() == 0xEFFF_FFFC)
+}

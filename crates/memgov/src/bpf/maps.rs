@@ -1,0 +1,268 @@
+//! The calls of whoever acts: limits of groups and processes, exemptions, the lease. A plain store, or one system call on memory that the
+//! kernel holds ready; nothing is allocated here.
+
+use super::raw::{Shared, TypedMap};
+use super::record::{
+    ACTION_DENY, ACTION_KILL, ACTION_SIGNAL, Control, ExemptKey, GROUP_DENY, GroupSlot, HIGH_MAX,
+    HIGH_OF_KERNEL, KIND_ANON, KIND_FILE, KIND_SHMEM, NO_LINE, RawTaskLimit, TASK_HIGH,
+};
+use super::{GroupLimit, Hot, MAX_LEVEL, TaskAction, TaskLimit};
+use crate::kernel::{Errno, sys};
+use memgov_decide::policy::Over;
+use memgov_decide::snapshot::{GroupId, ProcessId};
+use memgov_decide::units::{Bytes, Limit, Time};
+use rustix::fd::{AsRawFd, BorrowedFd};
+use std::sync::atomic::Ordering::{Relaxed, Release};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+/// What programs read. Can be shared by threads: each call takes a lock for the length of a system call at most.
+pub struct Maps {
+    pub(super) control: Shared<Control>,
+    pub(super) slots: Shared<GroupSlot>,
+    pub(super) groups: TypedMap<u64, u32>,
+    pub(super) tasks: TypedMap<i32, RawTaskLimit>,
+    pub(super) exempt: TypedMap<ExemptKey, u8>,
+    pub(super) lease: Duration,
+    pub(super) table: Mutex<Table>,
+}
+
+/// Which slots are free, and how many are in use at each depth.
+pub(super) struct Table {
+    free: Vec<u32>,
+    at_level: [u32; MAX_LEVEL as usize + 1],
+}
+
+impl Table {
+    /// All of them free.
+    pub fn new(slots: u32) -> Self {
+        Self { free: (0..slots).rev().collect(), at_level: [0; MAX_LEVEL as usize + 1] }
+    }
+
+    /// Counts one slot more or less at this depth; the bits of depths that have any.
+    fn shift(&mut self, level: usize, used: bool) -> u64 {
+        let count = &mut self.at_level[level];
+        *count = if used { *count + 1 } else { count.saturating_sub(1) };
+        self.at_level.iter().enumerate().filter(|(_, n)| **n > 0).fold(0, |bits, (n, _)| bits | 1 << n)
+    }
+}
+
+impl Maps {
+    /// Sets or changes what is asked of a group. `NOSPC`: [`super::Options::max_groups`] have a limit already; `INVAL`: deeper than
+    /// [`MAX_LEVEL`]. (hot)
+    pub fn set_group(&self, id: GroupId, limit: &GroupLimit) -> Hot {
+        let level = usize::try_from(limit.level).map_err(|_| Errno::INVAL)?;
+        if limit.level > MAX_LEVEL || id.0 == 0 {
+            return Err(Errno::INVAL);
+        }
+        let mut table = self.table();
+        if let Some(slot) = self.slot(id)? {
+            let before = usize::try_from(slot.level.load(Relaxed)).unwrap_or(0).min(MAX_LEVEL as usize);
+            fill(slot, limit);
+            let _ = table.shift(before, false);
+            self.control().levels.store(table.shift(level, true), Release);
+            return Ok(());
+        }
+        let index = table.free.pop().ok_or(Errno::NOSPC)?;
+        let slot = self.slots.get(index as usize).ok_or(Errno::NOSPC)?;
+        for counter in [&slot.denials, &slot.kernel_denials, &slot.told_ns] {
+            counter.store(0, Relaxed);
+        }
+        slot.crossed.store(0, Relaxed);
+        slot.kernel_crossed.store(0, Relaxed);
+        slot.kernel_bytes.store(0, Relaxed);
+        fill(slot, limit);
+        slot.id.store(id.0, Release);
+        if let Err(errno) = self.groups.update(&id.0, &index) {
+            slot.id.store(0, Release);
+            table.free.push(index);
+            return Err(errno);
+        }
+        // Last: until now programs do not even look at this depth.
+        self.control().levels.store(table.shift(level, true), Release);
+        Ok(())
+    }
+
+    /// Asks nothing of a group any more; nothing happens if nothing was asked. (hot)
+    pub fn clear_group(&self, id: GroupId) -> Hot {
+        let mut table = self.table();
+        let mut index = 0;
+        match self.groups.lookup(&id.0, &mut index) {
+            Err(Errno::NOENT) => return Ok(()),
+            other => other?,
+        }
+        self.groups.delete(&id.0)?;
+        let slot = self.slots.get(index as usize).ok_or(Errno::INVAL)?;
+        let level = usize::try_from(slot.level.load(Relaxed)).unwrap_or(0).min(MAX_LEVEL as usize);
+        slot.id.store(0, Release);
+        self.control().levels.store(table.shift(level, false), Release);
+        table.free.push(index);
+        Ok(())
+    }
+
+    /// Sets or changes what is asked of a process, by its pidfd. A signal that was sent is forgotten, so it can be sent again.
+    /// `INVAL`: the condition is empty, or the signal none; `NOENT`, `SRCH`: it is gone. (hot)
+    pub fn set_process(&self, pid: BorrowedFd<'_>, limit: &TaskLimit) -> Hot {
+        let raw = raw_limit(limit)?;
+        self.control().tasks.store(1, Release);
+        self.tasks.update(&pid.as_raw_fd(), &raw)
+    }
+
+    /// Asks nothing of a process any more. Children that have inherited it keep theirs. (hot)
+    pub fn clear_process(&self, pid: BorrowedFd<'_>) -> Hot {
+        match self.tasks.delete(&pid.as_raw_fd()) {
+            Err(Errno::NOENT | Errno::SRCH) => Ok(()),
+            other => other,
+        }
+    }
+
+    /// Whether a process has a limit of its own, its `tag` and how often it was refused. (hot)
+    pub fn process(&self, pid: BorrowedFd<'_>) -> Option<(u64, u64)> {
+        let mut raw = RawTaskLimit::default();
+        self.tasks.lookup(&pid.as_raw_fd(), &mut raw).ok()?;
+        Some((raw.tag, raw.denials))
+    }
+
+    /// Nothing is done to this process, whatever its limits say. `2BIG`: too many are exempt. (hot)
+    pub fn exempt(&self, who: ProcessId, on: bool) -> Hot {
+        let key = ExemptKey { start_ticks: who.start, tgid: who.pid, unused: 0 };
+        match (on, self.exempt.delete(&key)) {
+            (true, _) => self.exempt.update(&key, &1),
+            (false, Err(Errno::NOENT)) => Ok(()),
+            (false, other) => other,
+        }
+    }
+
+    /// Programs go on acting for [`super::Options::lease`] from `now`. (hot: a store)
+    pub fn renew(&self, now: Time) {
+        self.control().lease_until_ns.store((now + self.lease).0, Release);
+    }
+
+    /// Programs act no more from now on, until the next [`Maps::renew`]. (hot: a store)
+    pub fn end_lease(&self) {
+        self.control().lease_until_ns.store(0, Release);
+    }
+
+    /// How many calls of a group were refused since its limit was set. (hot)
+    pub fn denials_of(&self, id: GroupId) -> Option<u64> {
+        self.slot(id).ok()?.map(|slot| slot.denials.load(Relaxed))
+    }
+
+    pub(super) fn control(&self) -> &Control {
+        // Mapped with one value, always.
+        &self.control[0]
+    }
+
+    fn slot(&self, id: GroupId) -> Result<Option<&GroupSlot>, Errno> {
+        let mut index = 0;
+        match self.groups.lookup(&id.0, &mut index) {
+            Ok(()) => Ok(self.slots.get(index as usize)),
+            Err(Errno::NOENT) => Ok(None),
+            Err(errno) => Err(errno),
+        }
+    }
+
+    fn table(&self) -> MutexGuard<'_, Table> {
+        // What it guards is whole after every statement that could panic.
+        self.table.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Strictly above so many whole pages is strictly above so many bytes.
+fn pages(bytes: Bytes) -> u64 {
+    bytes.pages(Bytes(sys::page_size()))
+}
+
+fn fill(slot: &GroupSlot, limit: &GroupLimit) {
+    slot.usage_line.store(limit.usage.map_or(NO_LINE, pages), Relaxed);
+    slot.kernel_line.store(limit.kernel.map_or(NO_LINE, pages), Relaxed);
+    let high = match limit.high {
+        None => HIGH_OF_KERNEL,
+        Some(Limit::Max) => HIGH_MAX,
+        Some(Limit::At(bytes)) => pages(bytes),
+    };
+    slot.high.store(high, Relaxed);
+    slot.tag.store(limit.tag, Relaxed);
+    slot.flags.store(if limit.deny { GROUP_DENY } else { 0 }, Relaxed);
+    slot.level.store(limit.level, Release);
+}
+
+fn raw_limit(limit: &TaskLimit) -> Result<RawTaskLimit, Errno> {
+    let mut raw = RawTaskLimit {
+        group_line: NO_LINE,
+        rss_line: NO_LINE,
+        group: limit.group.map_or(0, |id| id.0),
+        tag: limit.tag,
+        ..RawTaskLimit::default()
+    };
+    match limit.condition.group {
+        None => {}
+        Some(Over::Amount(bytes)) => raw.group_line = pages(bytes),
+        Some(Over::High { plus }) => (raw.group_line, raw.flags) = (pages(plus), TASK_HIGH),
+    }
+    if let Some(rss) = limit.condition.rss {
+        raw.rss_line = pages(rss.over);
+        let kinds =
+            [(rss.kinds.anon, KIND_ANON), (rss.kinds.file, KIND_FILE), (rss.kinds.shmem, KIND_SHMEM)];
+        raw.kinds = kinds.into_iter().filter(|(wanted, _)| *wanted).fold(0, |bits, (_, bit)| bits | bit);
+    }
+    if raw.group_line == NO_LINE && raw.rss_line == NO_LINE {
+        return Err(Errno::INVAL);
+    }
+    match limit.action {
+        TaskAction::Deny => raw.action = ACTION_DENY,
+        TaskAction::Kill => raw.action = ACTION_KILL,
+        TaskAction::Signal { signal, .. } if !(1..=64).contains(&signal) => return Err(Errno::INVAL),
+        TaskAction::Signal { signal, repeat } => {
+            let repeat_ns = repeat.map_or(0, |gap| u64::try_from(gap.as_nanos()).unwrap_or(u64::MAX).max(1));
+            (raw.action, raw.signal, raw.repeat_ns) = (ACTION_SIGNAL, signal, repeat_ns);
+        }
+    }
+    Ok(raw)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use memgov_decide::policy::{Condition, Kinds, RssOver};
+
+    fn limit(group: Option<Over>, rss: Option<RssOver>, action: TaskAction) -> TaskLimit {
+        TaskLimit { condition: Condition { group, rss }, group: None, action, tag: 7 }
+    }
+
+    #[test]
+    fn depths_with_a_limit_are_counted() {
+        let mut table = Table::new(3);
+        assert_eq!(table.shift(2, true), 0b100);
+        assert_eq!(table.shift(2, true), 0b100);
+        assert_eq!(table.shift(63, true), 1 << 63 | 0b100);
+        assert_eq!(table.shift(2, false), 1 << 63 | 0b100);
+        assert_eq!(table.shift(2, false), 1 << 63);
+        assert_eq!(table.shift(63, false), 0);
+        assert_eq!(table.free.len(), 3);
+    }
+
+    #[test]
+    fn strictly_above_is_kept_by_whole_pages() {
+        let raw = raw_limit(&limit(Some(Over::Amount(Bytes(8191))), None, TaskAction::Deny)).unwrap();
+        assert_eq!((raw.group_line, raw.rss_line, raw.flags), (8191 / sys::page_size(), NO_LINE, 0));
+        let high = Some(Over::High { plus: Bytes::mib(8) });
+        let rss =
+            Some(RssOver { kinds: Kinds { anon: true, file: false, shmem: true }, over: Bytes::mib(4) });
+        let raw = raw_limit(&limit(high, rss, TaskAction::Kill)).unwrap();
+        assert_eq!((raw.flags, raw.kinds, raw.action), (TASK_HIGH, KIND_ANON | KIND_SHMEM, ACTION_KILL));
+        assert_eq!(raw.rss_line, Bytes::mib(4).0 / sys::page_size());
+    }
+
+    #[test]
+    fn nothing_asked_and_no_signal_are_refused() {
+        let some = Some(Over::Amount(Bytes(0)));
+        assert_eq!(raw_limit(&limit(None, None, TaskAction::Deny)), Err(Errno::INVAL));
+        for signal in [0, 65] {
+            let action = TaskAction::Signal { signal, repeat: None };
+            assert_eq!(raw_limit(&limit(some, None, action)), Err(Errno::INVAL));
+        }
+        let repeat = TaskAction::Signal { signal: 10, repeat: Some(Duration::ZERO) };
+        assert_eq!(raw_limit(&limit(some, None, repeat)).unwrap().repeat_ns, 1);
+    }
+}

@@ -1,0 +1,302 @@
+//! The eBPF tier: the checks run in the kernel, in the allocating call itself. User space says who has which limit, renews a lease
+//! and reads what happened; the programs decide alone and at once.
+//!
+//! What must hold:
+//! - **Fails open.** A program acts only while the lease is good ([`Tier::renew`]). Nothing is pinned: links close with the process. So
+//!   kill -9 opens the door at once, and a daemon that hangs opens it when the lease ends.
+//! - **Nothing is attached until asked for** ([`Tier::require`]), and a hook that refuses is proven by a refusal before it counts.
+//! - **Found by trying**, never by kernel version. [`Absent`] says in words why this kernel or these privileges cannot.
+//! - Calls marked *hot* allocate nothing and wait for nobody; attaching takes milliseconds and belongs on another thread
+//!   ([`Tier::into_parts`]).
+//!
+//! Without the cargo feature `bpf` the same API answers [`Absent`].
+
+#[cfg(not(feature = "bpf"))]
+mod absent;
+#[cfg(feature = "bpf")]
+mod attach;
+#[cfg(feature = "bpf")]
+mod events;
+#[cfg(feature = "bpf")]
+mod load;
+#[cfg(feature = "bpf")]
+mod maps;
+#[cfg(feature = "bpf")]
+mod raw;
+#[cfg(feature = "bpf")]
+mod record;
+#[cfg(feature = "bpf")]
+mod selftest;
+#[cfg(feature = "bpf")]
+mod tier;
+
+#[cfg(not(feature = "bpf"))]
+pub use absent::{Attachments, Events, Maps, Tier};
+#[cfg(feature = "bpf")]
+pub use self::{attach::Attachments, events::Events, maps::Maps, tier::Tier};
+
+pub use memgov_decide::policy::Condition;
+
+use crate::kernel::Errno;
+use memgov_decide::snapshot::{GroupId, ProcessId};
+use memgov_decide::units::{Bytes, Limit, Time};
+use std::fmt;
+use std::time::Duration;
+
+/// A `comm` as the kernel keeps it: NUL-padded.
+pub type Comm = [u8; 16];
+
+/// At most so many names are protected.
+pub const MAX_PROTECTED_NAMES: usize = 32;
+/// A limit can be set on groups down to this depth (the root is 0).
+pub const MAX_LEVEL: u32 = 63;
+
+/// What is fixed when the tier is loaded.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// Room for so many groups with a limit.
+    pub max_groups: u32,
+    /// How long programs go on acting after the last [`Tier::renew`].
+    pub lease: Duration,
+    /// Processes whose first thread has one of these names are exempt; at most [`MAX_PROTECTED_NAMES`].
+    pub protected_names: Vec<Comm>,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self { max_groups: 4096, lease: Duration::from_secs(2), protected_names: Vec::new() }
+    }
+}
+
+/// Why there is no tier, or no hook, here: for `doctor`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Absent {
+    /// One sentence, with the way out where there is one.
+    pub reason: String,
+}
+
+impl fmt::Display for Absent {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.reason)
+    }
+}
+
+/// What should have worked and did not.
+#[derive(Clone, Debug, thiserror::Error)]
+#[error("{0}")]
+pub struct Error(pub String);
+
+/// A set of programs that are attached together.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Hook {
+    /// Refusing mmap, brk, mremap and mprotect: [`GroupLimit::usage`] with `deny`, and [`TaskAction::Deny`].
+    Deny,
+    /// Looking at each charge: crossings of groups, and signals and kills on a condition that names a group.
+    Charge,
+    /// Looking at each change of resident memory: signals and kills on a condition that names only resident memory.
+    Rss,
+    /// Out of memory: entry and victims, as events.
+    Oom,
+    /// Kernel memory: refusing fork, inodes, files and sockets by [`GroupLimit::kernel`].
+    Kernel,
+}
+
+impl Hook {
+    /// All of them.
+    pub const ALL: [Self; 5] = [Self::Deny, Self::Charge, Self::Rss, Self::Oom, Self::Kernel];
+
+    const fn bit(self) -> u8 {
+        match self {
+            Self::Deny => 1,
+            Self::Charge => 2,
+            Self::Rss => 4,
+            Self::Oom => 8,
+            Self::Kernel => 16,
+        }
+    }
+}
+
+/// Some of [`Hook`].
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Hooks(u8);
+
+impl Hooks {
+    /// None: detaches everything.
+    pub const NONE: Self = Self(0);
+
+    /// With this one too.
+    #[must_use]
+    pub const fn with(self, hook: Hook) -> Self {
+        Self(self.0 | hook.bit())
+    }
+    /// Whether it is among them.
+    pub const fn has(self, hook: Hook) -> bool {
+        self.0 & hook.bit() != 0
+    }
+    /// Whether there is none.
+    pub const fn is_empty(self) -> bool {
+        self.0 == 0
+    }
+}
+
+impl FromIterator<Hook> for Hooks {
+    fn from_iter<I: IntoIterator<Item = Hook>>(hooks: I) -> Self {
+        hooks.into_iter().fold(Self::NONE, Self::with)
+    }
+}
+
+/// What is asked of a group. All amounts are rounded down to pages; strictly above is over.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct GroupLimit {
+    /// The depth of the group in its hierarchy: 0 for the root, 1 for its children. At most [`MAX_LEVEL`].
+    pub level: u32,
+    /// The line for the usage of the group with all below it; crossing it is an event.
+    pub usage: Option<Bytes>,
+    /// Refuse further memory to everything in the group while it is over `usage`.
+    pub deny: bool,
+    /// The line for its kernel memory.
+    pub kernel: Option<Bytes>,
+    /// The `memory.high` that conditions of processes see, in place of the kernel's: the virtual high of v1.
+    pub high: Option<Limit>,
+    /// Comes back in events.
+    pub tag: u64,
+}
+
+/// What is asked of a process; its threads share it, children it forks inherit it, exec keeps it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TaskLimit {
+    /// When. `Over::High` looks at the process's group and all above it, the first that is over counts. `Over::Amount` looks at
+    /// `group`, or if that is `None` at the group the process is in.
+    pub condition: Condition,
+    /// See `condition`.
+    pub group: Option<GroupId>,
+    /// What happens then.
+    pub action: TaskAction,
+    /// Comes back in events.
+    pub tag: u64,
+}
+
+/// What happens to a process over its line.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TaskAction {
+    /// mmap, brk, mremap and mprotect fail with ENOMEM.
+    Deny,
+    /// A signal, 1 to 64, in the moment of the allocation.
+    Signal {
+        /// Its number.
+        signal: u8,
+        /// Again, but not sooner than after so long; `None`: once, until the limit is set anew.
+        repeat: Option<Duration>,
+    },
+    /// SIGKILL, in the moment of the allocation.
+    Kill,
+}
+
+/// What the programs tell.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum EventKind {
+    /// A group went over its line: once, until it was seen at or under it.
+    Crossed,
+    /// A call was refused. At most one a group or process in 100 ms; [`Tier::denials_of`] counts them all.
+    Denied,
+    /// A signal was sent to a process by its own limit.
+    Signalled,
+    /// A process was killed by its own limit.
+    Killed,
+    /// The kernel ran out of memory in a group (`group` 0: in the whole machine).
+    OomEnter,
+    /// The kernel's OOM killer took this process.
+    OomVictim,
+    /// A process that had a limit is gone.
+    Exit,
+}
+
+/// One of them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Event {
+    /// What happened.
+    pub kind: EventKind,
+    /// Who caused it, or to whom it happened.
+    pub who: ProcessId,
+    /// The group whose line it was; the group of the process where the line was its own.
+    pub group: GroupId,
+    /// As given with the limit.
+    pub tag: u64,
+    /// Usage of `group`, where it was looked at.
+    pub usage: Bytes,
+    /// The line that was crossed.
+    pub limit: Bytes,
+    /// The selected kinds of resident memory, where they were looked at.
+    pub rss: Bytes,
+    /// The signal that was sent; 0: none.
+    pub signal: u8,
+    /// When.
+    pub at: Time,
+}
+
+/// How a program is attached.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum How {
+    /// `fmod_ret/security_…`
+    FmodRet,
+    /// `lsm/…`
+    Lsm,
+    /// `fentry/…`
+    Fentry,
+    /// `tp_btf/…`
+    Tracepoint,
+}
+
+impl fmt::Display for How {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::FmodRet => "fmod_ret",
+            Self::Lsm => "lsm",
+            Self::Fentry => "fentry",
+            Self::Tracepoint => "tp_btf",
+        })
+    }
+}
+
+/// What `status` and `doctor` say of one program.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct HookStatus {
+    /// The kernel's function or tracepoint.
+    pub name: &'static str,
+    /// Why it is attached; `None`: it follows limits over fork, exec and exit, and is there with any.
+    pub set: Option<Hook>,
+    /// How it is attached; `None` while it is not.
+    pub how: Option<How>,
+    /// A refusal was seen to work. Always false for programs that cannot refuse.
+    pub proven: bool,
+    /// Why it could not be attached when it was asked for.
+    pub unavailable: Option<String>,
+    /// How often it ran and looked at somebody with a limit, since the tier was loaded.
+    pub calls: u64,
+    /// How often it refused, signalled or killed.
+    pub acted: u64,
+    /// Nanoseconds in it and runs of it as the kernel counts them, while [`Tier::enable_run_stats`] is on.
+    pub run: Option<(u64, u64)>,
+}
+
+/// Events and children that the programs could not do justice to, since the tier was loaded.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Lost {
+    /// The ring was full.
+    pub events: u64,
+    /// No memory for a child's limit at fork or exec.
+    pub children: u64,
+}
+
+/// The tier in three parts, for as many threads.
+pub struct Parts {
+    /// Limits and the lease: for whoever acts.
+    pub maps: std::sync::Arc<Maps>,
+    /// What happened: for the loop.
+    pub events: Events,
+    /// What is attached: for a thread that may wait.
+    pub attachments: Attachments,
+}
+
+/// The result of a hot call.
+pub type Hot<T = ()> = Result<T, Errno>;

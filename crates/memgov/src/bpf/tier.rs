@@ -1,0 +1,193 @@
+//! The tier as one value, and its three parts.
+
+use super::attach::{Attachments, programs_of_life};
+use super::events::Events;
+use super::load::{self, Failure, MapFds, Source};
+use super::maps::{Maps, Table};
+use super::raw::{Ring, Shared, TypedMap};
+use super::record::Control;
+use super::{
+    Absent, Error, Event, GroupLimit, HookStatus, Hooks, Hot, Lost, MAX_PROTECTED_NAMES, Options, Parts, TaskLimit,
+};
+use crate::kernel::sys;
+use libbpf_rs::{ErrorKind, MapCore, Object};
+use memgov_decide::snapshot::{GroupId, ProcessId};
+use memgov_decide::units::Time;
+use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::atomic::Ordering::{Relaxed, Release};
+use std::sync::{Arc, Mutex};
+
+/// The tier. Dropping it detaches everything.
+pub struct Tier {
+    maps: Arc<Maps>,
+    events: Events,
+    attachments: Attachments,
+}
+
+/// At least 100 ms between two records of denials of one group or process.
+const EVENT_GAP_NS: u64 = 100_000_000;
+
+impl Tier {
+    /// Makes the maps and loads the programs that follow limits; attaches nothing. `Ok(Err(..))`: this kernel, or these privileges, cannot.
+    /// `Err`: it should have worked. Takes milliseconds.
+    pub fn load(options: &Options) -> Result<Result<Self, Absent>, Error> {
+        if let Some(absent) = load::hopeless() {
+            return Ok(Err(absent));
+        }
+        match load_life(options) {
+            Ok(life) => Self::over(life, options).map(Ok),
+            Err(failure) => match failure.kind {
+                ErrorKind::PermissionDenied => Ok(Err(load::forbidden(&failure))),
+                // A kernel function or type that is not there, or a kernel that knows no such program.
+                ErrorKind::NotFound | ErrorKind::Unsupported => {
+                    Ok(Err(Absent { reason: format!("this kernel lacks what is needed: {}", failure.brief()) }))
+                }
+                _ => Err(failure.whole()),
+            },
+        }
+    }
+
+    fn over(life: Object, options: &Options) -> Result<Self, Error> {
+        let fds = MapFds::of(&life)?;
+        let ns_per_tick = 1_000_000_000 / sys::clock_ticks().max(1);
+        let maps = Arc::new(Maps {
+            control: shared(&life, ".data.control", 1)?,
+            slots: shared(&life, "slots", options.max_groups as usize)?,
+            groups: typed(&life, "groups")?,
+            tasks: typed(&life, "tasks")?,
+            exempt: typed(&life, "exempt")?,
+            lease: options.lease,
+            table: Mutex::new(Table::new(options.max_groups)),
+        });
+        prepare(maps.control(), options, ns_per_tick);
+        let size = map(&life, "events")?.max_entries() as usize;
+        let ring = Ring::map(descriptor(&life, "events")?, size)
+            .map_err(|errno| Error(format!("mapping the ring of events: {errno}")))?;
+        let stats = descriptor(&life, "stats")?;
+        let attachments = Attachments::new(life, fds, stats, Arc::clone(&maps))?;
+        Ok(Self { maps, events: Events { ring, ns_per_tick }, attachments })
+    }
+
+    /// For as many threads.
+    pub fn into_parts(self) -> Parts {
+        Parts { maps: self.maps, events: self.events, attachments: self.attachments }
+    }
+    /// What whoever acts needs.
+    pub fn maps(&self) -> &Arc<Maps> {
+        &self.maps
+    }
+    /// See [`Attachments::require`].
+    pub fn require(&mut self, hooks: Hooks) -> Result<(), Error> {
+        self.attachments.require(hooks)
+    }
+    /// See [`Attachments::in_force`].
+    pub fn in_force(&self) -> Hooks {
+        self.attachments.in_force()
+    }
+    /// See [`Attachments::hooks`].
+    pub fn hooks(&self) -> Vec<HookStatus> {
+        self.attachments.hooks()
+    }
+    /// See [`Attachments::lost`].
+    pub fn lost(&self) -> Lost {
+        self.attachments.lost()
+    }
+    /// See [`Attachments::enable_run_stats`].
+    pub fn enable_run_stats(&mut self, on: bool) -> Result<(), Error> {
+        self.attachments.enable_run_stats(on)
+    }
+    /// See [`Maps::set_group`].
+    pub fn set_group(&self, id: GroupId, limit: &GroupLimit) -> Hot {
+        self.maps.set_group(id, limit)
+    }
+    /// See [`Maps::clear_group`].
+    pub fn clear_group(&self, id: GroupId) -> Hot {
+        self.maps.clear_group(id)
+    }
+    /// See [`Maps::set_process`].
+    pub fn set_process(&self, pid: BorrowedFd<'_>, limit: &TaskLimit) -> Hot {
+        self.maps.set_process(pid, limit)
+    }
+    /// See [`Maps::clear_process`].
+    pub fn clear_process(&self, pid: BorrowedFd<'_>) -> Hot {
+        self.maps.clear_process(pid)
+    }
+    /// See [`Maps::process`].
+    pub fn process(&self, pid: BorrowedFd<'_>) -> Option<(u64, u64)> {
+        self.maps.process(pid)
+    }
+    /// See [`Maps::exempt`].
+    pub fn exempt(&self, who: ProcessId, on: bool) -> Hot {
+        self.maps.exempt(who, on)
+    }
+    /// See [`Maps::renew`].
+    pub fn renew(&self, now: Time) {
+        self.maps.renew(now);
+    }
+    /// See [`Maps::end_lease`].
+    pub fn end_lease(&self) {
+        self.maps.end_lease();
+    }
+    /// See [`Maps::denials_of`].
+    pub fn denials_of(&self, id: GroupId) -> Option<u64> {
+        self.maps.denials_of(id)
+    }
+    /// See [`Events::fd`].
+    pub fn events(&self) -> BorrowedFd<'_> {
+        self.events.fd()
+    }
+    /// See [`Events::drain`].
+    pub fn drain(&mut self, f: &mut dyn FnMut(&Event)) {
+        self.events.drain(f);
+    }
+}
+
+fn load_life(options: &Options) -> Result<Object, Failure> {
+    load::listening(|| {
+        let mut object = load::open(Source::Life)?;
+        for mut map in object.maps_mut() {
+            if map.name() == "groups" || map.name() == "slots" {
+                map.set_max_entries(options.max_groups.max(1))?;
+            }
+        }
+        let names = programs_of_life();
+        for mut program in object.progs_mut() {
+            let wanted = names.iter().any(|name| program.name() == *name);
+            program.set_autoload(wanted);
+        }
+        object.load()
+    })
+}
+
+fn prepare(control: &Control, options: &Options, ns_per_tick: u64) {
+    control.event_gap_ns.store(EVENT_GAP_NS, Relaxed);
+    control.ns_per_tick.store(ns_per_tick, Relaxed);
+    let names = options.protected_names.iter().take(MAX_PROTECTED_NAMES);
+    let mut count = 0;
+    for (to, name) in control.protected_names.iter().zip(names) {
+        for (to, byte) in to.iter().zip(name) {
+            to.store(*byte, Relaxed);
+        }
+        count += 1;
+    }
+    control.protected_count.store(count, Release);
+}
+
+fn map<'o>(object: &'o Object, name: &str) -> Result<libbpf_rs::Map<'o>, Error> {
+    object.maps().find(|map| map.name() == name).ok_or_else(|| Error(format!("the programs have no map {name}")))
+}
+
+fn descriptor(object: &Object, name: &str) -> Result<OwnedFd, Error> {
+    map(object, name)?.as_fd().try_clone_to_owned().map_err(|error| Error(format!("keeping map {name}: {error}")))
+}
+
+fn typed<K: Copy, V: Copy>(object: &Object, name: &str) -> Result<TypedMap<K, V>, Error> {
+    let map = map(object, name)?;
+    TypedMap::new(descriptor(object, name)?, map.key_size(), map.value_size())
+        .ok_or_else(|| Error(format!("map {name} has keys and values of other sizes than record.rs")))
+}
+
+fn shared<T>(object: &Object, name: &str, count: usize) -> Result<Shared<T>, Error> {
+    let map = map(object, name)?;
+    Shared::map(map.as_fd(), map.value_size(), count).map_err(|errno| Error(format!("mapping {name}: {errno}")))
+}
