@@ -276,6 +276,7 @@ impl Inside {
 fn tell_group(maps: &Maps, told: &mut ToldGroup) -> Result<(), Errno> {
     let held = told.holders.any();
     let GroupStanding { deny, tell } = told.standing;
+    let tell = deny.into_iter().chain(tell).min();
     let deny = if held { Some(Bytes(0)) } else { deny };
     let wanted = (deny.is_some() || tell.is_some() || told.high.is_some()).then_some(GroupLimit {
         level: told.level,

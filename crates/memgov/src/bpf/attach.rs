@@ -53,7 +53,13 @@ static PROGRAMS: [Program; 9] = [
         ways: &[(How::FmodRet, "file_mprotect_fmod"), (How::Lsm, "file_mprotect_lsm")],
         proof: Some(Proof::FileMprotect),
     },
-    telling("try_charge_memcg", Some(Hook::Charge), StatId::Charge, Source::Charge, &[(How::Fentry, "charge")]),
+    telling(
+        "try_charge_memcg",
+        Some(Hook::Charge),
+        StatId::Charge,
+        Source::Charge,
+        &[(How::Fentry, "charge")],
+    ),
     telling("rss_stat", Some(Hook::Rss), StatId::Rss, Source::Rss, &[(How::Tracepoint, "rss_changes")]),
     telling("out_of_memory", Some(Hook::Oom), StatId::Oom, Source::Oom, &[(How::Fentry, "oom_enters")]),
     telling("mark_victim", Some(Hook::Oom), StatId::Victim, Source::Oom, &[(How::Tracepoint, "oom_takes")]),
@@ -119,9 +125,11 @@ impl Attachments {
     /// The sets of which every program is attached and, where it refuses, proven.
     pub fn in_force(&self) -> Hooks {
         let whole = |hook: Hook| {
-            let mut programs = PROGRAMS.iter().zip(&self.states).filter(|(program, _)| program.set == Some(hook));
+            let mut programs =
+                PROGRAMS.iter().zip(&self.states).filter(|(program, _)| program.set == Some(hook));
             programs.clone().next().is_some()
-                && programs.all(|(program, state)| state.link.is_some() && (program.proof.is_none() || state.proven))
+                && programs
+                    .all(|(program, state)| state.link.is_some() && (program.proof.is_none() || state.proven))
         };
         Hook::ALL.into_iter().filter(|hook| whole(*hook)).collect()
     }
@@ -139,7 +147,9 @@ impl Attachments {
     /// Has the kernel measure how long programs run; it costs every program on the machine some 20 ns a run.
     pub fn enable_run_stats(&mut self, on: bool) -> Result<(), Error> {
         self.run_stats = match on {
-            true => Some(raw::enable_run_stats().map_err(|errno| Error(format!("BPF_ENABLE_STATS: {errno}")))?),
+            true => {
+                Some(raw::enable_run_stats().map_err(|errno| Error(format!("BPF_ENABLE_STATS: {errno}")))?)
+            }
             false => None,
         };
         Ok(())
@@ -207,7 +217,9 @@ impl Attachments {
 
     fn attach_way(&mut self, index: usize, way: usize, name: &str) -> Result<(), String> {
         let program = &PROGRAMS[index];
-        if program.source != Source::Life && (self.states[index].way != Some(way) || self.states[index].object.is_none()) {
+        if program.source != Source::Life
+            && (self.states[index].way != Some(way) || self.states[index].object.is_none())
+        {
             let object = self.fds.load(program.source, &[name]).map_err(|failure| failure.brief())?;
             self.states[index].object = Some(object);
         }

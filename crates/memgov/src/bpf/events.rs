@@ -1,10 +1,10 @@
 //! What the programs tell, out of the ring: the loop waits on its descriptor and reads everything that is there.
 
 use super::raw::{Ring, record};
-use super::record::RawEvent;
+use super::record::{NO_LINE, RawEvent};
 use super::{Event, EventKind};
 use crate::kernel::sys;
-use memgov_decide::snapshot::{GroupId, ProcessId};
+use memgov_decide::snapshot::{GroupId, ProcessId, Rss};
 use memgov_decide::units::{Bytes, Time};
 use rustix::fd::BorrowedFd;
 
@@ -40,6 +40,7 @@ fn event(raw: &RawEvent, ns_per_tick: u64) -> Option<Event> {
         5 => EventKind::OomEnter,
         6 => EventKind::OomVictim,
         7 => EventKind::Exit,
+        8 => EventKind::CrossedOwn,
         _ => return None,
     };
     let bytes = |pages: u64| Bytes(pages.saturating_mul(sys::page_size()));
@@ -50,9 +51,19 @@ fn event(raw: &RawEvent, ns_per_tick: u64) -> Option<Event> {
         tag: raw.tag,
         usage: bytes(raw.usage),
         limit: bytes(raw.limit),
-        rss: bytes(raw.rss),
+        rss: rss(raw),
         signal: u8::try_from(raw.signal).unwrap_or(0),
         at: Time(raw.at_ns),
+    })
+}
+
+/// `None`: the process had no memory any more.
+fn rss(raw: &RawEvent) -> Option<Rss> {
+    let kind = |pages: u64| Some(Bytes(pages.saturating_mul(sys::page_size())));
+    (raw.rss_anon != NO_LINE).then(|| Rss {
+        anon: kind(raw.rss_anon),
+        file: kind(raw.rss_file),
+        shmem: kind(raw.rss_shmem),
     })
 }
 
@@ -70,7 +81,7 @@ mod tests {
 
     #[test]
     fn an_unknown_kind_is_left_out() {
-        for kind in [0, 8] {
+        for kind in [0, 9] {
             assert_eq!(event(&RawEvent { kind, ..RawEvent::default() }, 1), None);
         }
     }

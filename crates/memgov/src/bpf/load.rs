@@ -12,8 +12,7 @@ struct Aligned<T: ?Sized>(T);
 
 macro_rules! object {
     ($name:literal) => {{
-        static BYTES: &Aligned<[u8]> =
-            &Aligned(*include_bytes!(concat!(env!("OUT_DIR"), "/", $name, ".o")));
+        static BYTES: &Aligned<[u8]> = &Aligned(*include_bytes!(concat!(env!("OUT_DIR"), "/", $name, ".o")));
         &BYTES.0
     }};
 }
@@ -145,7 +144,9 @@ pub(super) fn hopeless() -> Option<Absent> {
         );
     }
     if !in_first_pid_namespace() {
-        return absent("memgov runs in a pid namespace of its own, and programs see the pids of the first one");
+        return absent(
+            "memgov runs in a pid namespace of its own, and programs see the pids of the first one",
+        );
     }
     None
 }

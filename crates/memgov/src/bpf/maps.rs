@@ -3,8 +3,8 @@
 
 use super::raw::{Shared, TypedMap};
 use super::record::{
-    ACTION_DENY, ACTION_KILL, ACTION_SIGNAL, Control, ExemptKey, GROUP_DENY, GroupSlot, HIGH_MAX,
-    HIGH_OF_KERNEL, KIND_ANON, KIND_FILE, KIND_SHMEM, NO_LINE, RawTaskLimit, TASK_HIGH,
+    ACTION_DENY, ACTION_KILL, ACTION_SIGNAL, ACTION_TELL, Control, ExemptKey, GroupSlot, HIGH_MAX,
+    HIGH_OF_KERNEL, KIND_ANON, KIND_FILE, KIND_SHMEM, NO_LINE, RawTaskLimit, TASK_HELD, TASK_HIGH,
 };
 use super::{GroupLimit, Hot, MAX_LEVEL, TaskAction, TaskLimit};
 use crate::kernel::{Errno, sys};
@@ -174,7 +174,8 @@ fn pages(bytes: Bytes) -> u64 {
 }
 
 fn fill(slot: &GroupSlot, limit: &GroupLimit) {
-    slot.usage_line.store(limit.usage.map_or(NO_LINE, pages), Relaxed);
+    slot.deny_line.store(limit.deny.map_or(NO_LINE, pages), Relaxed);
+    slot.tell_line.store(limit.tell.map_or(NO_LINE, pages), Relaxed);
     slot.kernel_line.store(limit.kernel.map_or(NO_LINE, pages), Relaxed);
     let high = match limit.high {
         None => HIGH_OF_KERNEL,
@@ -183,7 +184,6 @@ fn fill(slot: &GroupSlot, limit: &GroupLimit) {
     };
     slot.high.store(high, Relaxed);
     slot.tag.store(limit.tag, Relaxed);
-    slot.flags.store(if limit.deny { GROUP_DENY } else { 0 }, Relaxed);
     slot.level.store(limit.level, Release);
 }
 
@@ -202,14 +202,17 @@ fn raw_limit(limit: &TaskLimit) -> Result<RawTaskLimit, Errno> {
     }
     if let Some(rss) = limit.condition.rss {
         raw.rss_line = pages(rss.over);
-        let kinds =
-            [(rss.kinds.anon, KIND_ANON), (rss.kinds.file, KIND_FILE), (rss.kinds.shmem, KIND_SHMEM)];
+        let kinds = [(rss.kinds.anon, KIND_ANON), (rss.kinds.file, KIND_FILE), (rss.kinds.shmem, KIND_SHMEM)];
         raw.kinds = kinds.into_iter().filter(|(wanted, _)| *wanted).fold(0, |bits, (_, bit)| bits | bit);
     }
-    if raw.group_line == NO_LINE && raw.rss_line == NO_LINE {
+    let empty = raw.group_line == NO_LINE && raw.rss_line == NO_LINE;
+    if empty != (limit.action == TaskAction::Nothing) {
         return Err(Errno::INVAL);
     }
+    raw.flags |= if limit.held { TASK_HELD } else { 0 };
     match limit.action {
+        TaskAction::Nothing => {}
+        TaskAction::Tell => raw.action = ACTION_TELL,
         TaskAction::Deny => raw.action = ACTION_DENY,
         TaskAction::Kill => raw.action = ACTION_KILL,
         TaskAction::Signal { signal, .. } if !(1..=64).contains(&signal) => return Err(Errno::INVAL),
@@ -227,7 +230,7 @@ mod tests {
     use memgov_decide::policy::{Condition, Kinds, RssOver};
 
     fn limit(group: Option<Over>, rss: Option<RssOver>, action: TaskAction) -> TaskLimit {
-        TaskLimit { condition: Condition { group, rss }, group: None, action, tag: 7 }
+        TaskLimit { condition: Condition { group, rss }, group: None, action, held: false, tag: 7 }
     }
 
     #[test]

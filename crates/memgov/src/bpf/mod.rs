@@ -30,15 +30,15 @@ mod selftest;
 #[cfg(feature = "bpf")]
 mod tier;
 
-#[cfg(not(feature = "bpf"))]
-pub use absent::{Attachments, Events, Maps, Tier};
 #[cfg(feature = "bpf")]
 pub use self::{attach::Attachments, events::Events, maps::Maps, tier::Tier};
+#[cfg(not(feature = "bpf"))]
+pub use absent::{Attachments, Events, Maps, Tier};
 
 pub use memgov_decide::policy::Condition;
 
 use crate::kernel::Errno;
-use memgov_decide::snapshot::{GroupId, ProcessId};
+use memgov_decide::snapshot::{GroupId, ProcessId, Rss};
 use memgov_decide::units::{Bytes, Limit, Time};
 use std::fmt;
 use std::time::Duration;
@@ -89,7 +89,7 @@ pub struct Error(pub String);
 /// A set of programs that are attached together.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Hook {
-    /// Refusing mmap, brk, mremap and mprotect: [`GroupLimit::usage`] with `deny`, and [`TaskAction::Deny`].
+    /// Refusing mmap, brk, mremap and mprotect: [`GroupLimit::deny`], and [`TaskAction::Deny`].
     Deny,
     /// Looking at each charge: crossings of groups, and signals and kills on a condition that names a group.
     Charge,
@@ -150,10 +150,10 @@ impl FromIterator<Hook> for Hooks {
 pub struct GroupLimit {
     /// The depth of the group in its hierarchy: 0 for the root, 1 for its children. At most [`MAX_LEVEL`].
     pub level: u32,
-    /// The line for the usage of the group with all below it; crossing it is an event.
-    pub usage: Option<Bytes>,
-    /// Refuse further memory to everything in the group while it is over `usage`.
-    pub deny: bool,
+    /// Further memory is refused to everything in the group, and all below it, while its usage is over this.
+    pub deny: Option<Bytes>,
+    /// Its usage crossing this is an event.
+    pub tell: Option<Bytes>,
     /// The line for its kernel memory.
     pub kernel: Option<Bytes>,
     /// The `memory.high` that conditions of processes see, in place of the kernel's: the virtual high of v1.
@@ -172,6 +172,8 @@ pub struct TaskLimit {
     pub group: Option<GroupId>,
     /// What happens then.
     pub action: TaskAction,
+    /// Refused memory whatever it holds. Not inherited.
+    pub held: bool,
     /// Comes back in events.
     pub tag: u64,
 }
@@ -179,6 +181,10 @@ pub struct TaskLimit {
 /// What happens to a process over its line.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum TaskAction {
+    /// Nothing; for a process that is only held, with an empty condition.
+    Nothing,
+    /// The crossing is an event, and nothing else.
+    Tell,
     /// mmap, brk, mremap and mprotect fail with ENOMEM.
     Deny,
     /// A signal, 1 to 64, in the moment of the allocation.
@@ -195,8 +201,10 @@ pub enum TaskAction {
 /// What the programs tell.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum EventKind {
-    /// A group went over its line: once, until it was seen at or under it.
+    /// A group went over a line: once, until it was seen at or under it.
     Crossed,
+    /// A process went over its own line: once, until it was seen at or under it.
+    CrossedOwn,
     /// A call was refused. At most one a group or process in 100 ms; [`Tier::denials_of`] counts them all.
     Denied,
     /// A signal was sent to a process by its own limit.
@@ -226,8 +234,8 @@ pub struct Event {
     pub usage: Bytes,
     /// The line that was crossed.
     pub limit: Bytes,
-    /// The selected kinds of resident memory, where they were looked at.
-    pub rss: Bytes,
+    /// Resident memory of the process, where it still had any.
+    pub rss: Option<Rss>,
     /// The signal that was sent; 0: none.
     pub signal: u8,
     /// When.
@@ -300,3 +308,25 @@ pub struct Parts {
 
 /// The result of a hot call.
 pub type Hot<T = ()> = Result<T, Errno>;
+
+/// Loads the programs, attaches those that refuse, sees them refuse, and takes everything away again. Why it does not work, if it
+/// does not.
+///
+/// # Errors
+/// The reason, in words.
+pub fn trial() -> Result<(), String> {
+    let mut tier = match Tier::load(&Options::default()) {
+        Ok(Ok(tier)) => tier,
+        Ok(Err(absent)) => return Err(absent.to_string()),
+        Err(error) => return Err(error.to_string()),
+    };
+    tier.require(Hooks::NONE.with(Hook::Deny)).map_err(|error| error.to_string())?;
+    let hooks = tier.hooks();
+    let unproven = hooks.iter().find(|hook| hook.set == Some(Hook::Deny) && !hook.proven);
+    match unproven {
+        Some(hook) => {
+            Err(format!("{}: {}", hook.name, hook.unavailable.as_deref().unwrap_or("it does not refuse")))
+        }
+        None => Ok(()),
+    }
+}

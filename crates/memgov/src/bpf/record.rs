@@ -5,15 +5,16 @@ use std::sync::atomic::{AtomicI64, AtomicU8, AtomicU32, AtomicU64};
 pub(super) const NO_LINE: u64 = u64::MAX;
 pub(super) const HIGH_OF_KERNEL: u64 = u64::MAX;
 pub(super) const HIGH_MAX: u64 = u64::MAX - 1;
-pub(super) const GROUP_DENY: u32 = 1;
 pub(super) const KIND_ANON: u8 = 1;
 pub(super) const KIND_FILE: u8 = 2;
 pub(super) const KIND_SHMEM: u8 = 4;
 pub(super) const TASK_HIGH: u8 = 1;
+pub(super) const TASK_HELD: u8 = 8;
 
 pub(super) const ACTION_DENY: u8 = 1;
 pub(super) const ACTION_SIGNAL: u8 = 2;
 pub(super) const ACTION_KILL: u8 = 3;
+pub(super) const ACTION_TELL: u8 = 4;
 
 /// Mapped memory: every field is read by programs while it is written here.
 #[repr(C)]
@@ -33,12 +34,13 @@ pub(super) struct Control {
 #[repr(C)]
 pub(super) struct GroupSlot {
     pub id: AtomicU64,
-    pub usage_line: AtomicU64,
+    pub deny_line: AtomicU64,
+    pub tell_line: AtomicU64,
     pub kernel_line: AtomicU64,
     pub high: AtomicU64,
     pub tag: AtomicU64,
-    pub flags: AtomicU32,
     pub level: AtomicU32,
+    pub unused_low: AtomicU32,
     pub denials: AtomicU64,
     pub kernel_denials: AtomicU64,
     pub told_ns: AtomicU64,
@@ -76,7 +78,9 @@ pub(super) struct RawEvent {
     pub tag: u64,
     pub usage: u64,
     pub limit: u64,
-    pub rss: u64,
+    pub rss_anon: u64,
+    pub rss_file: u64,
+    pub rss_shmem: u64,
     pub at_ns: u64,
     pub signal: u32,
     pub hook: u32,

@@ -22,7 +22,7 @@ int BPF_PROG(charge, struct mem_cgroup *memcg)
 	if (seen.looked)
 		count(HOOK_CHARGE, false);
 	limit = limit_of(task->group_leader);
-	if (limit && sends(limit))
-		act_on(task, memory_of(task), limit, HOOK_CHARGE);
+	if (limit)
+		meet(task, memory_of(task), limit, HOOK_CHARGE);
 	return 0;
 }

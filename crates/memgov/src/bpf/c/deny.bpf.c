@@ -49,7 +49,9 @@ static __always_inline int refuse(__u32 hook)
 	if (limit || seen.looked)
 		count(hook, false);
 	if (!slot) {
-		if (!limit || limit->action != ACTION_DENY || !task_over(task, limit, css, &seen))
+		bool held = limit && (limit->flags & TASK_HELD);
+
+		if (!held && (!limit || limit->action != ACTION_DENY || !task_over(task, limit, css, &seen)))
 			return 0;
 	}
 	/* Past its point of no return an exec that is refused memory dies of it. */

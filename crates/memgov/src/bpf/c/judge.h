@@ -34,6 +34,20 @@ static __always_inline bool leased(__u64 now)
 	return now < control.lease_until_ns;
 }
 
+/* Of the process that is running: what it holds now, whatever its limit counts. */
+static __always_inline void tell_rss(struct event *event)
+{
+	struct task_struct *task = bpf_get_current_task_btf();
+	struct mm_struct *mm = task->mm;
+
+	event->rss_anon = event->rss_file = event->rss_shmem = NO_LINE;
+	if (!mm)
+		return;
+	event->rss_anon = rss_of_kind(task, mm, MM_ANONPAGES);
+	event->rss_file = rss_of_kind(task, mm, MM_FILEPAGES);
+	event->rss_shmem = rss_of_kind(task, mm, MM_SHMEMPAGES);
+}
+
 static __always_inline void tell(__u32 kind, __u32 hook, struct task_struct *leader, const struct seen *seen, __u32 signal,
 				 __u64 now)
 {
@@ -51,7 +65,7 @@ static __always_inline void tell(__u32 kind, __u32 hook, struct task_struct *lea
 	event->tag = seen->tag;
 	event->usage = seen->usage;
 	event->limit = seen->limit;
-	event->rss = seen->rss;
+	tell_rss(event);
 	event->signal = signal;
 	event->at_ns = now;
 	bpf_ringbuf_submit(event, 0);
@@ -85,7 +99,7 @@ static __always_inline void crossing(struct group_slot *slot, __u64 usage, __u32
 	struct seen seen = {};
 	__u64 now;
 
-	if (usage <= slot->usage_line) {
+	if (usage <= slot->tell_line) {
 		if (slot->crossed)
 			slot->crossed = 0;
 		return;
@@ -96,7 +110,7 @@ static __always_inline void crossing(struct group_slot *slot, __u64 usage, __u32
 	seen.group = slot->id;
 	seen.tag = slot->tag;
 	seen.usage = usage;
-	seen.limit = slot->usage_line;
+	seen.limit = slot->tell_line;
 	tell(EVENT_CROSSED, hook, leader, &seen, 0, now);
 }
 
@@ -118,15 +132,15 @@ static __always_inline struct group_slot *group_over(struct cgroup_subsys_state 
 		if (governed(levels, level)) {
 			struct group_slot *slot = slot_of(id_of(css));
 
-			if (slot && slot->usage_line != NO_LINE) {
+			if (slot && (slot->deny_line != NO_LINE || slot->tell_line != NO_LINE)) {
 				__u64 usage = usage_of(css);
 
 				seen->looked = true;
 				crossing(slot, usage, hook, leader);
-				if (!found && (slot->flags & GROUP_DENY) && usage > slot->usage_line) {
+				if (!found && usage > slot->deny_line) {
 					seen->group = slot->id;
 					seen->usage = usage;
-					seen->limit = slot->usage_line;
+					seen->limit = slot->deny_line;
 					seen->tag = slot->tag;
 					found = slot;
 					if (!all)

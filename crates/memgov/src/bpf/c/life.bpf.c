@@ -16,7 +16,8 @@ int BPF_PROG(fork_inherits, struct task_struct *child, unsigned long clone_flags
 	if (clone_flags & CLONE_THREAD)
 		return 0;
 	from = limit_of(parent->group_leader);
-	if (!from)
+	/* That the parent is held is its own affair. */
+	if (!from || from->action == ACTION_NONE)
 		return 0;
 	count(HOOK_FORK, false);
 	to = bpf_task_storage_get(&tasks, child, 0, BPF_LOCAL_STORAGE_GET_F_CREATE);
@@ -25,7 +26,7 @@ int BPF_PROG(fork_inherits, struct task_struct *child, unsigned long clone_flags
 		return 0;
 	}
 	__builtin_memcpy(to, from, sizeof(*to));
-	to->flags |= TASK_INHERITED;
+	to->flags = (to->flags & ~TASK_HELD) | TASK_INHERITED;
 	to->sent = 0;
 	to->sent_ns = 0;
 	to->denials = 0;

@@ -36,23 +36,21 @@ struct control {
 	char protected_names[PROTECTED_NAMES][COMM_LEN];
 };
 
-/* group_slot.flags */
-#define GROUP_DENY 1u
-
 /* One group with a limit, in a mapped array. The first half is user space's to write, the second the programs'. */
 struct group_slot {
 	__u64 id; /* 0: free */
-	__u64 usage_line; /* pages */
+	__u64 deny_line; /* pages of usage: refused over it */
+	__u64 tell_line; /* pages of usage: crossing it is told */
 	__u64 kernel_line; /* pages */
 	__u64 high; /* pages, HIGH_OF_KERNEL or HIGH_MAX */
 	__u64 tag;
-	__u32 flags;
 	__u32 level;
+	__u32 unused_low;
 
 	__u64 denials;
 	__u64 kernel_denials;
 	__u64 told_ns; /* the last Denied event */
-	__u32 crossed; /* over the line, and told so */
+	__u32 crossed; /* over tell_line, and told so */
 	__u32 kernel_crossed;
 	/* bytes of kernel memory, kept by the live counter; in bytes because the kernel counts some in bytes */
 	__s64 kernel_bytes;
@@ -64,6 +62,7 @@ enum action {
 	ACTION_DENY,
 	ACTION_SIGNAL,
 	ACTION_KILL,
+	ACTION_TELL,
 };
 
 /* task_limit.kinds */
@@ -75,6 +74,7 @@ enum action {
 #define TASK_HIGH 1u /* group_line is the climit above memory.high, not an amount */
 #define TASK_EXEMPT 2u
 #define TASK_INHERITED 4u
+#define TASK_HELD 8u /* refused whatever it holds; not inherited */
 
 /* What a process is held to, in the storage of its first thread. */
 struct task_limit {
@@ -87,7 +87,7 @@ struct task_limit {
 	__u8 signal;
 	__u8 kinds;
 	__u8 flags;
-	__u32 sent; /* has been signalled or killed */
+	__u32 sent; /* has been signalled, killed, or told of */
 
 	__u64 denials;
 	__u64 told_ns;
@@ -102,6 +102,7 @@ enum event_kind {
 	EVENT_OOM_ENTER,
 	EVENT_OOM_VICTIM,
 	EVENT_EXIT,
+	EVENT_CROSSED_OWN,
 };
 
 struct event {
@@ -112,7 +113,9 @@ struct event {
 	__u64 tag;
 	__u64 usage; /* pages */
 	__u64 limit; /* pages */
-	__u64 rss; /* pages */
+	__u64 rss_anon; /* pages, likewise the next two; NO_LINE: not looked at */
+	__u64 rss_file;
+	__u64 rss_shmem;
 	__u64 at_ns; /* CLOCK_MONOTONIC */
 	__u32 signal;
 	__u32 hook; /* enum hook */

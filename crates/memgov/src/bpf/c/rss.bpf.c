@@ -16,7 +16,7 @@ int BPF_PROG(rss_changes, struct mm_struct *mm)
 	if (!control.tasks || task->mm != mm || (task->flags & PF_KTHREAD) || in_interrupt())
 		return 0;
 	limit = limit_of(task->group_leader);
-	if (limit && sends(limit))
-		act_on(task, memory_of(task), limit, HOOK_RSS);
+	if (limit)
+		meet(task, memory_of(task), limit, HOOK_RSS);
 	return 0;
 }

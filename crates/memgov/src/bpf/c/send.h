@@ -65,9 +65,31 @@ static __always_inline void act_on(struct task_struct *task, struct cgroup_subsy
 	tell(kill ? EVENT_KILLED : EVENT_SIGNALLED, hook, leader, &seen, signal, now);
 }
 
-static __always_inline bool sends(const struct task_limit *limit)
+/* Over its own line: told once, until it is seen at or under it. */
+static __always_inline void tell_own(struct task_struct *task, struct cgroup_subsys_state *css, struct task_limit *limit,
+				     __u32 hook)
 {
-	return limit->action == ACTION_SIGNAL || limit->action == ACTION_KILL;
+	struct seen seen = {};
+	__u64 now = bpf_ktime_get_ns();
+
+	count(hook, false);
+	if (!task_over(task, limit, css, &seen)) {
+		if (limit->sent)
+			limit->sent = 0;
+		return;
+	}
+	if (limit->sent || !leased(now) || __sync_val_compare_and_swap(&limit->sent, 0, 1))
+		return;
+	tell(EVENT_CROSSED_OWN, hook, task->group_leader, &seen, 0, now);
+}
+
+/* What the running process meets of its own, where it cannot be refused. */
+static __always_inline void meet(struct task_struct *task, struct cgroup_subsys_state *css, struct task_limit *limit, __u32 hook)
+{
+	if (limit->action == ACTION_SIGNAL || limit->action == ACTION_KILL)
+		act_on(task, css, limit, hook);
+	else if (limit->action == ACTION_TELL || limit->action == ACTION_DENY)
+		tell_own(task, css, limit, hook);
 }
 
 #endif
