@@ -4,6 +4,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::OnceLock;
 
 use anyhow::{Context, Result, bail};
 
@@ -60,6 +61,8 @@ pub enum Need {
     FileMemory,
     /// A pid can be had again on purpose.
     ChoosePid,
+    /// The eBPF tier can be loaded.
+    Bpf,
 }
 
 impl Need {
@@ -73,6 +76,7 @@ impl Need {
             }
             Self::NoSysResource => (!host.sys_resource, "CAP_SYS_RESOURCE is there, so nothing is refused"),
             Self::ChoosePid => (host.choose_pid, "/proc/sys/kernel/ns_last_pid cannot be written"),
+            Self::Bpf => return bpf_absent(),
             Self::FileMemory => return host.file_memory.as_ref().err().cloned(),
         };
         (!met).then(|| why.to_owned())
@@ -129,6 +133,13 @@ impl Host {
     pub fn hierarchies(&self) -> impl Iterator<Item = &PathBuf> {
         std::iter::once(&self.memory).chain(&self.others)
     }
+}
+
+/// Why the eBPF tier cannot be had here, as `doctor` would say it; asked once. What fails where it should not is for the tests to show.
+fn bpf_absent() -> Option<String> {
+    static REASON: OnceLock<Option<String>> = OnceLock::new();
+    let load = || Some(memgov::bpf::Tier::load(&memgov::bpf::Options::default()).ok()?.err()?.reason);
+    REASON.get_or_init(load).clone()
 }
 
 /// Mount points by what they carry.
