@@ -1,5 +1,6 @@
 //! memgov against a real kernel: the workloads to be governed, the acceptance criteria as named tests, and the demo. It
-//! drives the `memgov` binary from outside, as an administrator does, and uses none of its code.
+//! drives the `memgov` binary from outside, as an administrator does, and uses none of its code; only the `bpf_` tests, which are about
+//! what happens inside the kernel, call the eBPF tier itself.
 
 mod demo;
 mod harness;

@@ -57,10 +57,13 @@ impl Failure {
         Self { kind: error.kind(), text: format!("{error}{}{said}", if said.is_empty() { "" } else { ": " }) }
     }
 
-    /// In one line, for people.
+    /// In one line, for people: of a verifier's log what stands before its count of instructions.
     pub fn brief(&self) -> String {
         const LINE: usize = 300;
-        let line: String = self.text.split_whitespace().collect::<Vec<_>>().join(" ");
+        let lines: Vec<&str> = self.text.lines().map(str::trim).filter(|line| !line.is_empty()).collect();
+        let end = lines.iter().position(|line| line.starts_with("processed ")).unwrap_or(lines.len());
+        let from = if end < lines.len() { end.saturating_sub(3) } else { 0 };
+        let line = lines[from..end].join(" | ");
         let end = line.char_indices().nth(LINE).map_or(line.len(), |(at, _)| at);
         line[..end].to_owned()
     }

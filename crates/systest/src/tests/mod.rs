@@ -1,6 +1,7 @@
 //! The tests, one file a theme. Each is a function that gets a scratch tree and says what it measured, or what it expected
 //! and got instead. None decides by itself that it does not apply: what it needs stands beside its name.
 
+mod bpf;
 mod control_plane;
 mod cost;
 mod crash;
@@ -18,7 +19,7 @@ use crate::harness::run::Test;
 
 /// Every test, in the order they run.
 pub fn all() -> Vec<Test> {
-    let themes: [fn() -> Vec<Test>; 12] = [
+    let themes: [fn() -> Vec<Test>; 13] = [
         wl::tests,
         deny::tests,
         slow::tests,
@@ -31,6 +32,7 @@ pub fn all() -> Vec<Test> {
         records::tests,
         control_plane::tests,
         cost::tests,
+        bpf::tests,
     ];
     themes.iter().flat_map(|tests| tests()).collect()
 }

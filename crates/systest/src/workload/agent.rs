@@ -225,6 +225,7 @@ impl Agent {
             Command::Watch(path, line) => self.growth.watch(open(path, libc::O_RDONLY)?, line),
             Command::File(path) => self.growth.use_file(open(path, libc::O_RDWR | libc::O_CREAT)?),
             Command::Shrink(upto) => return self.shrink(upto),
+            Command::Hammer(plan, rounds) => return self.hammer(&plan, rounds),
             Command::Probe => {
                 let results = self.probe.round();
                 return self.answer(format_args!("{results}"));
@@ -241,6 +242,24 @@ impl Agent {
         self.plan = None;
         let shrunk = self.growth.shrink(upto);
         self.done(shrunk)
+    }
+
+    /// Answers how many rounds ended refused and how many full, and the most that was held.
+    fn hammer(&mut self, plan: &Plan, rounds: u64) -> Result<(), Errno> {
+        let (mut refused, mut full, mut most) = (0u64, 0u64, 0);
+        for _ in 0..rounds {
+            loop {
+                match self.growth.step(plan) {
+                    Step::Taken | Step::Resumed => continue,
+                    Step::Refused(_) | Step::StillRefused => refused += 1,
+                    Step::Full => full += 1,
+                }
+                break;
+            }
+            most = most.max(self.growth.held());
+            self.growth.shrink(0)?;
+        }
+        self.answer(format_args!("{refused} {full} {most}"))
     }
 
     fn about_itself(&self, command: Command<'_>) -> Result<(), Errno> {

@@ -5,7 +5,7 @@ use crate::sys::process::{NO_LIMIT, Resource};
 
 /// What `help` prints.
 pub const HELP: &str = "\
-grow KIND STEP INTERVAL_US UPTO | stop | shrink BYTES | free | held | usage | watch FILE LINE | file PATH
+grow KIND STEP INTERVAL_US UPTO | stop | shrink BYTES | free | hammer KIND STEP UPTO ROUNDS | held | usage | watch FILE LINE | file PATH
 probe | await refused|allowed [MASK] | spin | idle | progress | innocent INTERVAL_US | figures
 count SIGNAL | yield-on SIGNAL | counted SIGNAL | block SIGNAL | unblock SIGNAL | ignore SIGNAL | jobs
 fork IN OUT | thread IN OUT | exec | reap PID | groups | name COMM | become UID | drop-ipc-lock | memlock-max
@@ -15,6 +15,8 @@ limit as|data|memlock SOFT|inf HARD|inf | linger SECONDS | exit CODE";
 pub enum Command<'a> {
     /// Start taking memory.
     Grow(Plan),
+    /// So many times: take at full speed until refused or full, and give everything back.
+    Hammer(Plan, u64),
     /// Stop taking, keep what there is.
     Stop,
     /// Give back until so much is left.
@@ -96,6 +98,15 @@ pub fn parse(line: &str) -> Option<Command<'_>> {
             interval: number(word()?)?.checked_mul(1000)?,
             upto: number(word()?)?,
         }),
+        "hammer" => Command::Hammer(
+            Plan {
+                kind: Kind::named(word()?)?,
+                step: number(word()?)?,
+                interval: 0,
+                upto: number(word()?)?,
+            },
+            number(word()?)?,
+        ),
         "stop" => Command::Stop,
         "shrink" => Command::Shrink(number(word()?)?),
         "free" => Command::Shrink(0),

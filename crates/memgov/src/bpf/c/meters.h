@@ -66,37 +66,44 @@ static __always_inline bool governed_above(__u64 levels, __u32 level)
 	return levels & (~0ULL >> (63 - (level & 63)));
 }
 
-/* One kind of resident memory in pages. Since 6.2 without what processors have not added yet: less than 32 pages each. */
-static __always_inline __s64 rss_of_kind(struct task_struct *task, struct mm_struct *mm, int kind)
-{
-	__s64 pages;
+/*
+ * A clang that merges the loads below computes their offsets at run time, which the verifier refuses for typed pointers; a value it
+ * knows nothing about after each of them keeps them apart.
+ */
+#define KEEP_APART(value) asm volatile("" : "+r"(value))
 
-	if (bpf_core_type_exists(struct mm_rss_stat)) {
-		struct mm_struct___before_6_2 *before = (void *)mm;
-		struct task_struct___before_6_2 *thread = (void *)task;
+#define ADD_KIND(sum, kinds, bit, load)             \
+	do {                                        \
+		__s64 pages = (load);               \
+		KEEP_APART(pages);                  \
+		if (((kinds) & (bit)) && pages > 0) \
+			(sum) += pages;             \
+	} while (0)
 
-		pages = before->rss_stat.count[kind].counter + thread->rss_stat.count[kind];
-	} else {
-		struct mm_struct___since_6_2 *since = (void *)mm;
-
-		pages = since->rss_stat[kind].count;
-	}
-	return pages < 0 ? 0 : pages;
-}
-
-/* The sum of the kinds, of the process that is running. */
+/*
+ * The sum of the kinds, of the process that is running. Before 6.2 each thread keeps up to 64 pages to itself, and its own are
+ * known here. Since then processors do, less than 32 pages each of each kind, and they are left out.
+ */
 static __always_inline __u64 rss_of(struct task_struct *task, __u8 kinds)
 {
-	struct mm_struct *mm = task->mm;
-	__s64 pages = 0;
+	__u64 sum = 0;
 
-	if (kinds & KIND_ANON)
-		pages += rss_of_kind(task, mm, MM_ANONPAGES);
-	if (kinds & KIND_FILE)
-		pages += rss_of_kind(task, mm, MM_FILEPAGES);
-	if (kinds & KIND_SHMEM)
-		pages += rss_of_kind(task, mm, MM_SHMEMPAGES);
-	return pages;
+	if (bpf_core_type_exists(struct mm_rss_stat)) {
+		struct mm_struct___before_6_2 *mm = (void *)task->mm;
+		struct task_struct___before_6_2 *own = (void *)task;
+
+		ADD_KIND(sum, kinds, KIND_FILE, mm->rss_stat.count[MM_FILEPAGES].counter + own->rss_stat.count[MM_FILEPAGES]);
+		ADD_KIND(sum, kinds, KIND_ANON, mm->rss_stat.count[MM_ANONPAGES].counter + own->rss_stat.count[MM_ANONPAGES]);
+		ADD_KIND(sum, kinds, KIND_SHMEM,
+			 mm->rss_stat.count[MM_SHMEMPAGES].counter + own->rss_stat.count[MM_SHMEMPAGES]);
+	} else {
+		struct mm_struct___since_6_2 *mm = (void *)task->mm;
+
+		ADD_KIND(sum, kinds, KIND_FILE, mm->rss_stat[MM_FILEPAGES].count);
+		ADD_KIND(sum, kinds, KIND_ANON, mm->rss_stat[MM_ANONPAGES].count);
+		ADD_KIND(sum, kinds, KIND_SHMEM, mm->rss_stat[MM_SHMEMPAGES].count);
+	}
+	return sum;
 }
 
 #endif
