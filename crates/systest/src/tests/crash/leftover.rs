@@ -4,12 +4,11 @@ use std::time::Duration;
 
 use anyhow::{Result, anyhow, ensure};
 
-use super::{Action, LINE, Scene};
+use super::{Action, Scene};
 use crate::harness::bench::Bench;
 use crate::harness::daemon::Daemon;
 use crate::harness::host::Need;
 use crate::harness::run::Test;
-use crate::harness::{MIB, poll_until};
 use crate::sys::signal;
 
 pub fn tests() -> Vec<Test> {
@@ -25,24 +24,16 @@ pub fn tests() -> Vec<Test> {
     ]
 }
 
-/// Leaves the action in force with nobody to undo it. The guardian goes first, or it would; the daemon before it can
-/// put up another.
+/// Leaves the action in force with nobody to undo it. The guardian goes first, or it would; the daemon stands still meanwhile, or
+/// it would put up another.
 fn leave_behind(bench: &Bench<'_>, action: Action) -> Result<(Scene, Daemon)> {
-    let mut scene = Scene::set(bench)?;
-    let mut daemon = bench.quiet_daemon(&action.rule(&scene.job), &[])?;
-    scene.hog.say(&format!("grow anon 1048576 0 {}", LINE + 16 * MIB))?;
-    let touched =
-        poll_until(bench.patience(), Duration::from_micros(500), || scene.is_touched(bench).then_some(()));
-    touched.ok_or_else(|| daemon.explain(anyhow!("the action was never seen")))?;
+    let (scene, mut daemon) = Scene::under_way(bench, action)?;
+    daemon.signal(libc::SIGSTOP)?;
     for guardian in daemon.companions() {
         signal::send(guardian, libc::SIGKILL)
             .map_err(|errno| anyhow!("killing the guardian: errno {errno}"))?;
     }
     daemon.kill9()?;
-    for guardian in daemon.companions() {
-        // One put up meanwhile.
-        let _gone = signal::send(guardian, libc::SIGKILL);
-    }
     daemon.wait_companions_gone()?;
     ensure!(scene.is_touched(bench), "nothing is left to undo: who did it?");
     Ok((scene, daemon))
