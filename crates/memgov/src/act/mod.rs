@@ -15,6 +15,7 @@ mod paths;
 mod rehearsal;
 mod signal;
 mod slow;
+pub mod strays;
 mod sweep;
 
 pub use deny::DeniedView;

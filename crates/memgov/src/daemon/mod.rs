@@ -79,6 +79,7 @@ pub fn run(options: Options) -> anyhow::Result<()> {
     let state = options.state_dir.clone().unwrap_or_else(|| config.settings.state_dir.clone());
     make_state_dir(&state)?;
     let ledger = open_ledger(&state)?;
+    undo_strays(&layout);
     let signals = signals::open()?;
     let own_group = protection::Protection::put_on(&layout, dry_run);
     // After what memgov does for itself: what the guardian inherits of that it needs as much.
@@ -109,6 +110,17 @@ fn open_ledger(state: &Path) -> anyhow::Result<Ledger> {
         }
     }
     Ok(ledger)
+}
+
+/// What a ledger told of that is lost.
+fn undo_strays(layout: &Layout) {
+    let strays = act::strays::find(layout);
+    if strays.cut_short {
+        say("memgov: too many groups to look through them all for what a lost ledger has left behind");
+    }
+    for undone in act::ledger::put_back(strays.entries) {
+        say(&format!("memgov: in no ledger: {undone}"));
+    }
 }
 
 /// Everything that runs, in the order in which it is ended.

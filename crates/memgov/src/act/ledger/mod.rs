@@ -8,7 +8,7 @@ mod format;
 mod undo;
 
 pub use format::{Entry, Freezer, HOLD_PREFIX, Lowered, LoweredLimits, MAX_PATH, OwnedEntry};
-pub use undo::{Undone, Verdict};
+pub use undo::{Undone, Verdict, put_back};
 
 use std::fmt;
 use std::fs::{File, OpenOptions};
@@ -31,6 +31,11 @@ const LOCK_PATIENCE: Duration = Duration::from_secs(5);
 /// The place of an entry in the ledger.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Place(u32);
+
+impl Place {
+    /// Of what stands in no ledger.
+    const NONE: Self = Self(u32::MAX);
+}
 
 /// An entry that somebody who is no longer there has left in force.
 #[derive(Clone, Debug, PartialEq, Eq)]
