@@ -82,6 +82,10 @@ pub(super) fn answer(governing: &mut Governing, request: Request) {
         Request::Status { buffer, reply } => {
             let _ = reply.try_send(status(governing, buffer));
         }
+        Request::Guardian { sentry, reply } => {
+            governing.post(sentry);
+            let _ = reply.try_send(());
+        }
         Request::Ping { reply } => {
             let _ = reply.try_send(());
         }

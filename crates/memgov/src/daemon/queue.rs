@@ -12,6 +12,7 @@ use rustix::event::{EventfdFlags, eventfd};
 use rustix::fd::{AsFd, OwnedFd};
 
 use super::answers::StatusBuffer;
+use super::succession::Sentry;
 use crate::kernel::Error;
 use crate::serve::{Failure, FailureKind};
 
@@ -54,6 +55,11 @@ pub(super) enum Request {
     Status {
         buffer: Box<StatusBuffer>,
         reply: Reply<Box<StatusBuffer>>,
+    },
+    /// Another guardian has taken the place of one that died.
+    Guardian {
+        sentry: Sentry,
+        reply: Reply<()>,
     },
     /// Is the loop alive?
     Ping {

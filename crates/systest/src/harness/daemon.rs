@@ -13,7 +13,8 @@ use anyhow::{Context, Result, anyhow, bail};
 use super::event::Event;
 use super::group::Group;
 use super::poll_until;
-use crate::sys::{process::start_in_groups, signal};
+use crate::sys::process::{start_in_groups, start_without_ipc_lock};
+use crate::sys::signal;
 
 /// What a call of the command line gave.
 #[derive(Clone, Debug)]
@@ -51,6 +52,8 @@ pub struct Place<'a> {
     pub dir: &'a Path,
     /// How long its answers may take.
     pub patience: Duration,
+    /// Whether it may lock its memory.
+    pub locks: bool,
 }
 
 impl Daemon {
@@ -66,6 +69,9 @@ impl Daemon {
         command.arg("run").arg("--config").arg(&file).arg("--state-dir").arg(&state).args(arguments);
         command.stdin(Stdio::null()).stdout(output.try_clone()?).stderr(output);
         start_in_groups(&mut command, place.group.doors()?, false);
+        if !place.locks {
+            start_without_ipc_lock(&mut command);
+        }
         let child = command.spawn().with_context(|| format!("starting {}", place.memgov.display()))?;
         let mut daemon = Self {
             pid: i32::try_from(child.id())?,
@@ -97,6 +103,12 @@ impl Daemon {
         let ready = ready
             .unwrap_or_else(|| Err(anyhow!("no \"memgov: ready\" on its stderr in {:?}", self.patience)));
         ready.map_err(|error| self.explain(error))
+    }
+
+    /// The guardian it says it has.
+    pub fn guardian(&self) -> Result<Option<i32>> {
+        let status: serde_json::Value = serde_json::from_str(&self.ok(&["status", "--json"])?)?;
+        Ok(status["guardian"].as_i64().and_then(|pid| i32::try_from(pid).ok()))
     }
 
     /// The last lines of its log.
