@@ -1,6 +1,8 @@
 //! Compiles the programs of the eBPF tier (src/bpf/c/*.bpf.c) with clang, for the feature `bpf`. They are portable between kernels
 //! (CO-RE), so nothing of the building machine's kernel goes in.
 
+#![allow(clippy::expect_used, clippy::panic, reason = "a build that cannot go on stops, and says why")]
+
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::{env, fs};

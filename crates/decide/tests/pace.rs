@@ -161,6 +161,45 @@ fn a_process_whose_group_is_far_under_its_line_is_not_read_at_all() {
 }
 
 #[test]
+fn growth_of_the_group_brings_a_look_at_its_processes_forward() {
+    let mut world = World::new(policy([
+        anon_rule("own", "hog", 64, &[(Action::Deny, 0)]),
+        usage_rule("whole", "/x", 1000, &[(Action::Record, 0)]),
+    ]));
+    let group = world.group("/x", None);
+    let (process, beside) = (world.process(7, Some(group)), world.process(8, Some(group)));
+    world.usage(group, mib(100));
+    world.anon(process, mib(4));
+    world.anon(beside, mib(60));
+    world.tick(10);
+    let (mut groups, mut processes) = (Vec::with_capacity(8), Vec::with_capacity(8));
+    let mut due = |world: &mut World| {
+        let now = world.snap.at;
+        world.governor.due(&world.snap, now, &mut groups, &mut processes);
+        processes.clone()
+    };
+    due(&mut world);
+    // Less than half of what is left to either.
+    world.usage(group, mib(101));
+    world.tick(1);
+    assert_eq!(due(&mut world), []);
+    // More than half of the 4 MiB that are left to one, and not of the 60 that are left to the other.
+    world.usage(group, mib(103));
+    world.tick(1);
+    assert_eq!(due(&mut world), [beside]);
+    world.anon(beside, mib(60));
+    world.usage(group, mib(131));
+    world.tick(1);
+    // The other; the one has been read with the same breath.
+    assert_eq!(due(&mut world), [process]);
+    // Nobody is looked at again for growth that has been looked into.
+    world.anon(process, mib(4));
+    world.usage(group, mib(132));
+    world.tick(1);
+    assert_eq!(due(&mut world), []);
+}
+
+#[test]
 fn groups_without_a_line_are_never_due_and_an_unknown_line_is_asked_for() {
     let mut rule = usage_rule("a", "/*", 0, &[(Action::Deny, 0)]);
     rule.when.group = Some(Over::High { plus: Bytes(0) });

@@ -7,7 +7,7 @@ mod rig;
 use memgov::act::{HoldView, Options};
 use memgov::kernel::rlimit::{self, Pair, Resource};
 use memgov_decide::decision::{Mechanism, Outcome, Phase};
-use memgov_decide::policy::{Kinds, Pattern, ProcessMatch};
+use memgov_decide::policy::Kinds;
 use rig::{ANON, Rig, deny, eventually, limits, line, order, pid, set_soft};
 
 /// A shell that has forked before has the memory to do it again when no more is given.
@@ -33,9 +33,7 @@ fn waiting_dd(rig: &mut Rig, fifo: &str) -> memgov_decide::decision::Target {
 
 #[test]
 fn memory_is_refused_while_denied_and_given_afterwards() {
-    rig::on_each_layout(|| {
-        let mut rig = Rig::new();
-        let mut actor = rig.actor();
+    rig::with_actor(|mut rig, mut actor| {
         let denied = waiting_dd(&mut rig, "denied");
         let neighbour = waiting_dd(&mut rig, "neighbour");
         let released = waiting_dd(&mut rig, "released");
@@ -61,9 +59,7 @@ fn memory_is_refused_while_denied_and_given_afterwards() {
 
 #[test]
 fn only_soft_limits_go_down_and_the_meter_says_which() {
-    rig::on_each_layout(|| {
-        let mut rig = Rig::new();
-        let mut actor = rig.actor();
+    rig::with_actor(|mut rig, mut actor| {
         let target = rig.waiter();
         let before = limits(pid(target));
         let file = Kinds { file: true, ..ANON };
@@ -86,9 +82,7 @@ fn only_soft_limits_go_down_and_the_meter_says_which() {
 
 #[test]
 fn what_a_process_sets_itself_is_what_it_gets_back() {
-    rig::on_each_layout(|| {
-        let mut rig = Rig::new();
-        let mut actor = rig.actor();
+    rig::with_actor(|mut rig, mut actor| {
         let target = rig.waiter();
         let before = limits(pid(target));
         order(&mut actor, &rig, 1, target, deny(Phase::Begin));
@@ -125,9 +119,7 @@ fn what_a_process_sets_itself_is_what_it_gets_back() {
 
 #[test]
 fn children_of_a_denied_process_get_their_own_back() {
-    rig::on_each_layout(|| {
-        let mut rig = Rig::new();
-        let mut actor = rig.actor();
+    rig::with_actor(|mut rig, mut actor| {
         let fifo = rig.state.path().join("never");
         assert!(std::process::Command::new("mkfifo").arg(&fifo).status().unwrap().success());
         let child = format!("read x; (read y < {0}) & echo $!; ", fifo.display());
@@ -156,9 +148,7 @@ fn children_of_a_denied_process_get_their_own_back() {
 
 #[test]
 fn a_group_is_denied_with_all_that_is_born_in_it() {
-    rig::on_each_layout(|| {
-        let mut rig = Rig::new();
-        let mut actor = rig.actor();
+    rig::with_actor(|mut rig, mut actor| {
         let fifo = rig.state.path().join("never");
         assert!(std::process::Command::new("mkfifo").arg(&fifo).status().unwrap().success());
         let child = format!("read x; (read y < {0}) & echo $!; ", fifo.display());
@@ -195,14 +185,8 @@ fn a_group_is_denied_with_all_that_is_born_in_it() {
 
 #[test]
 fn the_protected_and_the_gone_are_left_alone() {
-    rig::on_each_layout(|| {
-        let mut rig = Rig::new();
-        let never = vec![ProcessMatch { comm: vec![Pattern::new("sleep")], ..Default::default() }];
-        let mut actor = rig.actor_with(Options { never, ..Options::default() });
-        let (target, _out) = rig.spawn("exec sleep 60");
-        eventually("exec", || {
-            std::fs::read_to_string(format!("/proc/{}/comm", pid(target))).is_ok_and(|comm| comm == "sleep\n")
-        });
+    rig::with_actor_of(&|| rig::sparing("sleep"), |mut rig, mut actor| {
+        let target = rig.sleeper();
         let before = limits(pid(target));
         let group = rig.group;
         assert_eq!(order(&mut actor, &rig, 1, group, deny(Phase::Begin)), Outcome::Nothing);
@@ -223,9 +207,7 @@ fn the_protected_and_the_gone_are_left_alone() {
 
 #[test]
 fn a_process_that_dies_while_denied_leaves_nothing_in_the_ledger() {
-    rig::on_each_layout(|| {
-        let mut rig = Rig::new();
-        let mut actor = rig.actor();
+    rig::with_actor(|mut rig, mut actor| {
         let target = rig.waiter();
         let group = rig.group;
         order(&mut actor, &rig, 1, group, deny(Phase::Begin));
@@ -260,9 +242,7 @@ fn without_room_in_the_ledger_nothing_is_changed() {
 
 #[test]
 fn a_dry_run_touches_nothing() {
-    rig::on_each_layout(|| {
-        let mut rig = Rig::new();
-        let mut actor = rig.actor_with(Options { dry_run: true, ..Options::default() });
+    rig::with_actor_of(&|| Options { dry_run: true, ..Options::default() }, |mut rig, mut actor| {
         let target = rig.waiter();
         let before = rig.state();
         for what in [

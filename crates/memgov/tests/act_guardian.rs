@@ -1,14 +1,15 @@
-//! What outlives memgov: kill -9 at any moment, a hang, a farewell. Without the test harness, because the guardian must be forked before the first
-//! thread. Needs root.
+//! What outlives memgov: kill -9 at any moment, a hang, a farewell. Without the test harness, because the daemons here are forked, which a
+//! process with threads may not do. Needs root.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test that cannot go on fails")]
 
 mod rig;
 
+use std::path::Path;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
-use memgov::act::{Actor, Guardian, Ledger, Options, Verdict};
+use memgov::act::{Actor, Ledger, Options, Post, Verdict};
 use memgov::kernel::pidfd::PidFd;
 use memgov::kernel::{fork, sys};
 use memgov_decide::decision::{Phase, Target};
@@ -16,12 +17,16 @@ use rig::{Rig, deny, order, run, slow};
 use rustix::process::{Pid, WaitOptions, waitpid};
 
 const LEASE: Duration = Duration::from_millis(400);
-const TESTS: [(&str, fn()); 5] = [
+const TESTS: [(&str, fn()); 6] = [
     ("a_kill_at_any_moment_is_undone_by_the_next_start", a_kill_at_any_moment_is_undone_by_the_next_start),
     ("the_guardian_undoes_at_once_what_a_kill_left", the_guardian_undoes_at_once_what_a_kill_left),
     ("a_hung_memgov_is_killed_and_undone", a_hung_memgov_is_killed_and_undone),
     ("a_hung_memgov_that_holds_nobody_is_left_alone", a_hung_memgov_that_holds_nobody_is_left_alone),
     ("a_farewell_sends_the_guardian_away", a_farewell_sends_the_guardian_away),
+    (
+        "a_guardian_that_comes_too_late_undoes_all_the_same",
+        a_guardian_that_comes_too_late_undoes_all_the_same,
+    ),
 ];
 
 fn main() -> ExitCode {
@@ -99,11 +104,16 @@ fn a_kill_at_any_moment_is_undone_by_the_next_start() {
     }
 }
 
+fn post(ledger: &Ledger) -> Post {
+    Post::new(Path::new(env!("CARGO_BIN_EXE_memgov")), ledger, LEASE).unwrap()
+}
+
 /// A daemon with a guardian that holds two processes, or none, and then does `last`.
 fn daemon(rig: &Rig, target: Option<Target>, beats: bool) -> u32 {
     fork::fork(|| {
         let (ledger, _) = Ledger::open_sized(&rig.ledger_path(), 64).unwrap();
-        let guardian = Guardian::start(&ledger, LEASE).unwrap();
+        let post = post(&ledger);
+        let guardian = post.fill().unwrap();
         let options = Options { guardian: Some(guardian.pid()), ..Options::default() };
         let mut actor = Actor::new(&rig.layout, ledger, options).unwrap();
         if let Some(target) = target {
@@ -113,7 +123,7 @@ fn daemon(rig: &Rig, target: Option<Target>, beats: bool) -> u32 {
         run(&mut actor, Duration::from_millis(20));
         loop {
             if beats {
-                guardian.beat(sys::now());
+                post.heart().beat(sys::now());
             }
             std::thread::sleep(Duration::from_millis(20));
         }
@@ -163,7 +173,7 @@ fn a_hung_memgov_that_holds_nobody_is_left_alone() {
 fn a_farewell_sends_the_guardian_away() {
     let rig = Rig::new();
     let (ledger, _) = Ledger::open_sized(&rig.ledger_path(), 64).unwrap();
-    let guardian = Guardian::start(&ledger, LEASE).unwrap();
+    let guardian = post(&ledger).fill().unwrap();
     let open = PidFd::open(rig::identify(guardian.pid())).unwrap();
     // What ends a whole group of processes does not end it.
     rig::eventually("it ignores signals", || {
@@ -178,4 +188,25 @@ fn a_farewell_sends_the_guardian_away() {
     assert_eq!(open.exited(), Ok(false));
     guardian.dismiss();
     assert_eq!(open.exited(), Ok(true));
+}
+
+/// Killed while its next guardian is being started: that one finds nobody to watch over, and what was left.
+fn a_guardian_that_comes_too_late_undoes_all_the_same() {
+    let mut rig = Rig::new();
+    let spinners = [rig.spinner(), rig.spinner()];
+    let before = rig.state();
+    let daemon = fork::fork(|| {
+        let (ledger, _) = Ledger::open_sized(&rig.ledger_path(), 64).unwrap();
+        let post = post(&ledger);
+        let mut actor = Actor::new(&rig.layout, ledger, Options::default()).unwrap();
+        order(&mut actor, &rig, 1, spinners[0], slow(Phase::Begin, 10));
+        order(&mut actor, &rig, 2, rig.group, deny(Phase::Begin));
+        let _guardian = post.fill().unwrap();
+        let own = PidFd::open(rig::identify(std::process::id())).unwrap();
+        own.send(9).unwrap();
+        unreachable!("killed");
+    });
+    reap(daemon.unwrap());
+    rig::settle(|| rig.state() == before);
+    assert_eq!(rig.state(), before);
 }

@@ -7,12 +7,10 @@ mod rig;
 use std::fs;
 use std::time::Duration;
 
-use memgov::act::Options;
 use memgov_decide::decision::{Candidate, Mechanism, Operation, Order, Outcome, Phase, Ranking, Target};
-use memgov_decide::policy::{Pattern, ProcessMatch};
 use memgov_decide::snapshot::{ProcessId, ProcessSlot};
 use memgov_decide::units::Bytes;
-use rig::{Rig, decision, eventually, line, order, pid, run, slow};
+use rig::{decision, eventually, line, order, pid, run, slow};
 
 const KILL: Order = Order::Kill { whole: false };
 const WHOLE: Order = Order::Kill { whole: true };
@@ -36,9 +34,7 @@ fn death(first: Outcome, actor: &mut memgov::act::Actor) -> Outcome {
 
 #[test]
 fn the_target_dies_and_its_neighbour_does_not() {
-    rig::on_each_layout(|| {
-        let mut rig = Rig::new();
-        let mut actor = rig.actor();
+    rig::with_actor(|mut rig, mut actor| {
         let victim = rig.waiter();
         let neighbour = rig.waiter();
         let first = order(&mut actor, &rig, 1, victim, KILL);
@@ -57,16 +53,10 @@ fn the_target_dies_and_its_neighbour_does_not() {
 
 #[test]
 fn the_ranking_is_gone_down_until_one_can_be_killed() {
-    rig::on_each_layout(|| {
-        let mut rig = Rig::new();
-        let never = vec![ProcessMatch { comm: vec![Pattern::new("sleep")], ..Default::default() }];
-        let mut actor = rig.actor_with(Options { never, ..Options::default() });
+    rig::with_actor_of(&|| rig::sparing("sleep"), |mut rig, mut actor| {
         let (gone, _) = rig.spawn("exit 0");
         rig.wait(gone);
-        let (listed, _out1) = rig.spawn("exec sleep 60");
-        eventually("exec", || {
-            fs::read_to_string(format!("/proc/{}/comm", pid(listed))).is_ok_and(|c| c == "sleep\n")
-        });
+        let listed = rig.sleeper();
         let reused = rig.waiter();
         // Its pid, but another start time.
         let other = Target::Process(ProcessId { pid: pid(reused), start: 1 }, ProcessSlot(0));
@@ -90,9 +80,7 @@ fn the_ranking_is_gone_down_until_one_can_be_killed() {
 
 #[test]
 fn a_whole_group_dies_however_fast_it_forks() {
-    rig::on_each_layout(|| {
-        let mut rig = Rig::new();
-        let mut actor = rig.actor();
+    rig::with_actor(|mut rig, mut actor| {
         let (parent, mut out) =
             rig.spawn("f() { (:) ; (read x </dev/zero) & f; }; (f) & (f) & (f) & echo forking; f");
         assert_eq!(line(&mut out), "forking");
@@ -111,15 +99,9 @@ fn a_whole_group_dies_however_fast_it_forks() {
 
 #[test]
 fn a_whole_kill_spares_the_protected() {
-    rig::on_each_layout(|| {
-        let mut rig = Rig::new();
-        let never = vec![ProcessMatch { comm: vec![Pattern::new("sleep")], ..Default::default() }];
-        let mut actor = rig.actor_with(Options { never, ..Options::default() });
+    rig::with_actor_of(&|| rig::sparing("sleep"), |mut rig, mut actor| {
         let victim = rig.waiter();
-        let (spared, _out2) = rig.spawn("exec sleep 60");
-        eventually("exec", || {
-            fs::read_to_string(format!("/proc/{}/comm", pid(spared))).is_ok_and(|c| c == "sleep\n")
-        });
+        rig.sleeper();
         let group = rig.group;
         let first = order(&mut actor, &rig, 1, group, WHOLE);
         let dead = death(first, &mut actor);
@@ -132,9 +114,7 @@ fn a_whole_kill_spares_the_protected() {
 
 #[test]
 fn oom_score_adj_of_minus_1000_is_respected() {
-    rig::on_each_layout(|| {
-        let mut rig = Rig::new();
-        let mut actor = rig.actor();
+    rig::with_actor(|mut rig, mut actor| {
         let target = rig.waiter();
         // Only CAP_SYS_RESOURCE may set it: without it, it is not set, and the same order kills.
         let set = fs::write(format!("/proc/{}/oom_score_adj", pid(target)), "-1000").is_ok();
@@ -150,9 +130,7 @@ fn oom_score_adj_of_minus_1000_is_respected() {
 
 #[test]
 fn the_slowed_die_at_once() {
-    rig::on_each_layout(|| {
-        let mut rig = Rig::new();
-        let mut actor = rig.actor();
+    rig::with_actor(|mut rig, mut actor| {
         let (one, _out1) = rig.spawn("while :; do :; done");
         let (two, _out2) = rig.spawn("while :; do :; done");
         let group = rig.group;
@@ -174,9 +152,7 @@ fn the_slowed_die_at_once() {
 
 #[test]
 fn signals_of_any_number_arrive() {
-    rig::on_each_layout(|| {
-        let mut rig = Rig::new();
-        let mut actor = rig.actor();
+    rig::with_actor(|mut rig, mut actor| {
         let traps = "trap 'echo usr1' USR1; trap 'echo usr2' USR2; echo ready; while :; do sleep 0.01; done";
         let (one, mut out) = rig.spawn(traps);
         let (two, mut other) = rig.spawn(traps);
@@ -203,9 +179,7 @@ fn signals_of_any_number_arrive() {
 
 #[test]
 fn a_group_that_is_gone_is_gone() {
-    rig::on_each_layout(|| {
-        let rig = Rig::new();
-        let mut actor = rig.actor();
+    rig::with_actor(|rig, mut actor| {
         for dir in rig.dirs() {
             fs::remove_dir(dir).unwrap();
         }
@@ -224,10 +198,8 @@ fn a_group_that_is_gone_is_gone() {
 
 #[test]
 fn the_rehearsal_goes_well_and_leaves_nothing() {
-    rig::on_each_layout(|| {
-        let mut rig = Rig::new();
+    rig::with_actor(|mut rig, mut actor| {
         rig.waiter();
-        let mut actor = rig.actor();
         let before = rig.state();
         let findings = actor.rehearse();
         assert_eq!(findings.iter().map(|f| f.what).collect::<Vec<_>>(), ["ledger", "deny", "slow", "kill"]);

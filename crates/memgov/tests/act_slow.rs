@@ -7,10 +7,9 @@ mod rig;
 use std::fs;
 use std::time::Duration;
 
-use memgov::act::{HoldView, Options};
+use memgov::act::HoldView;
 use memgov::kernel::MemoryVersion;
 use memgov_decide::decision::{Mechanism, Operation, Order, Outcome, Phase, Target};
-use memgov_decide::policy::{Pattern, ProcessMatch};
 use rig::{Rig, cpu, eventually, limits, line, order, pid, run, slow};
 
 const SPIN: &str = "while :; do :; done";
@@ -32,9 +31,7 @@ fn race<const N: usize>(actor: &mut memgov::act::Actor, runners: [Target; N]) ->
 
 #[test]
 fn a_process_runs_as_much_as_its_share_says() {
-    rig::on_each_layout(|| {
-        let mut rig = Rig::new();
-        let mut actor = rig.actor();
+    rig::with_actor(|mut rig, mut actor| {
         let before = rig.state();
         let slowed = rig.spinner();
         let free = rig.spinner();
@@ -56,10 +53,8 @@ fn a_process_runs_as_much_as_its_share_says() {
 
 #[test]
 fn a_group_runs_as_much_as_its_share_says_with_all_that_is_born_in_it() {
-    rig::on_each_layout(|| {
-        let mut rig = Rig::new();
+    rig::with_actor(|mut rig, mut actor| {
         let mut outside = Rig::new();
-        let mut actor = rig.actor();
         let (parent, mut out) = rig.spawn(&format!("({SPIN}) & echo $!; read x; ({SPIN}) & echo $!; wait"));
         let free = outside.spinner();
         let first: u32 = line(&mut out).parse().unwrap();
@@ -90,9 +85,7 @@ fn a_group_runs_as_much_as_its_share_says_with_all_that_is_born_in_it() {
 
 #[test]
 fn two_episodes_may_slow_the_same() {
-    rig::on_each_layout(|| {
-        let mut rig = Rig::new();
-        let mut actor = rig.actor();
+    rig::with_actor(|mut rig, mut actor| {
         let target = rig.spinner();
         let before = rig.state();
         let group = rig.group;
@@ -160,11 +153,9 @@ fn nothing_is_left_stopped_by_a_drop() {
 
 #[test]
 fn release_all_counts() {
-    rig::on_each_layout(|| {
-        let mut rig = Rig::new();
+    rig::with_actor(|mut rig, mut actor| {
         let one = rig.spinner();
         let two = rig.spinner();
-        let mut actor = rig.actor();
         order(&mut actor, &rig, 1, one, slow(Phase::Begin, 10));
         order(&mut actor, &rig, 2, two, rig::deny(Phase::Begin));
         run(&mut actor, Duration::from_millis(20));
@@ -176,10 +167,7 @@ fn release_all_counts() {
 
 #[test]
 fn a_protected_process_in_a_slowed_group_goes_on() {
-    rig::on_each_layout(|| {
-        let mut rig = Rig::new();
-        let never = vec![ProcessMatch { comm: vec![Pattern::new("dd")], ..Default::default() }];
-        let mut actor = rig.actor_with(Options { never, ..Options::default() });
+    rig::with_actor_of(&|| rig::sparing("dd"), |mut rig, mut actor| {
         let slowed = rig.spinner();
         let (free, _out2) = rig.spawn("exec dd if=/dev/zero of=/dev/null");
         eventually("exec", || {
@@ -198,9 +186,7 @@ fn a_protected_process_in_a_slowed_group_goes_on() {
 
 #[test]
 fn a_process_that_dies_in_its_hold_group_and_a_group_that_is_removed_harm_nothing() {
-    rig::on_each_layout(|| {
-        let mut rig = Rig::new();
-        let mut actor = rig.actor();
+    rig::with_actor(|mut rig, mut actor| {
         let target = rig.waiter();
         done(order(&mut actor, &rig, 1, target, slow(Phase::Begin, 1)));
         run(&mut actor, Duration::from_millis(30));
@@ -227,9 +213,7 @@ fn a_process_that_dies_in_its_hold_group_and_a_group_that_is_removed_harm_nothin
 
 #[test]
 fn a_stranger_in_the_hold_group_is_waited_for() {
-    rig::on_each_layout(|| {
-        let mut rig = Rig::new();
-        let mut actor = rig.actor();
+    rig::with_actor(|mut rig, mut actor| {
         let target = rig.spinner();
         let before = rig.state();
         done(order(&mut actor, &rig, 1, target, slow(Phase::Begin, 100)));
@@ -249,9 +233,7 @@ fn a_stranger_in_the_hold_group_is_waited_for() {
 
 #[test]
 fn an_administrators_freeze_is_respected() {
-    rig::on_each_layout(|| {
-        let mut rig = Rig::new();
-        let mut actor = rig.actor();
+    rig::with_actor(|mut rig, mut actor| {
         let _target = rig.spinner();
         let group = rig.group;
         let frozen = |rig: &Rig| {

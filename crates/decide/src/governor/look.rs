@@ -46,6 +46,7 @@ impl Governor {
             }
         }
         self.look_below(slot, row, snap);
+        self.hint_members(slot, row, snap);
         let interval = self.interval_of_group(slot, row, &snap.host);
         let item = self.group_item(slot);
         match interval {
@@ -97,6 +98,53 @@ impl Governor {
         (state.watched, state.checked) = (watched, self.now);
     }
 
+    /// What a process grows its group grows: where usage has risen by half of what was left to a process, that one is looked at now
+    /// and not only when its own, perhaps slow, pace says so. A hint, which can only bring a look forward: what is shared may have been charged
+    /// to another group. Goes through the processes only when one of them is due, not each time the group is read.
+    fn hint_members(&mut self, slot: GroupSlot, row: &Group, snap: &Snapshot) {
+        let (Some(usage), Some(hint_at)) = (row.usage, self.groups[slot.0 as usize].hint_at) else { return };
+        if usage < hint_at {
+            return;
+        }
+        let mut least = None;
+        let mut walk = self.tree.walk(slot);
+        while let Some(process) = self.tree.step(&mut walk) {
+            if self.tree.group_of(process) != Some(slot) {
+                continue;
+            }
+            match self.processes[process.0 as usize].hint_at {
+                Some(at) if usage >= at => {
+                    // Set again when it has been read.
+                    self.processes[process.0 as usize].hint_at = None;
+                    if self.interval_of_process(process, snap).is_some() {
+                        self.timers.bring_forward(self.process_item(process), self.now);
+                    }
+                }
+                Some(at) => least = Some(least.map_or(at, |least: Bytes| least.min(at))),
+                None => {}
+            }
+        }
+        self.groups[slot.0 as usize].hint_at = least;
+    }
+
+    /// Notes at what usage of its group a process that has just been read is to be looked at again.
+    fn set_hint(&mut self, slot: ProcessSlot, snap: &Snapshot) {
+        let group = self.tree.group_of(slot);
+        let usage = group.and_then(|group| snap.group(group)).and_then(|group| group.usage);
+        let row = snap.process(slot).filter(|_| self.processes[slot.0 as usize].protected.is_none());
+        let left = row.and_then(|row| {
+            let alone = self.conditions(slot).filter(|condition| condition.group.is_none());
+            let under = alone.filter_map(|condition| sampled(&condition, row));
+            under.filter(|(value, line, _)| value <= line).map(|(value, line, _)| line - value).min()
+        });
+        let hint_at = usage.zip(left).map(|(usage, left)| usage + Bytes((left.0 / 2).max(1)));
+        self.processes[slot.0 as usize].hint_at = hint_at;
+        if let (Some(group), Some(at)) = (group, hint_at) {
+            let least = &mut self.groups[group.0 as usize].hint_at;
+            *least = Some(least.map_or(at, |least| least.min(at)));
+        }
+    }
+
     /// Weighs a fresh process and says when to sample it again.
     pub(super) fn look_at_process(&mut self, slot: ProcessSlot, snap: &Snapshot) {
         if !self.renew_process(slot, snap) {
@@ -104,6 +152,7 @@ impl Governor {
         }
         self.weigh(slot, snap);
         self.watch_groups_of(slot);
+        self.set_hint(slot, snap);
         let item = self.process_item(slot);
         let interval = self.interval_of_process(slot, snap);
         let never_read = snap.process(slot).is_some_and(|row| row.rss == crate::snapshot::Rss::default());

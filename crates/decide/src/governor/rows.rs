@@ -93,6 +93,8 @@ pub(super) struct GroupState {
     pub checked: Time,
     /// Usage is so close to a line that processes in it must be sampled.
     pub near: bool,
+    /// At this usage some process in it may have used up half of what was left to a line of its own; `None`: no process is waited for.
+    pub hint_at: Option<Bytes>,
     /// When an episode that may have to choose a victim in it last ran.
     pub ranks_at: Option<Time>,
 }
@@ -107,6 +109,8 @@ pub(super) struct ProcessState {
     pub protected: Option<Protected>,
     /// Growth of each kind of memory.
     trends: [Trend; 3],
+    /// As [`GroupState::hint_at`], for this process alone.
+    pub hint_at: Option<Bytes>,
     pub interval: Duration,
 }
 

@@ -19,8 +19,9 @@ const MOST_ANCESTORS: usize = 64;
 #[derive(Debug)]
 pub struct Guard {
     never: Vec<ProcessMatch>,
-    /// memgov, its guardian, its ancestors.
+    /// memgov and its ancestors.
     governors: Vec<u32>,
+    guardian: Option<u32>,
     layout: Layout,
     line: Box<[u8]>,
     path: Box<[u8]>,
@@ -30,7 +31,6 @@ impl Guard {
     /// `guardian`: its pid, if there is one.
     pub fn new(layout: &Layout, never: Vec<ProcessMatch>, guardian: Option<u32>) -> Self {
         let mut governors = vec![std::process::id()];
-        governors.extend(guardian);
         let mut buffer = [0; proc::STAT_BUFFER];
         let mut pid = std::process::id();
         for _ in 0..MOST_ANCESTORS {
@@ -43,6 +43,7 @@ impl Guard {
         Self {
             never,
             governors,
+            guardian,
             layout: layout.clone(),
             line: vec![0; paths::LINE_BUFFER].into_boxed_slice(),
             path: vec![0; paths::LINE_BUFFER].into_boxed_slice(),
@@ -54,6 +55,11 @@ impl Guard {
         self.never = never;
     }
 
+    /// Replaces the guardian, when it has died.
+    pub fn set_guardian(&mut self, guardian: Option<u32>) {
+        self.guardian = guardian;
+    }
+
     /// Why the process may not be touched; `None`: it may.
     pub fn forbids(&mut self, stat: &Stat) -> Option<Protected> {
         if stat.pid == 1 {
@@ -62,7 +68,7 @@ impl Guard {
         if stat.kernel_thread {
             return Some(Protected::Fact(Untouchable::Kernel));
         }
-        if self.governors.contains(&stat.pid) {
+        if self.governors.contains(&stat.pid) || self.guardian == Some(stat.pid) {
             return Some(Protected::Fact(Untouchable::Governor));
         }
         let never = std::mem::take(&mut self.never);

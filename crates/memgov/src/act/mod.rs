@@ -16,10 +16,11 @@ mod paths;
 mod rehearsal;
 mod signal;
 mod slow;
+pub mod strays;
 mod sweep;
 
 pub use deny::DeniedView;
-pub use guardian::Guardian;
+pub use guardian::{Guardian, Heart, Post, stand_guard};
 pub use inside::Inside;
 pub use ledger::{Ledger, Leftover, Undone, Verdict};
 pub use rehearsal::Finding;
@@ -319,6 +320,11 @@ impl Actor {
     pub fn reconfigure(&mut self, never: Vec<ProcessMatch>, dry_run: bool) {
         self.kit.guard.set_never(never);
         self.dry_run = dry_run;
+    }
+
+    /// Another guardian, or none: never to be touched.
+    pub fn set_guardian(&mut self, guardian: Option<u32>) {
+        self.kit.guard.set_guardian(guardian);
     }
 
     /// Runs the fatal path, and the others, against a child of its own. At start, before anything is governed.

@@ -9,6 +9,7 @@ mod events;
 mod exec;
 mod exec_group;
 mod explain;
+mod guardian;
 mod output;
 mod reload;
 mod replay;
@@ -83,6 +84,9 @@ enum Command {
     Restore(restore::Restore),
     /// Have the daemon read its configuration anew: all of it, or nothing.
     Reload(reload::Reload),
+    /// Watch over the daemon that starts this.
+    #[command(hide = true)]
+    Guardian(guardian::Guardian),
     /// Print a completion script for a shell.
     Completions(completions::Completions),
     /// Print the manual page.
@@ -185,6 +189,7 @@ impl Command {
             Self::Replay(replay) => replay.run(out)?,
             Self::Restore(restore) => return restore.run(out),
             Self::Reload(reload) => reload.run(&mut connect(socket)?, out)?,
+            Self::Guardian(guardian) => return Ok(guardian.run()),
             Self::Completions(completions) => completions.run(&mut Cli::command(), out)?,
             Self::Man(man) => man.run(Cli::command(), out)?,
         }

@@ -2,21 +2,23 @@
 //! (ExecStopPost), the next start does the same; here it is for hand and script.
 
 use std::io::Write;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::Args;
 use serde_json::{Value, json};
 
 use super::{Exit, output};
-use crate::act::ledger::{Ledger, Verdict};
+use crate::act::ledger::{Ledger, Undone, Verdict, put_back};
+use crate::act::strays;
 use crate::config::settings::STATE_DIR;
-use crate::kernel::Errno;
+use crate::kernel::{Errno, Layout};
 use crate::serve::failure::exit;
 
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Only what is still as memgov set it is put back; what somebody else has changed since is left alone. Does nothing while a
-memgov runs. Ends with 1 if something could not be put back.")]
+memgov runs. Groups in which a memgov that is gone still holds processes are found also where the ledger is lost. Ends
+with 1 if something could not be put back.")]
 pub(crate) struct Restore {
     /// Holds the ledger.
     #[arg(long, value_name = "DIR", default_value = STATE_DIR)]
@@ -32,25 +34,23 @@ pub(crate) struct Restore {
 impl Restore {
     pub(crate) fn run(&self, out: &mut dyn Write) -> anyhow::Result<u8> {
         let path = self.state_dir.join("ledger");
-        if !path.exists() {
-            return self.print(out, &[], 0);
-        }
+        let layout = Layout::detect(Path::new("/"));
+        let strays = || layout.as_ref().map(strays::find).unwrap_or_default();
         if self.dry_run {
-            let rows: Vec<_> =
-                Ledger::peek(&path)?.iter().map(|l| (l.to_string(), "left in force".into())).collect();
+            let mut rows = Vec::new();
+            let written = if path.exists() { Ledger::peek(&path)? } else { Vec::new() };
+            let of_strays = strays().entries.into_iter().filter(|s| !written.iter().any(|l| l.entry == *s));
+            rows.extend(written.iter().map(|l| (l.to_string(), "left in force".into())));
+            rows.extend(of_strays.map(|stray| (stray.to_string(), "left in force".into())));
             return self.print(out, &rows, 0);
         }
-        let (mut ledger, leftovers) = Ledger::open(&path).map_err(|error| match error.errno() {
-            Some(Errno::WOULDBLOCK) => Exit::with(
-                exit::BUSY,
-                format!("{}: a memgov runs and has the ledger; stop it first", path.display()),
-            ),
-            _ => error.into(),
-        })?;
-        if let Some(aside) = ledger.set_aside() {
-            crate::terminal::complain(&format!("memgov: {aside}"));
+        let mut undone = if path.exists() { undo_ledger(&path)? } else { Vec::new() };
+        // After the ledger, which knows more of what it tells of.
+        let strays = strays();
+        if strays.cut_short {
+            crate::terminal::complain("memgov: too many groups to look through them all");
         }
-        let undone = ledger.undo(leftovers);
+        undone.extend(put_back(strays.entries));
         let failed = undone.iter().filter(|u| matches!(u.verdict, Verdict::Failed(..))).count();
         let rows: Vec<_> = undone.iter().map(|u| (u.leftover.to_string(), u.verdict.to_string())).collect();
         self.print(out, &rows, failed)
@@ -70,4 +70,19 @@ impl Restore {
         }
         Ok(if failed == 0 { 0 } else { exit::FAILED })
     }
+}
+
+/// Undoes what the ledger tells of.
+fn undo_ledger(path: &Path) -> anyhow::Result<Vec<Undone>> {
+    let (mut ledger, leftovers) = Ledger::open(path).map_err(|error| match error.errno() {
+        Some(Errno::WOULDBLOCK) => Exit::with(
+            exit::BUSY,
+            format!("{}: a memgov runs and has the ledger; stop it first", path.display()),
+        ),
+        _ => error.into(),
+    })?;
+    if let Some(aside) = ledger.set_aside() {
+        crate::terminal::complain(&format!("memgov: {aside}"));
+    }
+    Ok(ledger.undo(leftovers))
 }

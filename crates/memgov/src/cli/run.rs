@@ -7,7 +7,8 @@ use clap::Args;
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Reads FILE and the drop-ins in memgov.d/ beside it. Prints `memgov: ready` on stderr when it governs (and tells systemd).
-SIGHUP reads the configuration anew; SIGTERM and SIGINT undo everything and end.
+SIGHUP reads the configuration anew; SIGTERM and SIGINT undo everything and end. Other signals that have no meaning here
+(SIGUSR1, SIGUSR2, SIGALRM, SIGPIPE, realtime signals…) are ignored.
 
   memgov check FILE                      what FILE means, before it is put in force
   memgov run --config FILE --dry-run     decide and record, touch nothing")]

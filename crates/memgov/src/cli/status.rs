@@ -66,6 +66,14 @@ fn print(status: &wire::Status, out: &mut dyn Write) -> std::io::Result<()> {
         "watching {} groups, {} processes; {} controls",
         watched.groups, watched.processes, watched.controls
     )?;
+    match (status.guardian, status.guardians_lost) {
+        (Some(pid), 0) => writeln!(out, "guardian: pid {pid}")?,
+        (Some(pid), lost) => writeln!(out, "guardian: pid {pid}; {lost} before it died")?,
+        (None, lost) => writeln!(
+            out,
+            "guardian: none ({lost} died); after a crash only the next start or `memgov restore` undoes what is in force"
+        )?,
+    }
     for rule in &status.rules {
         writeln!(out, "rule {}: {}", shown(&rule.name), shown(&rule.meaning))?;
     }

@@ -88,6 +88,10 @@ pub(super) fn answer(governing: &mut Governing, request: Request) {
             }
             let _ = reply.try_send(());
         }
+        Request::Guardian { sentry, reply } => {
+            governing.post(sentry);
+            let _ = reply.try_send(());
+        }
         Request::Ping { reply } => {
             let _ = reply.try_send(());
         }

@@ -172,6 +172,8 @@ impl Governed for Desk {
                 processes: buffer.processes as u64,
                 controls: buffer.all_controls as u64,
             },
+            guardian: Some(self.counts.guardian.load(Ordering::Relaxed)).filter(|&pid| pid != 0),
+            guardians_lost: count(&self.counts.guardians_lost),
             lost: wire::Losses {
                 groups: buffer.lost.groups,
                 processes: buffer.lost.processes,

@@ -2,7 +2,7 @@
 //! something is due. Serving requests is the only thing it does besides, one queue entry at a time.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::mpsc::Receiver;
 use std::time::Duration;
 
@@ -10,10 +10,11 @@ use memgov_decide::decision::{Decision, Decisions, Order, Outcome, Report};
 use memgov_decide::governor::{Bounds, Governor};
 use memgov_decide::snapshot::{GroupSlot, ProcessSlot, Snapshot};
 use memgov_decide::units::Time;
-use rustix::fd::OwnedFd;
+use rustix::fd::{AsFd as _, OwnedFd};
 
 use super::queue::Ticket;
-use crate::act::{Actor, Guardian};
+use super::succession::Sentry;
+use crate::act::{Actor, Heart};
 use crate::kernel::{Error, Layout, sys};
 use crate::observe::Observer;
 use crate::record::Recorder;
@@ -25,9 +26,11 @@ pub(super) const REQUESTS: u32 = 0;
 /// See [`REQUESTS`].
 pub(super) const SIGNALS: u32 = 1;
 /// See [`REQUESTS`].
-pub(super) const INSIDE: u32 = 2;
+const GUARDIAN: u32 = 2;
+/// See [`REQUESTS`].
+pub(super) const INSIDE: u32 = 3;
 /// Events of the kernel's own enforcement that are taken in at once; more come in the next tick.
-pub(super) const HEARD: usize = 256;
+pub(super) const HEARD: usize = 356;
 
 /// However much is due at once, so much time is left to others between two ticks.
 const SHORTEST_REST: Duration = Duration::from_micros(500);
@@ -45,6 +48,10 @@ pub struct Counts {
     pub kills: AtomicU64,
     /// Decisions that were refused, wholly or in part.
     pub refused: AtomicU64,
+    /// The guardian's pid; 0: there is none.
+    pub guardian: AtomicU32,
+    /// Guardians that died.
+    pub guardians_lost: AtomicU64,
 }
 
 /// What a signal asked for.
@@ -63,7 +70,8 @@ pub(super) struct Governing {
     pub actor: Actor,
     pub recorder: Recorder,
     pub tape: Tape,
-    pub guardian: Option<Guardian>,
+    pub heart: Option<Heart>,
+    pub guardian: Option<Sentry>,
     pub requests: Receiver<Ticket>,
     pub request_bell: Arc<OwnedFd>,
     pub signals: OwnedFd,
@@ -79,6 +87,8 @@ pub(super) struct Governing {
     /// What was asked for when programs were last attached.
     pub stood: u64,
     pub layout: Layout,
+    /// Tells it that the guardian has died; whether it could be told.
+    pub bereave: Box<dyn Fn() -> bool + Send>,
     pub rule_names: Vec<Arc<str>>,
     pub counts: Arc<Counts>,
     pub lease: Duration,
@@ -126,6 +136,9 @@ impl Governing {
                     Asked::Nothing => {}
                 }
             }
+            if woken.others & (1 << GUARDIAN) != 0 {
+                self.bereaved();
+            }
             next = self.tick();
             // After acting: a request never delays what is due.
             if woken.others & (1 << REQUESTS) != 0 && self.answer() {
@@ -134,12 +147,41 @@ impl Governing {
         }
     }
 
+    /// A guardian to watch over the loop, and the loop over it.
+    pub fn post(&mut self, sentry: Sentry) {
+        if let Err(error) = self.observer.also_wait_for(sentry.pidfd.as_fd(), GUARDIAN) {
+            super::say(&format!("memgov: {error}; should the guardian die, nobody will notice"));
+        }
+        self.protect(Some(sentry.pid));
+        if let Some(inside) = &self.actor.inside {
+            super::inside::exempt(inside, &[sentry.pid]);
+        }
+        self.guardian = Some(sentry);
+    }
+
+    /// The guardian has died. Only the chores thread may wait for it and start another; until it can be told, the loop is woken again.
+    fn bereaved(&mut self) {
+        if self.guardian.is_some() && (self.bereave)() {
+            // Closing its pidfd takes it out of epoll.
+            self.guardian = None;
+            self.protect(None);
+            self.counts.guardians_lost.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    fn protect(&mut self, guardian: Option<u32>) {
+        self.actor.set_guardian(guardian);
+        self.observer.set_guardian(guardian);
+        self.counts.guardian.store(guardian.unwrap_or(0), Ordering::Relaxed);
+    }
+
     /// Once round: what is known is brought up to date, decided on, acted on, recorded. When to come again.
     pub fn tick(&mut self) -> Time {
         let now = sys::now();
         self.counts.ticks.fetch_add(1, Ordering::Relaxed);
-        if let Some(guardian) = &self.guardian {
-            guardian.beat(now);
+        // Also while there is no guardian: the next one looks at it from its first moment on.
+        if let Some(heart) = &self.heart {
+            heart.beat(now);
         }
         self.observe(now);
         self.decide();
@@ -266,7 +308,7 @@ impl Governing {
             next = next.min(now + self.lease / 4);
         }
         // While something is held the guardian wants to hear from the loop within the lease.
-        if self.guardian.is_some() && self.actor.ledger().entries() > 0 {
+        if self.heart.is_some() && self.actor.ledger().entries() > 0 {
             next = next.min(now + self.lease / 4);
         }
         next

@@ -14,14 +14,10 @@ use crate::config::{Settings, Tier};
 use crate::kernel::{Layout, proc};
 use crate::serve::wire;
 
-/// What was loaded, in the parts that different threads have.
-pub(super) struct Loaded {
-    pub inside: Inside,
-    pub events: Events,
-    pub attachments: Attachments,
-}
+/// What was loaded, in the parts that different threads have; the first two are the loop's.
+pub(super) type Loaded = (Option<Inside>, Option<Events>, Attached);
 
-/// Loads the programs if the tier asked for wants them. `Ok(Err(why))`: enforcement is portable.
+/// Loads the programs if the tier asked for wants them; `own` are never refused anything.
 ///
 /// # Errors
 /// The tier is `bpf`, and it cannot be had.
@@ -29,38 +25,53 @@ pub(super) fn load(
     tier: Tier,
     settings: &Settings,
     never: &[ProcessMatch],
+    own: &[u32],
     dry_run: bool,
-) -> anyhow::Result<Result<Loaded, String>> {
+) -> anyhow::Result<Loaded> {
+    let why = match try_load(tier, settings, never, dry_run) {
+        Ok(bpf::Parts { maps, events, attachments }) => {
+            let inside = Inside::new(maps, settings.max_groups, settings.max_processes);
+            exempt(&inside, own);
+            let attached = Attached { attachments: Mutex::new(Some(attachments)), why: None };
+            return Ok((Some(inside), Some(events), attached));
+        }
+        Err(why) => why,
+    };
+    if tier == Tier::Bpf && !dry_run {
+        anyhow::bail!(
+            "tier `bpf`, but nothing can be enforced inside this kernel: {why}\n\
+             with tier `auto` memgov enforces from outside where that is so; `memgov doctor` says more"
+        );
+    }
+    Ok((None, None, Attached { attachments: Mutex::new(None), why: Some(why) }))
+}
+
+fn try_load(
+    tier: Tier,
+    settings: &Settings,
+    never: &[ProcessMatch],
+    dry_run: bool,
+) -> Result<bpf::Parts, String> {
     if dry_run {
-        return Ok(Err("dry run".into()));
+        return Err("dry run".into());
     }
     if tier == Tier::Portable {
-        return Ok(Err("tier = \"portable\"".into()));
+        return Err("the tier is `portable`".into());
     }
     let options = bpf::Options {
         max_groups: settings.max_groups,
         lease: settings.lease,
         protected_names: names(never),
     };
-    let why = match bpf::Tier::load(&options) {
-        Ok(Ok(loaded)) => {
-            let bpf::Parts { maps, events, attachments } = loaded.into_parts();
-            let inside = Inside::new(maps, settings.max_groups, settings.max_processes);
-            return Ok(Ok(Loaded { inside, events, attachments }));
-        }
-        Ok(Err(absent)) => absent.to_string(),
+    match bpf::Tier::load(&options) {
+        Ok(Ok(loaded)) => Ok(loaded.into_parts()),
+        Ok(Err(absent)) => Err(absent.to_string()),
         Err(error) => {
+            // Not a lack of this kernel or these privileges: worth a line of its own.
             say(&format!("memgov: enforcement inside the kernel: {error}"));
-            error.to_string()
+            Err(error.to_string())
         }
-    };
-    if tier == Tier::Bpf {
-        anyhow::bail!(
-            "tier = \"bpf\", but nothing can be enforced inside this kernel: {why}\n\
-             tier = \"auto\" enforces from outside where that is so; `memgov doctor` says more"
-        );
     }
-    Ok(Err(why))
 }
 
 /// Names on the never-list that stand for themselves. A process may call itself what it likes: whoever lists a bare name has

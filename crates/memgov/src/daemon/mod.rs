@@ -8,6 +8,7 @@ mod inside;
 mod protection;
 mod queue;
 mod signals;
+mod succession;
 #[cfg(test)]
 mod tests;
 mod view;
@@ -26,7 +27,7 @@ use memgov_decide::policy::Policy;
 use memgov_decide::snapshot::{Host, Snapshot};
 use memgov_decide::units::Bytes;
 
-use crate::act::{self, Actor, Guardian, Ledger};
+use crate::act::{self, Actor, Ledger};
 use crate::config::Config;
 use crate::kernel::{Layout, MemoryVersion, proc, sys};
 use crate::observe::{Observer, Own};
@@ -38,6 +39,7 @@ use desk::{Desk, InForce};
 use governing::{Buffers, Counts, Governing};
 use inside::Attached;
 use queue::{Asker, Request};
+use succession::Succession;
 
 /// Name of the ledger in the state directory.
 pub const LEDGER: &str = "ledger";
@@ -82,11 +84,12 @@ pub fn run(options: Options) -> anyhow::Result<()> {
     let state = options.state_dir.clone().unwrap_or_else(|| config.settings.state_dir.clone());
     make_state_dir(&state)?;
     let ledger = open_ledger(&state)?;
-    // Before the first thread: a process with threads cannot be forked and go on.
-    let guardian = start_guardian(&ledger, config.settings.lease);
+    undo_strays(&layout);
     let signals = signals::open()?;
     let own_group = protection::Protection::put_on(&layout, dry_run);
-    let mut started = Started::new(&options, config, layout, state, ledger, guardian, signals)?;
+    // After what memgov does for itself: what the guardian inherits of that it needs as much.
+    let succession = Succession::begin(&ledger, config.settings.lease);
+    let mut started = Started::new(&options, config, layout, state, ledger, succession, signals)?;
     let result = started.govern();
     started.stop(own_group);
     result
@@ -114,14 +117,15 @@ fn open_ledger(state: &Path) -> anyhow::Result<Ledger> {
     Ok(ledger)
 }
 
-fn start_guardian(ledger: &Ledger, lease: Duration) -> Option<Guardian> {
-    Guardian::start(ledger, lease)
-        .inspect_err(|e| {
-            say(&format!(
-                "memgov: {e}; after a crash only the next start or `memgov restore` undoes what is in force"
-            ))
-        })
-        .ok()
+/// What a ledger told of that is lost.
+fn undo_strays(layout: &Layout) {
+    let strays = act::strays::find(layout);
+    if strays.cut_short {
+        say("memgov: too many groups to look through them all for what a lost ledger has left behind");
+    }
+    for undone in act::ledger::put_back(strays.entries) {
+        say(&format!("memgov: in no ledger: {undone}"));
+    }
 }
 
 /// Everything that runs, in the order in which it is ended.
@@ -132,6 +136,7 @@ struct Started {
     watchdog: Option<Duration>,
     asker: Asker,
     desk: Arc<Desk>,
+    succession: Arc<Succession>,
     chores: Option<(SyncSender<Chore>, Receiver<Chore>)>,
 }
 
@@ -141,6 +146,8 @@ enum Chore {
     Prune,
     /// Attach these programs and no others.
     Attach(crate::bpf::Hooks),
+    /// The guardian has died.
+    Bereaved,
 }
 
 impl Started {
@@ -150,7 +157,7 @@ impl Started {
         layout: Layout,
         state: PathBuf,
         ledger: Ledger,
-        guardian: Option<Guardian>,
+        succession: Succession,
         signals: rustix::fd::OwnedFd,
     ) -> anyhow::Result<Self> {
         let settings = config.settings.clone();
@@ -163,21 +170,18 @@ impl Started {
         };
         let mut snap = Snapshot::with_capacity(bounds.groups, bounds.processes);
         snap.host = host();
-        let guardian_pid = guardian.as_ref().map(Guardian::pid);
-        let observer = Observer::new(layout.clone(), own(guardian_pid), bounds.groups, bounds.processes)?;
+        let sentry = succession.sentry();
+        let guardian = sentry.as_ref().map(|sentry| sentry.pid);
+        let observer = Observer::new(layout.clone(), own(guardian), bounds.groups, bounds.processes)?;
         let mut actor =
-            Actor::new(&layout, ledger, act_options(&config.policy, &settings, dry_run, guardian_pid))?;
+            Actor::new(&layout, ledger, act_options(&config.policy, &settings, dry_run, guardian))?;
         let ready = rehearse(&mut actor, &layout, dry_run);
         let tier = options.tier.unwrap_or(settings.tier);
-        let (inside, events, attached) = match inside::load(tier, &settings, &config.policy.never, dry_run)? {
-            Ok(inside::Loaded { inside, events, attachments }) => {
-                inside::exempt(&inside, &own(guardian_pid).pids);
-                observer.also_wait_for(events.fd(), governing::INSIDE)?;
-                let attached = Attached { attachments: Mutex::new(Some(attachments)), why: None };
-                (Some(inside), Some(events), attached)
-            }
-            Err(why) => (None, None, Attached { attachments: Mutex::new(None), why: Some(why) }),
-        };
+        let (inside, events, attached) =
+            inside::load(tier, &settings, &config.policy.never, &own(guardian).pids, dry_run)?;
+        if let Some(events) = &events {
+            observer.also_wait_for(events.fd(), governing::INSIDE)?;
+        }
         let ready = format!("{ready}; tier {}", attached.status().name);
         actor.inside = inside;
         let attached = Arc::new(attached);
@@ -194,7 +198,8 @@ impl Started {
         observer.also_wait_for(rustix::fd::AsFd::as_fd(&signals), governing::SIGNALS)?;
         let counts = Arc::new(Counts::default());
         let (chores, todo) = sync_channel(4);
-        let (reload, prune, attach) = (chores.clone(), chores.clone(), chores.clone());
+        let (reload, prune) = (chores.clone(), chores.clone());
+        let (attach, bereave) = (chores.clone(), chores.clone());
         let rule_names = config.policy.rules.iter().map(|r| r.name.as_str().into()).collect();
         let policy = config.policy.clone();
         let desk = Arc::new(Desk {
@@ -216,14 +221,15 @@ impl Started {
         // There is one serving thread, so this is set once.
         let _ = desk.clients_lost.set(Box::new(serving.losses()));
         journal.on_news(Box::new(move || waker.wake()));
-        let governing = Governing {
+        let mut governing = Governing {
             snap,
             governor: Governor::new(policy, bounds).counting_from(next),
             observer,
             actor,
             recorder,
             tape,
-            guardian,
+            heart: succession.heart(),
+            guardian: None,
             requests,
             request_bell,
             signals,
@@ -240,11 +246,15 @@ impl Started {
             heard: Vec::with_capacity(governing::HEARD),
             stood: 0,
             layout,
+            bereave: Box::new(move || bereave.try_send(Chore::Bereaved).is_ok()),
             rule_names,
             counts,
             lease: settings.lease,
             buffers: Buffers::new(&bounds),
         };
+        if let Some(sentry) = sentry {
+            governing.post(sentry);
+        }
         Ok(Self {
             governing,
             serving: Some(serving),
@@ -252,6 +262,7 @@ impl Started {
             watchdog: sd_notify::watchdog_enabled(),
             asker,
             desk,
+            succession: Arc::new(succession),
             chores: Some((chores, todo)),
         })
     }
@@ -263,10 +274,10 @@ impl Started {
         observer.scan(snap, governor, tape);
         self.attach();
         if let Some((_, todo)) = self.chores.take() {
-            let desk = Arc::clone(&self.desk);
+            let (desk, succession) = (Arc::clone(&self.desk), Arc::clone(&self.succession));
             std::thread::Builder::new()
                 .name("memgov-chores".into())
-                .spawn(move || chores(&todo, &desk))
+                .spawn(move || chores(&todo, &desk, &succession))
                 .context("starting the chores thread")?;
         }
         if let Some(interval) = self.watchdog {
@@ -302,11 +313,12 @@ impl Started {
             ));
         }
         self.serving.take();
-        protection.take_off();
         // What could not be undone here the guardian tries once more, when memgov is gone.
-        if let Some(guardian) = self.governing.guardian.take().filter(|_| released.failed == 0) {
-            guardian.dismiss();
+        if released.failed == 0 {
+            self.succession.end();
         }
+        // After the guardian, which may be in memgov's own group too.
+        protection.take_off();
         say(&format!("memgov: stopped, {} released", released.count));
     }
 }
@@ -322,14 +334,14 @@ fn host() -> Host {
 
 /// memgov, its guardian and everything it was started from.
 fn own(guardian: Option<u32>) -> Own {
-    let mut pids: Vec<u32> = guardian.into_iter().collect();
+    let mut pids = Vec::new();
     let mut buffer = [0; proc::STAT_BUFFER];
     let mut pid = std::process::id();
     while pid > 0 && !pids.contains(&pid) {
         pids.push(pid);
         pid = proc::read_stat(pid, &mut buffer).map_or(0, |stat| stat.ppid);
     }
-    Own { pids }
+    Own { pids, guardian }
 }
 
 fn act_options(
@@ -384,7 +396,7 @@ fn mechanisms(layout: &Layout) -> Vec<wire::Mechanism> {
 }
 
 /// Does what may block, one at a time, until nobody is left to ask for it.
-fn chores(todo: &Receiver<Chore>, desk: &Desk) {
+fn chores(todo: &Receiver<Chore>, desk: &Desk, succession: &Succession) {
     for chore in todo {
         match chore {
             Chore::Reload => match desk.reload() {
@@ -397,6 +409,7 @@ fn chores(todo: &Receiver<Chore>, desk: &Desk) {
                 // It fails only when the daemon is stopping, or so busy that it enforces from outside for once more.
                 let _ = desk.asker.ask(|reply| Request::Attached { denies, reply });
             }
+            Chore::Bereaved => succession.replace(&desk.asker),
         }
     }
 }

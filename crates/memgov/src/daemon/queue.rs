@@ -12,6 +12,7 @@ use rustix::event::{EventfdFlags, eventfd};
 use rustix::fd::{AsFd, OwnedFd};
 
 use super::answers::StatusBuffer;
+use super::succession::Sentry;
 use crate::kernel::Error;
 use crate::serve::{Failure, FailureKind};
 
@@ -58,6 +59,11 @@ pub(super) enum Request {
     /// The programs that were asked for are attached, or others are gone; whether calls that allocate are refused by them.
     Attached {
         denies: bool,
+        reply: Reply<()>,
+    },
+    /// Another guardian has taken the place of one that died.
+    Guardian {
+        sentry: Sentry,
         reply: Reply<()>,
     },
     /// Is the loop alive?

@@ -1,12 +1,14 @@
-//! SIGTERM and SIGINT stop, SIGHUP reloads: as readable events, never as interruptions.
+//! SIGTERM and SIGINT stop, SIGHUP reloads: as readable events, never as interruptions. What has no meaning is ignored.
 
 use rustix::fd::OwnedFd;
 
 use super::governing::Asked;
-use crate::kernel::{Error, sys};
+use crate::kernel::{Error, fork, sys};
 
-/// Blocks the signals in this thread and those it will start, and opens them for reading.
+/// Blocks the signals in this thread and those it will start, and opens them for reading. Before the first thread, which may make the C
+/// library set up signals of its own.
 pub(super) fn open() -> Result<OwnedFd, Error> {
+    fork::ignore_stray_signals();
     sys::signal_fd(&[libc::SIGTERM, libc::SIGINT, libc::SIGHUP])
         .map_err(|errno| Error::new("opening", "signalfd", errno))
 }

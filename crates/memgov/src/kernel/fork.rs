@@ -1,8 +1,9 @@
-//! The second file with unsafe code: forking, and memory shared with a forked child. Each is a thin, safe function; what the children
-//! do is their callers' business.
+//! The second file with unsafe code: forking, what a child starts with, and memory shared with one. Each is a thin, safe function; what
+//! the children do is their callers' business.
 
 use super::Errno;
-use rustix::fd::OwnedFd;
+use rustix::fd::{AsFd, OwnedFd};
+use rustix::fs::MemfdFlags;
 use rustix::mm::{MapFlags, ProtFlags};
 use std::io;
 use std::ptr::{self, NonNull};
@@ -34,33 +35,67 @@ pub fn fork_sleeper() -> Result<u32, Errno> {
     // SAFETY: the child takes no lock and allocates nothing: prctl, pause and _exit are async-signal-safe.
     match unsafe { libc::fork() } {
         -1 => Err(last_error()),
-        // SAFETY: as above. SIGALRM's default ends it even if its parent was gone before the prctl.
-        0 => unsafe {
-            libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL);
-            libc::alarm(60);
-            loop {
-                libc::pause();
+        0 => {
+            default_signals();
+            // SAFETY: as above. SIGALRM's default ends it even if its parent was gone before the prctl.
+            unsafe {
+                libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL);
+                libc::alarm(60);
+                loop {
+                    libc::pause();
+                }
             }
-        },
+        }
         pid => u32::try_from(pid).map_err(|_| Errno::OVERFLOW),
     }
 }
 
-/// Ignores the signals by which an administrator or a terminal ends a whole process group or control group.
+/// Signals that end a process which has no use for them. A governor must not die because somebody has mistaken it for another program.
+/// Not among them: SIGQUIT, by which an administrator asks for a core, and what the processor sends for a fault.
+const STRAY: [i32; 11] = [
+    libc::SIGPIPE,
+    libc::SIGUSR1,
+    libc::SIGUSR2,
+    libc::SIGALRM,
+    libc::SIGVTALRM,
+    libc::SIGPROF,
+    libc::SIGIO,
+    libc::SIGPWR,
+    libc::SIGSTKFLT,
+    libc::SIGXCPU,
+    libc::SIGXFSZ,
+];
+/// Those by which an administrator or a terminal ends a whole process group or control group.
+const ENDING: [i32; 4] = [libc::SIGINT, libc::SIGTERM, libc::SIGHUP, libc::SIGQUIT];
+/// The realtime signals, with the two that the C library keeps to itself and sets up when it needs them.
+const REALTIME: std::ops::RangeInclusive<i32> = 32..=64;
+
+/// Ignores the signals that have no meaning to memgov. Children inherit that unless they call [`default_signals`].
+pub fn ignore_stray_signals() {
+    STRAY.into_iter().chain(REALTIME).for_each(|signal| set_disposition(signal, libc::SIG_IGN));
+}
+
+/// Ignores those too that ask a program to end: for one that ends with another.
 pub fn ignore_ending_signals() {
-    for signal in [
-        libc::SIGINT,
-        libc::SIGTERM,
-        libc::SIGHUP,
-        libc::SIGQUIT,
-        libc::SIGPIPE,
-        libc::SIGUSR1,
-        libc::SIGUSR2,
-        libc::SIGALRM,
-    ] {
-        // SAFETY: SIG_IGN is no function that could run at a bad moment.
-        unsafe { libc::signal(signal, libc::SIG_IGN) };
-    }
+    ignore_stray_signals();
+    ENDING.into_iter().for_each(|signal| set_disposition(signal, libc::SIG_IGN));
+}
+
+/// Every signal does what it does by default, and none is blocked: what a new program expects, whatever its parent did for itself.
+pub fn default_signals() {
+    (1..=*REALTIME.end()).for_each(|signal| set_disposition(signal, libc::SIG_DFL));
+    // It fails only for an invalid pointer.
+    let _ = super::sys::unblock_signals();
+}
+
+/// By the system call itself: the C library's does not let its own two realtime signals be set, and they end a process like any other.
+fn set_disposition(signal: i32, disposition: libc::sighandler_t) {
+    // `struct sigaction` of the kernel: the handler first, then flags, restorer and mask, all zero.
+    let action: [libc::sighandler_t; 8] = [disposition, 0, 0, 0, 0, 0, 0, 0];
+    let no_old: *mut libc::c_void = ptr::null_mut();
+    // SAFETY: `action` is as large as the structure on any architecture, and SIG_IGN and SIG_DFL are no functions that could run at a bad
+    // moment. SIGKILL and SIGSTOP are refused, which is as good.
+    unsafe { libc::syscall(libc::SYS_rt_sigaction, signal, action.as_ptr(), no_old, size_of::<u64>()) };
 }
 
 fn threads() -> Result<u64, Errno> {
@@ -68,7 +103,7 @@ fn threads() -> Result<u64, Errno> {
     super::proc::read_stat(std::process::id(), &mut buffer).map(|stat| u64::from(stat.threads))
 }
 
-/// A page that a process and the children it forks afterwards both see.
+/// A page that memgov and another process both see.
 #[derive(Debug)]
 pub struct SharedPage {
     at: NonNull<AtomicU64>,
@@ -81,13 +116,24 @@ unsafe impl Send for SharedPage {}
 unsafe impl Sync for SharedPage {}
 
 impl SharedPage {
-    /// A zeroed page.
-    pub fn new() -> Result<Self, Errno> {
+    /// A zeroed page, and the file by which another process gets at it.
+    pub fn new() -> Result<(Self, OwnedFd), Errno> {
+        let file = rustix::fs::memfd_create(c"memgov-heart", MemfdFlags::CLOEXEC)?;
+        rustix::fs::ftruncate(&file, rustix::param::page_size() as u64)?;
+        Ok((Self::of(&file)?, file))
+    }
+
+    /// The page in such a file; `INVAL` if the file has none.
+    pub fn of(file: impl AsFd) -> Result<Self, Errno> {
         let length = rustix::param::page_size();
+        // Beyond the end of a file, reading a mapping is fatal.
+        if u64::try_from(rustix::fs::fstat(&file)?.st_size) != Ok(length as u64) {
+            return Err(Errno::INVAL);
+        }
         let protection = ProtFlags::READ | ProtFlags::WRITE;
-        // SAFETY: a new anonymous mapping, at an address of the kernel's choice, overlaps nothing.
+        // SAFETY: a new mapping, at an address of the kernel's choice, overlaps nothing.
         let at =
-            unsafe { rustix::mm::mmap_anonymous(ptr::null_mut(), length, protection, MapFlags::SHARED)? };
+            unsafe { rustix::mm::mmap(ptr::null_mut(), length, protection, MapFlags::SHARED, &file, 0)? };
         NonNull::new(at.cast()).map(|at| Self { at, length }).ok_or(Errno::NOMEM)
     }
 
@@ -100,14 +146,9 @@ impl SharedPage {
 
 impl Drop for SharedPage {
     fn drop(&mut self) {
-        // SAFETY: mapped by `new`, and no reference outlives self. The other process keeps its own mapping.
+        // SAFETY: mapped by `of`, and no reference outlives self. The other process keeps its own mapping.
         let _ = unsafe { rustix::mm::munmap(self.at.as_ptr().cast(), self.length) };
     }
-}
-
-/// A pidfd of this process itself.
-pub fn own_pidfd() -> Result<OwnedFd, Errno> {
-    rustix::process::pidfd_open(rustix::process::getpid(), rustix::process::PidfdFlags::empty())
 }
 
 fn last_error() -> Errno {

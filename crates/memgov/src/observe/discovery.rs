@@ -118,7 +118,7 @@ impl Observer {
         self.follow(governor);
         self.arm(snap, governor);
         self.folders.blind_until = None;
-        self.explore(b"/", snap, governor, tape);
+        self.explore(&[b"/".to_vec()], snap, governor, tape);
         if !self.concerns.anywhere.is_empty() {
             self.list_all(snap, governor, tape);
         }
@@ -166,12 +166,17 @@ impl Observer {
         lines
     }
 
-    /// Opens and watches what is concerned at and below a group.
-    fn explore(&mut self, from: &[u8], snap: &mut Snapshot, governor: &Governor, tape: &mut Tape) {
-        let mut stack: Vec<(Vec<u8>, usize)> = vec![(from.to_vec(), 0)];
+    /// Opens and watches what is concerned at and below some groups.
+    fn explore(&mut self, from: &[Vec<u8>], snap: &mut Snapshot, governor: &Governor, tape: &mut Tape) {
+        if from.is_empty() {
+            return;
+        }
+        // Once for all of them: opening groups changes no control, and there may be many of both.
+        let controls = self.controlled_lines(snap, governor);
+        let mut stack: Vec<(Vec<u8>, usize)> = from.iter().map(|path| (path.clone(), 0)).collect();
         while let Some((path, depth)) = stack.pop() {
             if path != b"/" && self.concerns.concerns(&path) {
-                self.ensure_group(&path, snap, governor, tape);
+                self.ensure_group_among(&path, Some(&controls), snap, governor, tape);
             }
             if !self.concerns.below(&path) || depth >= MAX_DEPTH {
                 continue;
@@ -211,6 +216,18 @@ impl Observer {
         governor: &Governor,
         tape: &mut Tape,
     ) -> Option<GroupSlot> {
+        self.ensure_group_among(path, None, snap, governor, tape)
+    }
+
+    /// As [`Observer::ensure_group`]; `controls` are the lines of all controls, if they are at hand.
+    fn ensure_group_among(
+        &mut self,
+        path: &[u8],
+        controls: Option<&ControlledLines>,
+        snap: &mut Snapshot,
+        governor: &Governor,
+        tape: &mut Tape,
+    ) -> Option<GroupSlot> {
         // From the top down, so that each finds its parent's row.
         let mut ends: Vec<usize> =
             (1..path.len()).filter(|&i| path[i] == b'/').chain(std::iter::once(path.len())).collect();
@@ -232,7 +249,13 @@ impl Observer {
                 None => None,
             };
             if last.is_none() {
-                last = self.open_group(part, snap, governor, tape);
+                last = match controls {
+                    Some(controls) => self.open_group(part, controls, snap, governor, tape),
+                    None => {
+                        let controls = self.controlled_lines(snap, governor);
+                        self.open_group(part, &controls, snap, governor, tape)
+                    }
+                };
             }
             last?;
         }
@@ -242,11 +265,12 @@ impl Observer {
     fn open_group(
         &mut self,
         path: &[u8],
+        controls: &ControlledLines,
         snap: &mut Snapshot,
         governor: &Governor,
         tape: &mut Tape,
     ) -> Option<GroupSlot> {
-        let lines = Lines::of(governor, &self.controlled_lines(snap, governor), path);
+        let lines = Lines::of(governor, controls, path);
         let Self { groups, layout, wake, buffer, .. } = self;
         let slot = groups.open(layout, path, snap, lines, wake, tape).ok().flatten()?;
         groups.look(slot, snap, buffer, governor, tape);
@@ -312,9 +336,7 @@ impl Observer {
                 self.groups.forget_path(&path);
             }
         }
-        for path in came {
-            self.explore(&path, snap, governor, tape);
-        }
+        self.explore(&came, snap, governor, tape);
         lost
     }
 

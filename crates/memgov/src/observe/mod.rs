@@ -79,6 +79,11 @@ impl Observer {
         &self.layout
     }
 
+    /// Another guardian, or none: it is memgov's own.
+    pub fn set_guardian(&mut self, guardian: Option<u32>) {
+        self.processes.set_guardian(guardian);
+    }
+
     /// Reads the rows that are due.
     pub fn look(
         &mut self,

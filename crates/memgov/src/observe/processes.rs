@@ -20,8 +20,10 @@ const KEPT: usize = 64;
 /// Who memgov is: never to be touched.
 #[derive(Clone, Debug, Default)]
 pub struct Own {
-    /// memgov, its guardian, and its ancestors up to pid 1.
+    /// memgov, and its ancestors up to pid 1.
     pub pids: Vec<u32>,
+    /// Its guardian.
+    pub guardian: Option<u32>,
 }
 
 #[derive(Debug)]
@@ -71,8 +73,14 @@ impl ProcessRows {
         } else if stat.kernel_thread {
             Some(Untouchable::Kernel)
         } else {
-            self.own.pids.contains(&stat.pid).then_some(Untouchable::Governor)
+            let own = self.own.pids.contains(&stat.pid) || self.own.guardian == Some(stat.pid);
+            own.then_some(Untouchable::Governor)
         }
+    }
+
+    /// Another guardian, or none.
+    pub(super) fn set_guardian(&mut self, guardian: Option<u32>) {
+        self.own.guardian = guardian;
     }
 
     /// Gives a process a row, or renews the facts of the one it has.
@@ -117,19 +125,18 @@ impl ProcessRows {
         tape: &mut Tape,
     ) {
         let at = snap.at;
-        let Some(Some(row)) = self.rows.get_mut(slot.0 as usize) else { return };
         let Some(process) = snap.processes.get_mut(slot.0) else { return };
-        process.read_at = at;
         let mut tap = |name: &str, text: &[u8]| tape.process_file(slot, name, text);
-        let mut read = proc::reread_status(&row.status, buffer, &mut tap);
+        let Some(mut read) = self.reread(slot, buffer, &mut tap) else { return };
+        process.read_at = at;
         // A zombie has a status without memory, and the thread whose status is kept may have ended: the process may go on in
         // other threads, and then theirs is read.
         if matches!(read, Ok(status) if status.zombie) || matches!(read, Err(Errno::SRCH | Errno::NOENT)) {
-            let Some(status) = proc::open_surviving_thread(process.id.pid, buffer) else {
+            if !self.keep_survivor(slot, process.id.pid, buffer) {
                 return self.gone(slot, snap, tape);
-            };
-            row.status = status;
-            read = proc::reread_status(&row.status, buffer, &mut tap);
+            }
+            let Some(again) = self.reread(slot, buffer, &mut tap) else { return };
+            read = again;
         }
         match read {
             Ok(status) => {
@@ -142,6 +149,25 @@ impl ProcessRows {
             }
         }
         snap.touch_process(slot);
+    }
+
+    fn reread(
+        &self,
+        slot: ProcessSlot,
+        buffer: &mut [u8],
+        tap: &mut dyn FnMut(&str, &[u8]),
+    ) -> Option<Result<proc::Status, Errno>> {
+        let row = self.rows.get(slot.0 as usize)?.as_ref()?;
+        Some(proc::reread_status(&row.status, buffer, tap))
+    }
+
+    /// Keeps the status of a thread that is still there in place of one that has ended; `false`: there is none, so the process is gone.
+    fn keep_survivor(&mut self, slot: ProcessSlot, pid: u32, buffer: &mut [u8]) -> bool {
+        let Some(status) = proc::open_surviving_thread(pid, buffer) else { return false };
+        if let Some(Some(row)) = self.rows.get_mut(slot.0 as usize) {
+            row.status = status;
+        }
+        true
     }
 
     /// Processes whose facts are old enough to be looked at again, among those given.
@@ -157,11 +183,11 @@ impl ProcessRows {
 
     /// Whether the process of a row still exists.
     pub(super) fn is_there(&mut self, slot: ProcessSlot, pid: u32, buffer: &mut [u8]) -> bool {
-        let Some(Some(row)) = self.rows.get_mut(slot.0 as usize) else { return false };
-        match proc::reread_status(&row.status, buffer, &mut |_, _| {}) {
-            Ok(status) if !status.zombie => true,
-            Err(errno) if !matches!(errno, Errno::SRCH | Errno::NOENT) => true,
-            _ => proc::open_surviving_thread(pid, buffer).map(|status| row.status = status).is_some(),
+        match self.reread(slot, buffer, &mut |_, _| {}) {
+            None => false,
+            Some(Ok(status)) if !status.zombie => true,
+            Some(Err(errno)) if !matches!(errno, Errno::SRCH | Errno::NOENT) => true,
+            Some(_) => self.keep_survivor(slot, pid, buffer),
         }
     }
 
@@ -174,13 +200,8 @@ impl ProcessRows {
         tape: &mut Tape,
     ) {
         let Some(pid) = Self::id(snap, slot).map(|id| id.pid) else { return };
-        match proc::open_surviving_thread(pid, buffer) {
-            Some(status) => {
-                if let Some(Some(row)) = self.rows.get_mut(slot.0 as usize) {
-                    row.status = status;
-                }
-            }
-            None => self.gone(slot, snap, tape),
+        if !self.keep_survivor(slot, pid, buffer) {
+            self.gone(slot, snap, tape);
         }
     }
 

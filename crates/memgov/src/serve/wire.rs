@@ -385,6 +385,12 @@ pub struct Status {
     pub truncated: u64,
     /// What is watched.
     pub watched: Watched,
+    /// The process that puts everything back when the daemon dies or hangs; none: it died too often, or could not be started.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub guardian: Option<u32>,
+    /// Guardians that have died since the start.
+    #[serde(default)]
+    pub guardians_lost: u64,
     /// What did not fit or was missed since the start.
     pub lost: Losses,
     /// Since the start.

@@ -19,7 +19,7 @@ use memgov::kernel::{GroupDir, Hierarchy, Layout, MemoryVersion, proc, sys};
 use memgov_decide::decision::{
     Decision, DecisionId, EpisodeId, Order, Outcome, Phase, Ranking, Reason, Report, Source, Target,
 };
-use memgov_decide::policy::Kinds;
+use memgov_decide::policy::{Kinds, Pattern, ProcessMatch};
 use memgov_decide::snapshot::{Group, GroupSlot, Process, ProcessId, ProcessSlot, Snapshot};
 
 pub const ANON: Kinds = Kinds { anon: true, file: false, shmem: false };
@@ -47,6 +47,26 @@ pub fn on_each_layout(test: impl Fn()) {
         test();
     }
     CHOSEN.set(0);
+}
+
+/// As [`on_each_layout`], each time with a rig of its own and somebody to act in it.
+pub fn with_actor(test: impl Fn(Rig, Actor)) {
+    with_actor_of(&|| Options { max_processes: 256, ..Options::default() }, test);
+}
+
+/// The same with these options.
+pub fn with_actor_of(options: &dyn Fn() -> Options, test: impl Fn(Rig, Actor)) {
+    on_each_layout(|| {
+        let rig = Rig::new();
+        let actor = rig.actor_with(options());
+        test(rig, actor);
+    });
+}
+
+/// Never touches a program of this name.
+pub fn sparing(comm: &str) -> Options {
+    let never = vec![ProcessMatch { comm: vec![Pattern::new(comm)], ..Default::default() }];
+    Options { never, ..Options::default() }
 }
 
 /// The host's own layout; on a hybrid host also that of a host with the unified hierarchy alone: act needs no memory files.
@@ -116,6 +136,15 @@ impl Rig {
         let target = self.target(child.id());
         self.children.push(child);
         (target, out)
+    }
+
+    /// Spawns a `sleep`, and waits until that is its name.
+    pub fn sleeper(&mut self) -> Target {
+        let (target, _) = self.spawn("exec sleep 60");
+        eventually("exec", || {
+            fs::read_to_string(format!("/proc/{}/comm", pid(target))).is_ok_and(|comm| comm == "sleep\n")
+        });
+        target
     }
 
     /// Gives a process a row.

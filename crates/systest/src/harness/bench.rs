@@ -108,6 +108,17 @@ impl<'a> Bench<'a> {
 
     /// A daemon whose events nobody follows.
     pub fn quiet_daemon(&self, config: &str, arguments: &[&str]) -> Result<Daemon> {
+        self.placed_daemon(config, arguments, true)
+    }
+
+    /// A daemon that may not lock its memory, its events followed.
+    pub fn daemon_without_ipc_lock(&self, config: &str) -> Result<Daemon> {
+        let mut daemon = self.placed_daemon(config, &[], false)?;
+        daemon.follow()?;
+        Ok(daemon)
+    }
+
+    fn placed_daemon(&self, config: &str, arguments: &[&str], locks: bool) -> Result<Daemon> {
         let group = self.daemon_group()?;
         let place = Place {
             memgov: &self.host.memgov,
@@ -115,6 +126,7 @@ impl<'a> Bench<'a> {
             dir: &self.dir,
             patience: self.patience(),
             tier: self.host.tier,
+            locks,
         };
         Daemon::start(&place, config, arguments)
     }

@@ -14,7 +14,8 @@ use super::event::Event;
 use super::group::Group;
 use super::host::Tier;
 use super::poll_until;
-use crate::sys::{process::start_in_groups, signal};
+use crate::sys::process::{start_in_groups, start_without_ipc_lock};
+use crate::sys::signal;
 
 /// What a call of the command line gave.
 #[derive(Clone, Debug)]
@@ -54,6 +55,8 @@ pub struct Place<'a> {
     pub patience: Duration,
     /// Where it enforces.
     pub tier: Tier,
+    /// Whether it may lock its memory.
+    pub locks: bool,
 }
 
 impl Daemon {
@@ -70,6 +73,9 @@ impl Daemon {
         command.arg("--tier").arg(place.tier.name()).args(arguments);
         command.stdin(Stdio::null()).stdout(output.try_clone()?).stderr(output);
         start_in_groups(&mut command, place.group.doors()?, false);
+        if !place.locks {
+            start_without_ipc_lock(&mut command);
+        }
         let child = command.spawn().with_context(|| format!("starting {}", place.memgov.display()))?;
         let mut daemon = Self {
             pid: i32::try_from(child.id())?,
@@ -101,6 +107,12 @@ impl Daemon {
         let ready = ready
             .unwrap_or_else(|| Err(anyhow!("no \"memgov: ready\" on its stderr in {:?}", self.patience)));
         ready.map_err(|error| self.explain(error))
+    }
+
+    /// The guardian it says it has.
+    pub fn guardian(&self) -> Result<Option<i32>> {
+        let status: serde_json::Value = serde_json::from_str(&self.ok(&["status", "--json"])?)?;
+        Ok(status["guardian"].as_i64().and_then(|pid| i32::try_from(pid).ok()))
     }
 
     /// The last lines of its log.

@@ -60,6 +60,14 @@ pub fn replace_stdio(from: BorrowedFd<'_>, number: i32) -> Result<(), Errno> {
     check(libc::c_long::from(unsafe { libc::dup2(from.as_raw_fd(), number) }))
 }
 
+/// Ends this thread and, if it is not the only one, not its process.
+pub fn exit_thread() -> ! {
+    loop {
+        // SAFETY: nothing of this thread is used by another, and it does not come back.
+        unsafe { libc::syscall(libc::SYS_exit, 0) };
+    }
+}
+
 /// This thread's id.
 pub fn thread_id() -> i32 {
     // SAFETY: takes no argument.
@@ -134,6 +142,16 @@ pub fn drop_ipc_lock() -> Result<(), Errno> {
         libc::prctl(libc::PR_CAPBSET_DROP, libc::c_ulong::from(CAP_IPC_LOCK), 0, 0, 0);
         check(libc::syscall(libc::SYS_capset, &raw mut header, sets.as_ptr()))
     }
+}
+
+/// Makes the command start without CAP_IPC_LOCK and without room to lock anything.
+pub fn start_without_ipc_lock(command: &mut Command) {
+    let give_up = || {
+        let refused = |errno| std::io::Error::from_raw_os_error(errno);
+        set_limits(0, Resource::MemLock, (0, 0)).and_then(|()| drop_ipc_lock()).map_err(refused)
+    };
+    // SAFETY: between fork and exec only prlimit(2), prctl(2), capget(2) and capset(2) are called.
+    unsafe { command.pre_exec(give_up) };
 }
 
 /// The limits memgov lowers.

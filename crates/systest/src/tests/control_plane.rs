@@ -1,18 +1,26 @@
 //! The rest of the command line against the real thing: exec, group rules by hand, doctor.
 
-use anyhow::{Context, Result, ensure};
+use std::io::{BufRead, BufReader};
+use std::process::Stdio;
+use std::time::Duration;
 
-use crate::harness::MIB;
+use anyhow::{Context, Result, anyhow, ensure};
+
 use crate::harness::bench::Bench;
 use crate::harness::daemon::{Daemon, Output};
 use crate::harness::run::Test;
+use crate::harness::{MIB, process};
+use crate::sys::signal;
 
 pub fn tests() -> Vec<Test> {
     vec![
         Test::new("exec_runs_a_command_in_a_group_of_its_own", exec),
         Test::new("exec_holds_its_command_to_its_rule", exec_rule),
         Test::new("exec_passes_the_exit_code_on", exec_code),
+        Test::new("exec_gives_its_command_a_clean_signal_mask", exec_signals),
         Test::new("set_group_rule_by_hand", group_rule),
+        Test::new("stray_signals_do_not_end_the_daemon", stray_signals),
+        Test::new("without_ipc_lock_it_governs_all_the_same", without_ipc_lock),
         Test::new("doctor_tells_of_this_host", doctor),
     ]
 }
@@ -71,6 +79,67 @@ fn exec_code(bench: &mut Bench<'_>) -> Result<String> {
         output.code
     );
     Ok(String::new())
+}
+
+/// memgov blocks signals to wait for them; a command that started with them blocked could not be told to end.
+fn exec_signals(bench: &mut Bench<'_>) -> Result<String> {
+    let daemon = bench.daemon("")?;
+    let own = std::env::current_exe()?.display().to_string();
+    let mut command =
+        daemon.command(&["exec", "--max", "200MiB", "--", &own, "workload", "agent", "linger 20"]);
+    let mut child = command.stdout(Stdio::piped()).spawn()?;
+    let mut line = String::new();
+    BufReader::new(child.stdout.take().context("no pipe")?).read_line(&mut line)?;
+    let pid = line.split(' ').nth(2).and_then(|pid| pid.parse::<i32>().ok());
+    let masks = pid.and_then(|pid| Some((process::status(pid, "SigBlk")?, process::status(pid, "SigIgn")?)));
+    rustix::process::kill_process(rustix::process::Pid::from_child(&child), rustix::process::Signal::TERM)?;
+    let ended = child.wait()?;
+    let (blocked, ignored) = masks.with_context(|| format!("no command: {line:?}"))?;
+    // Rust's runtime ignores SIGPIPE in the workload, and glibc's posix_spawn gives no program its own two back.
+    let theirs = [libc::SIGPIPE, 32, 33].iter().fold(0u64, |mask, signal| mask | 1 << (signal - 1));
+    let ignored = u64::from_str_radix(&ignored, 16)? & !theirs;
+    ensure!(blocked == "0".repeat(16) && ignored == 0, "SigBlk {blocked}, SigIgn {ignored:x}");
+    ensure!(ended.code() == Some(128 + libc::SIGTERM), "SIGTERM was not passed on: {ended}");
+    Ok(String::new())
+}
+
+/// What has no meaning to a governor must not end it; the same for its guardian.
+fn stray_signals(bench: &mut Bench<'_>) -> Result<String> {
+    let mut daemon = bench.daemon("")?;
+    let guardian = daemon.guardian()?.context("no guardian")?;
+    let named = [libc::SIGPIPE, libc::SIGUSR1, libc::SIGUSR2, libc::SIGALRM, libc::SIGVTALRM, libc::SIGPROF]
+        .into_iter()
+        .chain([libc::SIGIO, libc::SIGPWR, libc::SIGXCPU, libc::SIGXFSZ]);
+    for number in named.chain(32..=64) {
+        for pid in [daemon.pid, guardian] {
+            signal::send(pid, number).map_err(|errno| anyhow!("signal {number}: errno {errno}"))?;
+        }
+        std::thread::sleep(Duration::from_millis(2));
+        ensure!(daemon.is_running(), "signal {number} ended the daemon");
+        ensure!(process::is_alive(guardian), "signal {number} ended the guardian");
+    }
+    daemon.ok(&["status"])?;
+    let code = daemon.terminate()?;
+    ensure!(code == 0, "SIGTERM: expected exit code 0, got {code}");
+    Ok(String::new())
+}
+
+fn without_ipc_lock(bench: &mut Bench<'_>) -> Result<String> {
+    let job = bench.group("job")?;
+    let mut daemon = bench.daemon_without_ipc_lock(&super::deny::denying(&job))?;
+    ensure!(daemon.log_tail().contains("mlockall"), "it does not say so:\n{}", daemon.log_tail());
+    let locked = process::status(daemon.pid, "VmLck");
+    ensure!(locked.as_deref() == Some("0 kB"), "it has locked {locked:?}");
+    ensure!(daemon.guardian()?.is_some(), "no guardian");
+    let mut hog = bench.agent(&job, "hog")?;
+    hog.push("anon", 80 * MIB)?;
+    let path = job.path();
+    let event = daemon.event("deny-begin", bench.patience(), |event| {
+        event.order == "deny-begin" && event.is_of_group(&path)
+    })?;
+    let code = daemon.terminate()?;
+    ensure!(code == 0, "SIGTERM: expected exit code 0, got {code}");
+    Ok(event.to_string())
 }
 
 fn group_rule(bench: &mut Bench<'_>) -> Result<String> {

@@ -15,6 +15,7 @@ use crate::harness::{MIB, poll_until, process};
 pub fn tests() -> Vec<Test> {
     vec![
         Test::new("deny_reaches_every_thread", threads).seconds(45),
+        Test::new("deny_reaches_a_process_without_its_first_thread", headless),
         Test::new("deny_group_rule_takes_all_and_leaves_the_neighbour", group_rule),
         Test::new("deny_children_inherit_and_are_released", children),
         Test::new("deny_never_gets_a_program_killed_in_exec", execed_child),
@@ -63,6 +64,29 @@ fn threads(bench: &mut Bench<'_>) -> Result<String> {
     rig.hog.ask("free")?;
     bench.await_calls(&mut thread, &rig.daemon, "allowed")?;
     expect_probe(bench, &mut second, "another thread, released", 0)?;
+    Ok(String::new())
+}
+
+/// Ends the first thread of a process that goes on in another.
+pub fn behead(bench: &Bench<'_>, hog: &mut Agent) -> Result<Agent> {
+    let thread = hog.offspring("thread", &bench.dir)?;
+    hog.say("leave")?;
+    let left = poll_until(bench.patience(), Duration::from_millis(2), || {
+        (process::state(hog.pid) == Some('Z')).then_some(())
+    });
+    ensure!(left.is_some(), "the first thread is still there");
+    Ok(thread)
+}
+
+fn headless(bench: &mut Bench<'_>) -> Result<String> {
+    let job = bench.group("job")?;
+    let daemon = bench.daemon(&denying(&job))?;
+    let mut hog = bench.agent(&job, "hog")?;
+    let mut thread = behead(bench, &mut hog)?;
+    go_over(bench, &daemon, &mut thread, &job)?;
+    expect_probe(bench, &mut thread, "the surviving thread", libc::ENOMEM)?;
+    go_under(bench, &daemon, &mut thread)?;
+    bench.await_calls(&mut thread, &daemon, "allowed")?;
     Ok(String::new())
 }
 

@@ -17,6 +17,7 @@ pub fn tests() -> Vec<Test> {
     vec![
         Test::new("kill_whole_group_with_its_subtree", whole_group),
         Test::new("kill_largest_spares_the_rest", largest),
+        Test::new("kill_reaches_a_process_without_its_first_thread", headless),
         Test::new("kill_oom_group_is_respected", oom_group).needs(&[Need::V2]),
         Test::new("kill_passes_over_oom_score_adj_minus_1000", oom_score_adj).needs(&[Need::SysResource]),
         Test::new("kill_passes_over_the_never_list", never_list),
@@ -55,6 +56,21 @@ fn expect_killed(agent: &mut Agent, who: &str, bench: &Bench<'_>) -> Result<()> 
     let (_, signal) = agent.wait_for_end(bench.patience()).map_err(|error| error.context(who.to_owned()))?;
     ensure!(signal == libc::SIGKILL, "{who}: expected death by SIGKILL, got {signal}");
     Ok(())
+}
+
+/// By its own memory, which only the surviving thread's status shows.
+fn headless(bench: &mut Bench<'_>) -> Result<String> {
+    let job = bench.group("job")?;
+    let rule = format!(
+        "[[rule]]\ngroups = {:?}\nmeter = \"rss.anon\"\nover = \"64MiB\"\ndo = [\"kill\"]\n",
+        job.path()
+    );
+    let daemon = bench.daemon(&rule)?;
+    let mut hog = bench.agent(&job, "hog")?;
+    let mut thread = super::deny::behead(bench, &mut hog)?;
+    thread.push("anon", 80 * MIB)?;
+    expect_killed(&mut hog, "the process without its first thread", bench).map_err(|e| daemon.explain(e))?;
+    Ok(killed(bench, &daemon)?.to_string())
 }
 
 fn whole_group(bench: &mut Bench<'_>) -> Result<String> {

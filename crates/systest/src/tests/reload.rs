@@ -20,8 +20,35 @@ pub fn tests() -> Vec<Test> {
         Test::new("dry_run_touches_nothing", dry_run),
         Test::new("config_of_vanished_group", vanished),
         Test::new("config_drop_ins_are_read", drop_ins),
+        Test::new("config_that_is_a_fifo_is_refused", fifo),
         Test::new("config_refuses_what_it_must_not_govern", refused),
     ]
+}
+
+/// Opening it would wait for a writer: the daemon would hang, at its start or in a reload.
+fn fifo(bench: &mut Bench<'_>) -> Result<String> {
+    use rustix::fs::{CWD, FileType, Mode, mknodat};
+    let daemon = bench.daemon("")?;
+    let path = daemon.config().to_owned();
+    fs::remove_file(&path)?;
+    mknodat(CWD, &path, FileType::Fifo, Mode::RUSR | Mode::WUSR, 0)?;
+    let file = path.display().to_string();
+    let elsewhere = bench.dir.join("elsewhere").display().to_string();
+    let attempts: [&[&str]; 3] =
+        [&["check", &file], &["reload"], &["run", "--config", &file, "--state-dir", &elsewhere]];
+    for arguments in attempts {
+        let output = daemon.cli(arguments)?;
+        let shown = arguments[0];
+        ensure!(
+            output.code == 3 && (output.stderr.clone() + &output.stdout).contains("not a regular file"),
+            "memgov {shown} of a FIFO: expected exit code 3, got {} ({}{})",
+            output.code,
+            output.stdout,
+            output.stderr
+        );
+    }
+    daemon.ok(&["status"])?;
+    Ok(String::new())
 }
 
 fn rules_of(daemon: &Daemon) -> Result<Vec<String>> {

@@ -351,6 +351,7 @@ fn change_itself(command: Command<'_>) -> Result<(), Errno> {
                 .or_else(|_| process::set_limits(0, process::Resource::MemLock, (hard, hard)))
         }
         Command::Limit(resource, pair) => process::set_limits(0, resource, pair),
+        Command::Leave => process::exit_thread(),
         Command::Exit(code) => process::exit_now(code),
         _ => Err(libc::EINVAL),
     }

@@ -9,7 +9,7 @@ grow KIND STEP INTERVAL_US UPTO | stop | shrink BYTES | free | hammer KIND STEP 
 probe | await refused|allowed [MASK] | spin | idle | progress | innocent INTERVAL_US | figures
 count SIGNAL | yield-on SIGNAL | counted SIGNAL | block SIGNAL | unblock SIGNAL | ignore SIGNAL | jobs
 fork IN OUT | thread IN OUT | exec | reap PID | groups | name COMM | become UID | drop-ipc-lock | memlock-max
-limit as|data|memlock SOFT|inf HARD|inf | linger SECONDS | exit CODE";
+limit as|data|memlock SOFT|inf HARD|inf | linger SECONDS | leave | exit CODE";
 
 /// One command.
 pub enum Command<'a> {
@@ -80,6 +80,8 @@ pub enum Command<'a> {
     YieldOn(i32),
     /// After the end of the input go on for so many seconds.
     Linger(u32),
+    /// End this thread alone.
+    Leave,
     /// End.
     Exit(i32),
     /// List the commands.
@@ -99,12 +101,7 @@ pub fn parse(line: &str) -> Option<Command<'_>> {
             upto: number(word()?)?,
         }),
         "hammer" => Command::Hammer(
-            Plan {
-                kind: Kind::named(word()?)?,
-                step: number(word()?)?,
-                interval: 0,
-                upto: number(word()?)?,
-            },
+            Plan { kind: Kind::named(word()?)?, step: number(word()?)?, interval: 0, upto: number(word()?)? },
             number(word()?)?,
         ),
         "stop" => Command::Stop,
@@ -138,6 +135,7 @@ pub fn parse(line: &str) -> Option<Command<'_>> {
         "memlock-max" => Command::MemlockMax,
         "become" => Command::Become(word()?.parse().ok()?),
         "jobs" => Command::Jobs,
+        "leave" => Command::Leave,
         "help" => Command::Help,
         _ => with_a_number(verb, word()?.parse().ok()?)?,
     };

@@ -8,11 +8,11 @@ mod format;
 mod undo;
 
 pub use format::{Entry, Freezer, HOLD_PREFIX, Lowered, LoweredLimits, MAX_PATH, OwnedEntry};
-pub use undo::{Undone, Verdict};
+pub use undo::{Undone, Verdict, put_back};
 
 use std::fmt;
 use std::fs::{File, OpenOptions};
-use std::os::fd::AsFd as _;
+use std::os::fd::{AsFd as _, AsRawFd as _};
 use std::os::unix::fs::{FileExt as _, MetadataExt as _, OpenOptionsExt as _, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -31,6 +31,11 @@ const LOCK_PATIENCE: Duration = Duration::from_secs(5);
 /// The place of an entry in the ledger.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Place(u32);
+
+impl Place {
+    /// Of what stands in no ledger.
+    const NONE: Self = Self(u32::MAX);
+}
 
 /// An entry that somebody who is no longer there has left in force.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -144,11 +149,24 @@ impl Ledger {
         }
     }
 
-    /// The same open, locked file for a process forked afterwards; the lock lasts until both are gone.
-    pub(super) fn second_handle(&self) -> Result<Self, Error> {
-        let file = self.file.try_clone().map_err(|e| Error::new("duplicating", &self.path, e))?;
-        let (path, slots) = (self.path.clone(), self.slots.clone());
-        Ok(Self { file, path, slots, entries: self.entries, hint: self.hint, set_aside: None })
+    /// The open, locked file, for another process to read and cross out; the lock lasts until both are gone.
+    pub(super) fn second_handle(&self) -> Result<File, Error> {
+        self.file.try_clone().map_err(|e| Error::new("duplicating", &self.path, e))
+    }
+
+    /// What [`Ledger::second_handle`] gave, in the process it was given to.
+    pub(super) fn inherited(file: File) -> Result<Self, Error> {
+        let path = std::fs::read_link(format!("/proc/self/fd/{}", file.as_raw_fd()))
+            .unwrap_or_else(|_| PathBuf::from("the ledger"));
+        let mut head = [0; SLOT];
+        file.read_exact_at(&mut head, 0).map_err(|e| Error::new("reading", &path, e))?;
+        match format::read_header(&head, &boot_id()?, MOST_SLOTS) {
+            Header::Ours { slots, this_boot: true } => {
+                let slots = vec![Slot::Free; slots as usize];
+                Ok(Self { file, path, slots, entries: 0, hint: 0, set_aside: None })
+            }
+            _ => Err(Error::new("reading", path, std::io::Error::other("not the ledger in force"))),
+        }
     }
 
     /// The file that was found in the ledger's place, if that was none.
@@ -166,7 +184,7 @@ impl Ledger {
         self.entries
     }
 
-    /// Reads the file: the truth also in the guardian, whose copy of this struct is as old as the fork.
+    /// Reads the file: the truth also in the guardian, which has only the file.
     pub fn leftovers(&self) -> Result<Vec<Leftover>, Error> {
         let mut bytes = vec![0; self.slots.len() * SLOT];
         self.file

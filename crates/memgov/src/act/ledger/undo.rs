@@ -11,12 +11,12 @@ use std::time::Duration;
 use memgov_decide::decision::Operation;
 use memgov_decide::snapshot::ProcessId;
 
-use super::{Ledger, Leftover, OwnedEntry};
+use super::{Ledger, Leftover, OwnedEntry, Place};
 use crate::act::paths;
 use crate::act::{brake, limits};
 use crate::kernel::freeze;
 use crate::kernel::pidfd::PidFd;
-use crate::kernel::{Errno, proc};
+use crate::kernel::{Errno, file, proc};
 
 /// What became of a leftover.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -59,8 +59,14 @@ impl fmt::Display for Undone {
 
 impl fmt::Display for Leftover {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.entry.fmt(f)
+    }
+}
+
+impl fmt::Display for OwnedEntry {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let show = |path: &[u8]| path.escape_ascii().to_string();
-        match &self.entry {
+        match self {
             OwnedEntry::Limits { who, lowered } => {
                 write!(f, "pid {} (started at tick {}): lowered", who.pid, who.start)?;
                 for (resource, lowered) in limits::RESOURCES.iter().zip(lowered) {
@@ -85,30 +91,7 @@ impl fmt::Display for Leftover {
 impl Ledger {
     /// Puts back everything in `leftovers`, crosses out what is done with, and says what became of each.
     pub fn undo(&mut self, leftovers: Vec<Leftover>) -> Vec<Undone> {
-        // Opened once: after the thaw a path may be reused, a directory that is held may not.
-        let opened: Vec<_> = leftovers.iter().map(|l| open(&l.entry)).collect();
-        let mut verdicts: Vec<Verdict> =
-            leftovers.iter().zip(&opened).map(|(l, o)| thaw(&l.entry, o)).collect();
-        for (i, group) in opened.iter().enumerate() {
-            if let (OwnedEntry::Hold { .. }, Ok(group), Verdict::Undone) =
-                (&leftovers[i].entry, group, verdicts[i])
-            {
-                verdicts[i] = send_home(group);
-            }
-        }
-        for (leftover, verdict) in leftovers.iter().zip(&mut verdicts) {
-            if let OwnedEntry::Limits { who, lowered } = &leftover.entry {
-                *verdict = limits::undo(*who, lowered);
-            }
-        }
-        limits::undo_inherited(&leftovers);
-        for (i, group) in opened.into_iter().enumerate() {
-            if let (OwnedEntry::Hold { path, .. }, Ok(group), Verdict::Undone) =
-                (&leftovers[i].entry, group, verdicts[i])
-            {
-                verdicts[i] = remove(path, group);
-            }
-        }
+        let verdicts = put_back_each(&leftovers);
         let mut report = Vec::with_capacity(leftovers.len());
         for (leftover, mut verdict) in leftovers.into_iter().zip(verdicts) {
             if !matches!(verdict, Verdict::Failed(..))
@@ -120,6 +103,40 @@ impl Ledger {
         }
         report
     }
+}
+
+/// Puts back what stands in no ledger ([`crate::act::strays`]), and says what became of each.
+pub fn put_back(entries: Vec<OwnedEntry>) -> Vec<Undone> {
+    let leftovers: Vec<_> = entries.into_iter().map(|entry| Leftover { place: Place::NONE, entry }).collect();
+    let verdicts = put_back_each(&leftovers);
+    leftovers.into_iter().zip(verdicts).map(|(leftover, verdict)| Undone { leftover, verdict }).collect()
+}
+
+fn put_back_each(leftovers: &[Leftover]) -> Vec<Verdict> {
+    // Opened once: after the thaw a path may be reused, a directory that is held may not.
+    let opened: Vec<_> = leftovers.iter().map(|l| open(&l.entry)).collect();
+    let mut verdicts: Vec<Verdict> = leftovers.iter().zip(&opened).map(|(l, o)| thaw(&l.entry, o)).collect();
+    for (i, group) in opened.iter().enumerate() {
+        if let (OwnedEntry::Hold { .. }, Ok(group), Verdict::Undone) =
+            (&leftovers[i].entry, group, verdicts[i])
+        {
+            verdicts[i] = send_home(group);
+        }
+    }
+    for (leftover, verdict) in leftovers.iter().zip(&mut verdicts) {
+        if let OwnedEntry::Limits { who, lowered } = &leftover.entry {
+            *verdict = limits::undo(*who, lowered);
+        }
+    }
+    limits::undo_inherited(leftovers);
+    for (i, group) in opened.into_iter().enumerate() {
+        if let (OwnedEntry::Hold { path, .. }, Ok(group), Verdict::Undone) =
+            (&leftovers[i].entry, group, verdicts[i])
+        {
+            verdicts[i] = remove(path, group);
+        }
+    }
+    verdicts
 }
 
 /// The group of an entry with its parent, if it still is the one that was written down.
@@ -180,6 +197,8 @@ fn thaw_group(entry: &OwnedEntry, dir: BorrowedFd<'_>) -> Verdict {
     }
     match freeze::freeze(dir, false) {
         Ok(()) => Verdict::Undone,
+        // A hierarchy that has no freezer holds nobody, but its group is there.
+        Err(Errno::NOENT) if file::open_in(dir, c"cgroup.procs").is_ok() => Verdict::Undone,
         Err(Errno::NOENT | Errno::NODEV) => Verdict::Gone,
         Err(errno) => Verdict::Failed(Operation::Freeze, errno),
     }

@@ -11,7 +11,11 @@ use crate::harness::host::Need;
 use crate::harness::run::Test;
 
 pub fn tests() -> Vec<Test> {
-    vec![Test::new("bpf_every_program_loads_and_every_refusal_is_proven", all).needs(&[Need::Bpf]).seconds(120)]
+    vec![
+        Test::new("bpf_every_program_loads_and_every_refusal_is_proven", all)
+            .needs(&[Need::Bpf])
+            .seconds(120),
+    ]
 }
 
 fn all(_: &mut Bench<'_>) -> Result<String> {
@@ -27,7 +31,9 @@ fn all(_: &mut Bench<'_>) -> Result<String> {
     ensure!(rig.tier.in_force() == hooks, "not all in force: {status:#?}");
     let ways: Vec<String> = status
         .iter()
-        .filter_map(|hook| Some(format!("{} {}{}", hook.how?, hook.name, if hook.proven { " (proven)" } else { "" })))
+        .filter_map(|hook| {
+            Some(format!("{} {}{}", hook.how?, hook.name, if hook.proven { " (proven)" } else { "" }))
+        })
         .collect();
     let begin = Instant::now();
     rig.tier.require(Hooks::NONE)?;

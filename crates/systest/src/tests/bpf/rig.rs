@@ -74,7 +74,10 @@ impl Rig {
 
     /// How many events of this kind there were of this process.
     pub fn count(&mut self, kind: EventKind, pid: i32) -> usize {
-        self.events().iter().filter(|event| event.kind == kind && i64::from(event.who.pid) == i64::from(pid)).count()
+        self.events()
+            .iter()
+            .filter(|event| event.kind == kind && i64::from(event.who.pid) == i64::from(pid))
+            .count()
     }
 
     /// Waits for an event of this kind of this process.

@@ -62,12 +62,7 @@ fn hung(bench: &mut Bench<'_>, action: Action) -> Result<String> {
 }
 
 fn sigterm(bench: &mut Bench<'_>, action: Action) -> Result<String> {
-    let mut scene = Scene::set(bench)?;
-    let mut daemon = bench.quiet_daemon(&action.rule(&scene.job), &[])?;
-    scene.hog.say(&format!("grow anon 1048576 0 {}", LINE + 16 * MIB))?;
-    let touched =
-        poll_until(bench.patience(), Duration::from_micros(500), || scene.is_touched(bench).then_some(()));
-    touched.ok_or_else(|| daemon.explain(anyhow!("the action was never seen")))?;
+    let (scene, mut daemon) = Scene::under_way(bench, action)?;
     let begin = Instant::now();
     let code = daemon.terminate()?;
     let took = begin.elapsed();

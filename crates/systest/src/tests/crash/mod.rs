@@ -1,21 +1,25 @@
 //! What is left when memgov is killed, hung or told to go: nothing. The whole state is compared with the one before.
 
+mod guardian;
 mod hung;
 mod kill9;
 mod leftover;
 
-use anyhow::Result;
+use std::time::Duration;
+
+use anyhow::{Result, anyhow};
 
 use crate::harness::agent::Agent;
 use crate::harness::bench::Bench;
+use crate::harness::daemon::Daemon;
 use crate::harness::group::Group;
 use crate::harness::run::Test;
 use crate::harness::state::State;
-use crate::harness::{MIB, process};
+use crate::harness::{MIB, poll_until, process};
 
 /// All of them.
 pub fn tests() -> Vec<Test> {
-    let parts: [fn() -> Vec<Test>; 3] = [kill9::tests, leftover::tests, hung::tests];
+    let parts: [fn() -> Vec<Test>; 4] = [kill9::tests, leftover::tests, hung::tests, guardian::tests];
     parts.iter().flat_map(|tests| tests()).collect()
 }
 
@@ -68,6 +72,18 @@ impl Scene {
         let mut scene = Self { job, hog, bystander, neighbour, before: bench.state(&[]) };
         scene.before = bench.state(&scene.processes());
         Ok(scene)
+    }
+
+    /// The same with a daemon, and the action seen under way.
+    fn under_way(bench: &Bench<'_>, action: Action) -> Result<(Self, Daemon)> {
+        let mut scene = Self::set(bench)?;
+        let daemon = bench.quiet_daemon(&action.rule(&scene.job), &[])?;
+        scene.hog.say(&format!("grow anon 1048576 0 {}", LINE + 16 * MIB))?;
+        let touched = poll_until(bench.patience(), Duration::from_micros(500), || {
+            scene.is_touched(bench).then_some(())
+        });
+        touched.ok_or_else(|| daemon.explain(anyhow!("the action was never seen")))?;
+        Ok((scene, daemon))
     }
 
     fn processes(&self) -> [i32; 3] {

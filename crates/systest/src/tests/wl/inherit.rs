@@ -11,6 +11,7 @@ use crate::harness::{MIB, poll_until, process};
 pub fn tests() -> Vec<Test> {
     vec![
         Test::new("wl_08_fork_keeps_the_settings", fork),
+        Test::new("wl_08_double_fork_keeps_the_settings", double_fork),
         Test::new("wl_08_thread_keeps_the_settings", thread),
         Test::new("wl_08_exec_keeps_the_settings", exec),
         Test::new("wl_08_child_starts_unflagged", unflagged),
@@ -49,6 +50,19 @@ fn fork(bench: &mut Bench<'_>) -> Result<String> {
     daemon.set_memctl(parent.pid, word::KILL, 0, 0)?;
     expect_same(bench, &daemon, child.pid, &settings)?;
     Ok("child and grandchild, and a later change of the parent is its own".to_owned())
+}
+
+/// As daemons do it: the process between is gone at once, and its child is an orphan.
+fn double_fork(bench: &mut Bench<'_>) -> Result<String> {
+    let (daemon, mut parent, settings) = start(bench)?;
+    let mut between = parent.offspring("fork", &bench.dir)?;
+    let orphan = between.offspring("fork", &bench.dir)?;
+    between.say("exit 0")?;
+    parent.ask(&format!("reap {}", between.pid))?;
+    let ppid = process::status(orphan.pid, "PPid");
+    ensure!(ppid.as_deref() != Some(&between.pid.to_string()), "the orphan's parent is still {ppid:?}");
+    expect_same(bench, &daemon, orphan.pid, &settings)?;
+    Ok(String::new())
 }
 
 fn thread(bench: &mut Bench<'_>) -> Result<String> {
