@@ -37,7 +37,6 @@ use crate::serve::{self, Governed, wire};
 use crate::terminal;
 use desk::{Desk, InForce};
 use governing::{Buffers, Counts, Governing};
-use inside::Attached;
 use queue::{Asker, Request};
 use succession::Succession;
 

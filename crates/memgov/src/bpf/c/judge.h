@@ -38,14 +38,13 @@ static __always_inline bool leased(__u64 now)
 static __always_inline void tell_rss(struct event *event)
 {
 	struct task_struct *task = bpf_get_current_task_btf();
-	struct mm_struct *mm = task->mm;
 
 	event->rss_anon = event->rss_file = event->rss_shmem = NO_LINE;
-	if (!mm)
+	if (!task->mm)
 		return;
-	event->rss_anon = rss_of_kind(task, mm, MM_ANONPAGES);
-	event->rss_file = rss_of_kind(task, mm, MM_FILEPAGES);
-	event->rss_shmem = rss_of_kind(task, mm, MM_SHMEMPAGES);
+	event->rss_anon = rss_of(task, KIND_ANON);
+	event->rss_file = rss_of(task, KIND_FILE);
+	event->rss_shmem = rss_of(task, KIND_SHMEM);
 }
 
 static __always_inline void tell(__u32 kind, __u32 hook, struct task_struct *leader, const struct seen *seen, __u32 signal,

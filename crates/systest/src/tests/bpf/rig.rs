@@ -43,7 +43,7 @@ impl Rig {
 
     /// Refuses memory to a group over this much.
     pub fn deny_over(&self, group: &Group, usage: u64) -> Result<GroupId> {
-        self.limit(group, GroupLimit { usage: Some(Bytes(usage)), deny: true, ..GroupLimit::default() })
+        self.limit(group, GroupLimit { deny: Some(Bytes(usage)), tell: Some(Bytes(usage)), ..GroupLimit::default() })
     }
 
     /// Sets a group's limit; its depth is that of its path.
