@@ -91,11 +91,13 @@ static __always_inline __u64 rss_of(struct task_struct *task, __u8 kinds)
 	if (bpf_core_type_exists(struct mm_rss_stat)) {
 		struct mm_struct___before_6_2 *mm = (void *)task->mm;
 		struct task_struct___before_6_2 *own = (void *)task;
+		__s64 all[4] = {};
 
-		ADD_KIND(sum, kinds, KIND_FILE, mm->rss_stat.count[MM_FILEPAGES].counter + own->rss_stat.count[MM_FILEPAGES]);
-		ADD_KIND(sum, kinds, KIND_ANON, mm->rss_stat.count[MM_ANONPAGES].counter + own->rss_stat.count[MM_ANONPAGES]);
-		ADD_KIND(sum, kinds, KIND_SHMEM,
-			 mm->rss_stat.count[MM_SHMEMPAGES].counter + own->rss_stat.count[MM_SHMEMPAGES]);
+		/* The verifier of these kernels does not follow an array of atomic_long_t: hence a read by helper. */
+		bpf_core_read(&all, sizeof(all), &mm->rss_stat.count);
+		ADD_KIND(sum, kinds, KIND_FILE, all[MM_FILEPAGES] + own->rss_stat.count[MM_FILEPAGES]);
+		ADD_KIND(sum, kinds, KIND_ANON, all[MM_ANONPAGES] + own->rss_stat.count[MM_ANONPAGES]);
+		ADD_KIND(sum, kinds, KIND_SHMEM, all[MM_SHMEMPAGES] + own->rss_stat.count[MM_SHMEMPAGES]);
 	} else {
 		struct mm_struct___since_6_2 *mm = (void *)task->mm;
 

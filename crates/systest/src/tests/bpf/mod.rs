@@ -1,11 +1,15 @@
 //! The eBPF tier against a real kernel: every hook by what it does to a real program, called through the library.
 
+mod cost;
+mod deny;
 mod load;
+mod process;
 mod rig;
+mod send;
 
 use crate::harness::run::Test;
 
 pub fn tests() -> Vec<Test> {
-    let themes: [fn() -> Vec<Test>; 1] = [load::tests];
+    let themes: [fn() -> Vec<Test>; 5] = [load::tests, deny::tests, process::tests, send::tests, cost::tests];
     themes.iter().flat_map(|tests| tests()).collect()
 }

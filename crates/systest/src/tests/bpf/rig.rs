@@ -108,9 +108,18 @@ pub fn identity(pid: i32) -> Result<ProcessId> {
     Ok(ProcessId { pid: u32::try_from(pid)?, start: start.context("a start time")? })
 }
 
-/// The bound of the issue: what processors hold in stock and one call more.
-pub fn bound(bench: &Bench<'_>, line: u64, step: u64) -> u64 {
-    let _ = bench;
+/// The bound of the issue: what processors hold in stock, and one call more.
+pub fn bound(line: u64, step: u64) -> u64 {
     let cpus = std::thread::available_parallelism().map_or(1, std::num::NonZeroUsize::get) as u64;
     line + 64 * 4096 * cpus + step
+}
+
+/// The calls that a workload finds refused with ENOMEM, by name; another error is an error here.
+pub fn calls_refused(agent: &mut Agent) -> Result<Vec<String>> {
+    let results = agent.probe()?;
+    let other = results.iter().find(|(name, errno)| name != "at" && *errno != 0 && *errno != 12);
+    ensure!(other.is_none(), "{other:?} in {results:?}");
+    let mut refused: Vec<String> = results.into_iter().filter(|(_, errno)| *errno == 12).map(|(name, _)| name).collect();
+    refused.sort();
+    Ok(refused)
 }
