@@ -101,7 +101,10 @@ fn nested(bench: &mut Bench<'_>) -> Result<String> {
     ensure!(rig.tier.denials_of(outer_id).unwrap_or(0) > 0, "not refused by the outer line");
     ensure!(outer.peak().unwrap_or(0) <= bound(40 * MIB, 256 << 10), "outer peak {:?}", outer.peak());
     let refused = calls_refused(&mut in_a)?;
-    ensure!(refused.contains(&"mmap".to_owned()), "under its own line and the outer one is over: {refused:?}");
+    ensure!(
+        refused.contains(&"mmap".to_owned()),
+        "under its own line and the outer one is over: {refused:?}"
+    );
     rig.tier.clear_group(outer_id)?;
     ensure!(calls_refused(&mut in_a)?.is_empty(), "refused although the outer line is gone");
     rig.tier.clear_group(inner_id)?;
@@ -143,7 +146,8 @@ fn exempt(bench: &mut Bench<'_>) -> Result<String> {
 fn lease(bench: &mut Bench<'_>) -> Result<String> {
     let rig = Rig::new(&[Hook::Deny])?;
     let (_, mut hog) = filled(bench, &rig, "job")?;
-    let age = |age: Duration| Time(crate::sys::now().saturating_sub(u64::try_from(age.as_nanos()).unwrap_or(0)));
+    let age =
+        |age: Duration| Time(crate::sys::now().saturating_sub(u64::try_from(age.as_nanos()).unwrap_or(0)));
     // As if it had been renewed so long ago that a second is left.
     rig.tier.renew(age(LONG - Duration::from_secs(1)));
     ensure!(calls_refused(&mut hog)?.len() == 5, "not refused while the lease is good");
@@ -162,7 +166,9 @@ fn dropped(bench: &mut Bench<'_>) -> Result<String> {
     ensure!(calls_refused(&mut hog)?.len() == 5, "not refused");
     drop(rig);
     ensure!(calls_refused(&mut hog)?.is_empty(), "refused although nobody is there");
-    let pinned = std::fs::read_dir("/sys/fs/bpf").map_or(0, |dir| dir.flatten().filter(|it| !it.file_name().to_string_lossy().ends_with(".debug")).count());
+    let pinned = std::fs::read_dir("/sys/fs/bpf").map_or(0, |dir| {
+        dir.flatten().filter(|it| !it.file_name().to_string_lossy().ends_with(".debug")).count()
+    });
     ensure!(pinned == 0, "{pinned} things are pinned in /sys/fs/bpf");
     Ok(String::new())
 }
@@ -173,7 +179,10 @@ fn exec(bench: &mut Bench<'_>) -> Result<String> {
     let group = bench.group("job")?;
     let mut holder = bench.agent(&group, "holder")?;
     let mut agent = bench.agent(&group, "changing")?;
-    rig.limit(&group, GroupLimit { usage: Some(Bytes(4096)), deny: true, ..GroupLimit::default() })?;
+    rig.limit(
+        &group,
+        GroupLimit { deny: Some(Bytes(4096)), tell: Some(Bytes(4096)), ..GroupLimit::default() },
+    )?;
     ensure!(calls_refused(&mut holder)?.len() == 5, "not refused");
     agent.say("exec")?;
     let (_, signal) = agent.wait_for_end(bench.patience())?;

@@ -10,7 +10,6 @@ use memgov_decide::snapshot::{GroupId, ProcessId};
 use memgov_decide::units::{Bytes, Time};
 
 use crate::harness::agent::Agent;
-use crate::harness::bench::Bench;
 use crate::harness::group::Group;
 use crate::harness::poll_until;
 
@@ -43,7 +42,10 @@ impl Rig {
 
     /// Refuses memory to a group over this much.
     pub fn deny_over(&self, group: &Group, usage: u64) -> Result<GroupId> {
-        self.limit(group, GroupLimit { deny: Some(Bytes(usage)), tell: Some(Bytes(usage)), ..GroupLimit::default() })
+        self.limit(
+            group,
+            GroupLimit { deny: Some(Bytes(usage)), tell: Some(Bytes(usage)), ..GroupLimit::default() },
+        )
     }
 
     /// Sets a group's limit; its depth is that of its path.
@@ -119,7 +121,8 @@ pub fn calls_refused(agent: &mut Agent) -> Result<Vec<String>> {
     let results = agent.probe()?;
     let other = results.iter().find(|(name, errno)| name != "at" && *errno != 0 && *errno != 12);
     ensure!(other.is_none(), "{other:?} in {results:?}");
-    let mut refused: Vec<String> = results.into_iter().filter(|(_, errno)| *errno == 12).map(|(name, _)| name).collect();
+    let mut refused: Vec<String> =
+        results.into_iter().filter(|(_, errno)| *errno == 12).map(|(name, _)| name).collect();
     refused.sort();
     Ok(refused)
 }

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
-use memgov::bpf::{Condition, EventKind, GroupLimit, Hook, TaskAction};
+use memgov::bpf::{Condition, Event, EventKind, GroupLimit, Hook, TaskAction};
 use memgov_decide::policy::Over;
 use memgov_decide::units::Bytes;
 
@@ -41,15 +41,19 @@ fn once(bench: &mut Bench<'_>) -> Result<String> {
     ensure!(hog.number("counted 10")? == 1, "signalled {} times", hog.number("counted 10")?);
     let event = rig.wait_for(EventKind::Signalled, hog.pid, bench.patience())?;
     ensure!(event.tag == 3 && event.signal == USR1 && event.who == identity(hog.pid)?, "{event:?}");
-    ensure!(event.limit == Bytes(16 * MIB) && event.rss > event.limit, "{event:?}");
-    ensure!(event.rss.0 <= bound(16 * MIB, 0), "{event:?}");
+    ensure!(event.limit == Bytes(16 * MIB) && anon(&event) > event.limit, "{event:?}");
+    ensure!(anon(&event).0 <= bound(16 * MIB, 0), "{event:?}");
     rig.limit_process(&hog, &wanted)?;
     hog.take("anon", 34 * MIB)?;
     ensure!(hog.number("counted 10")? == 2, "set anew: signalled {} times", hog.number("counted 10")?);
     let mut child = hog.offspring("fork", &bench.dir)?;
     child.take("anon", 36 * MIB)?;
-    ensure!(child.number("counted 10")? == 3, "a child is signalled for itself: {}", child.number("counted 10")?);
-    Ok(format!("at {}", mib(event.rss.0)))
+    ensure!(
+        child.number("counted 10")? == 3,
+        "a child is signalled for itself: {}",
+        child.number("counted 10")?
+    );
+    Ok(format!("at {}", mib(anon(&event).0)))
 }
 
 fn repeats(bench: &mut Bench<'_>) -> Result<String> {
@@ -82,7 +86,10 @@ fn over_group(bench: &mut Bench<'_>) -> Result<String> {
     let event = rig.wait_for(EventKind::Signalled, hog.pid, bench.patience())?;
     ensure!(event.usage.0 > LINE && event.usage.0 <= bound(LINE, 0), "{event:?}");
     ensure!(event.group == id_of(&group)?, "{event:?}");
-    ensure!(hog.number("counted 10")? == 1 && other.number("counted 10")? == 0, "who was signalled, and how often");
+    ensure!(
+        hog.number("counted 10")? == 1 && other.number("counted 10")? == 0,
+        "who was signalled, and how often"
+    );
     Ok(format!("at {} of {}", mib(event.usage.0), mib(LINE)))
 }
 
@@ -96,10 +103,10 @@ fn kill(bench: &mut Bench<'_>) -> Result<String> {
     let (_, signal) = hog.wait_for_end(bench.patience())?;
     ensure!(signal == 9, "died of {signal}");
     let event = rig.wait_for(EventKind::Killed, hog.pid, bench.patience())?;
-    ensure!(event.tag == 8 && event.rss.0 <= bound(16 * MIB, 0), "{event:?}");
+    ensure!(event.tag == 8 && anon(&event).0 <= bound(16 * MIB, 0), "{event:?}");
     ensure!(other.number("held")? == 24 * MIB, "the other is not as it was");
     ensure!(rig.count(EventKind::Killed, hog.pid) == 1, "told more than once");
-    Ok(format!("at {}", mib(event.rss.0)))
+    Ok(format!("at {}", mib(anon(&event).0)))
 }
 
 fn lease(bench: &mut Bench<'_>) -> Result<String> {
@@ -120,11 +127,12 @@ fn crossing(bench: &mut Bench<'_>) -> Result<String> {
     let mut rig = Rig::new(&[Hook::Charge])?;
     let group = bench.group("job")?;
     let mut hog = bench.agent(&group, "hog")?;
-    let id = rig.limit(&group, GroupLimit { usage: Some(Bytes(LINE)), tag: 6, ..GroupLimit::default() })?;
+    let id = rig.limit(&group, GroupLimit { tell: Some(Bytes(LINE)), tag: 6, ..GroupLimit::default() })?;
     let mut said = Vec::new();
     for episode in 1..=3 {
         hog.take("anon", 24 * MIB)?;
-        let crossed: Vec<_> = rig.events().iter().filter(|event| event.kind == EventKind::Crossed).copied().collect();
+        let crossed: Vec<_> =
+            rig.events().iter().filter(|event| event.kind == EventKind::Crossed).copied().collect();
         ensure!(crossed.len() == episode, "in episode {episode}: {crossed:?}");
         let event = crossed[episode - 1];
         ensure!(event.group == id && event.tag == 6 && event.who == identity(hog.pid)?, "{event:?}");
@@ -151,4 +159,9 @@ fn oom(bench: &mut Bench<'_>) -> Result<String> {
     ensure!(enter.group == id_of(&group)? && enter.usage.0 <= 24 * MIB, "{enter:?}");
     ensure!(victim.group == id_of(&group)?, "{victim:?}");
     Ok(format!("at {}", mib(enter.usage.0)))
+}
+
+/// The anonymous memory of who caused an event.
+fn anon(event: &Event) -> Bytes {
+    event.rss.and_then(|rss| rss.anon).unwrap_or_default()
 }
