@@ -320,11 +320,19 @@ impl Actor {
     pub fn reconfigure(&mut self, never: Vec<ProcessMatch>, dry_run: bool) {
         self.kit.guard.set_never(never);
         self.dry_run = dry_run;
+        if let Some(inside) = self.inside.as_mut().filter(|_| dry_run) {
+            inside.clear();
+        }
     }
 
     /// Another guardian, or none: never to be touched.
     pub fn set_guardian(&mut self, guardian: Option<u32>) {
         self.kit.guard.set_guardian(guardian);
+    }
+
+    /// The kernel's share of the work, unless nothing is to be touched.
+    pub fn inside(&mut self) -> Option<&mut Inside> {
+        self.inside.as_mut().filter(|_| !self.dry_run)
     }
 
     /// Runs the fatal path, and the others, against a child of its own. At start, before anything is governed.

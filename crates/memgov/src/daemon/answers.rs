@@ -82,6 +82,9 @@ pub(super) fn answer(governing: &mut Governing, request: Request) {
         Request::Status { buffer, reply } => {
             let _ = reply.try_send(status(governing, buffer));
         }
+        Request::Needed { reply } => {
+            let _ = reply.try_send(super::inside::hooks(governing.governor.stands()));
+        }
         Request::Attached { denies, reply } => {
             if let Some(inside) = &mut governing.actor.inside {
                 inside.denies = denies;

@@ -82,7 +82,21 @@ impl Desk {
         let rule_names = policy.rules.iter().map(|r| r.name.as_str().into()).collect();
         let dry_run = self.dry_run || in_force.config.settings.dry_run;
         let new = Box::new(NewPolicy { policy, rule_names, dry_run });
-        self.asker.ask(|reply| Request::SetPolicy { new, reply }).map(drop)
+        self.asker.ask(|reply| Request::SetPolicy { new, reply })?;
+        self.attach();
+        Ok(())
+    }
+
+    /// Has the kernel do by itself what is asked for now, so that whoever set it finds it in force. The loop sees to it too, in
+    /// its own time; what fails here is enforced from outside.
+    pub fn attach(&self) {
+        if !self.attached.is_there() {
+            return;
+        }
+        if let Ok(hooks) = self.asker.ask(|reply| Request::Needed { reply }) {
+            let denies = self.attached.require(hooks);
+            let _ = self.asker.ask(|reply| Request::Attached { denies, reply });
+        }
     }
 
     /// Whether the group a rule was set on is still the one of that path.
@@ -230,7 +244,9 @@ impl Governed for Desk {
     }
 
     fn control_set(&self, who: ProcessId, control: MemControl, by: u32) -> Result<(), Failure> {
-        self.asker.ask(|reply| Request::SetControl { who, control, by, reply })?
+        self.asker.ask(|reply| Request::SetControl { who, control, by, reply })??;
+        self.attach();
+        Ok(())
     }
 
     fn control_clear(&self, who: ProcessId) -> Result<(), Failure> {

@@ -80,7 +80,7 @@ pub(super) struct Governing {
     /// Tells it that a group is gone, and with it the rules that were set on it.
     pub prune: Box<dyn Fn() + Send>,
     /// Has programs attached and others detached; whether the chores thread has taken it on.
-    pub attach: Box<dyn Fn(crate::bpf::Hooks) -> bool + Send>,
+    pub attach: Box<dyn Fn() -> bool + Send>,
     /// What the kernel's own enforcement tells, and what of it belongs to this tick.
     pub events: Option<crate::bpf::Events>,
     pub heard: Vec<crate::bpf::Event>,
@@ -231,10 +231,10 @@ impl Governing {
     /// Tells the kernel what has changed of what it enforces by itself.
     fn tell(&mut self) {
         let Self { actor, governor, snap, layout, .. } = self;
-        let Some(inside) = &mut actor.inside else { return };
+        let Some(inside) = actor.inside() else { return };
         super::inside::tell(inside, layout, governor, snap);
         let version = self.governor.stands_version();
-        if version != self.stood && (self.attach)(super::inside::hooks(self.governor.stands())) {
+        if version != self.stood && (self.attach)() {
             self.stood = version;
         }
     }

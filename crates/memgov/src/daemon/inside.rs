@@ -139,6 +139,11 @@ pub(super) struct Attached {
 }
 
 impl Attached {
+    /// Whether anything can be attached at all.
+    pub fn is_there(&self) -> bool {
+        self.why.is_none()
+    }
+
     /// Attaches what is needed and detaches what is not. Whether calls that allocate are refused now.
     pub fn require(&self, hooks: Hooks) -> bool {
         let mut attachments = self.attachments.lock().unwrap_or_else(PoisonError::into_inner);

@@ -143,8 +143,8 @@ struct Started {
 enum Chore {
     Reload,
     Prune,
-    /// Attach these programs and no others.
-    Attach(crate::bpf::Hooks),
+    /// Attach the programs that are needed and no others.
+    Attach,
     /// The guardian has died.
     Bereaved,
 }
@@ -240,7 +240,7 @@ impl Started {
                 // None lost that matters: the next group that goes asks again, and so does the next rule that is set.
                 let _ = prune.try_send(Chore::Prune);
             }),
-            attach: Box::new(move |hooks| attach.try_send(Chore::Attach(hooks)).is_ok()),
+            attach: Box::new(move || attach.try_send(Chore::Attach).is_ok()),
             events,
             heard: Vec::with_capacity(governing::HEARD),
             stood: 0,
@@ -403,11 +403,7 @@ fn chores(todo: &Receiver<Chore>, desk: &Desk, succession: &Succession) {
                 Err(failure) => say(&format!("memgov: reload refused, {failure}")),
             },
             Chore::Prune => desk.prune(),
-            Chore::Attach(hooks) => {
-                let denies = desk.attached.require(hooks);
-                // It fails only when the daemon is stopping, or so busy that it enforces from outside for once more.
-                let _ = desk.asker.ask(|reply| Request::Attached { denies, reply });
-            }
+            Chore::Attach => desk.attach(),
             Chore::Bereaved => succession.replace(&desk.asker),
         }
     }

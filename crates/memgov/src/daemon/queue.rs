@@ -56,6 +56,10 @@ pub(super) enum Request {
         buffer: Box<StatusBuffer>,
         reply: Reply<Box<StatusBuffer>>,
     },
+    /// Which programs are needed now?
+    Needed {
+        reply: Reply<crate::bpf::Hooks>,
+    },
     /// The programs that were asked for are attached, or others are gone; whether calls that allocate are refused by them.
     Attached {
         denies: bool,

@@ -96,7 +96,7 @@ fn governing(layout: &Layout, state: &Path, policy: Policy) -> (Governing, Arc<J
         signals: signals::open().unwrap(),
         reload: Box::new(|| {}),
         prune: Box::new(|| {}),
-        attach: Box::new(|_| true),
+        attach: Box::new(|| true),
         events: None,
         heard: Vec::new(),
         stood: 0,
