@@ -42,6 +42,14 @@ pub fn exec_agent() -> Errno {
     errno()
 }
 
+/// Replaces this process by the program in a file, which gets no arguments but its path.
+pub fn exec(path: &CStr) -> Errno {
+    let arguments: [*const libc::c_char; 2] = [path.as_ptr(), std::ptr::null()];
+    // SAFETY: path and list outlive the call, and the list ends with a null pointer.
+    unsafe { libc::execv(path.as_ptr(), arguments.as_ptr()) };
+    errno()
+}
+
 /// `open(2)` without allocating.
 pub fn open(path: &CStr, flags: i32) -> Result<OwnedFd, Errno> {
     use std::os::fd::FromRawFd;

@@ -339,6 +339,7 @@ fn change_itself(command: Command<'_>) -> Result<(), Errno> {
         Command::Block(number, on) => signal::block(number, on),
         Command::Ignore(number) => signal::ignore(number),
         Command::Exec => Err(process::exec_agent()),
+        Command::ExecFile(path) => Err(process::exec(Path::new(path).ok_or(libc::ENAMETOOLONG)?.as_c())),
         Command::Name(name) => {
             process::set_name(Path::new(name).ok_or(libc::ENAMETOOLONG)?.as_c());
             Ok(())

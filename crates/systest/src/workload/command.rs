@@ -8,8 +8,13 @@ pub const HELP: &str = "\
 grow KIND STEP INTERVAL_US UPTO | stop | shrink BYTES | free | hammer KIND STEP UPTO ROUNDS | held | usage | watch FILE LINE | file PATH
 probe | await refused|allowed [MASK] | spin | idle | progress | innocent INTERVAL_US | figures
 count SIGNAL | yield-on SIGNAL | counted SIGNAL | block SIGNAL | unblock SIGNAL | ignore SIGNAL | jobs
+<<<<<<< HEAD
 fork IN OUT | thread IN OUT | exec | reap PID | groups | name COMM | become UID | drop-ipc-lock | memlock-max
 limit as|data|memlock SOFT|inf HARD|inf | linger SECONDS | leave | exit CODE";
+=======
+fork IN OUT | thread IN OUT | exec | exec-file PATH | reap PID | groups | name COMM | become UID | drop-ipc-lock | memlock-max
+limit as|data|memlock SOFT|inf HARD|inf | linger SECONDS | exit CODE";
+>>>>>>> bpf
 
 /// One command.
 pub enum Command<'a> {
@@ -62,6 +67,8 @@ pub enum Command<'a> {
     Thread(&'a str, &'a str),
     /// Become the same program anew.
     Exec,
+    /// Become the program in this file.
+    ExecFile(&'a str),
     /// Wait for a child that is ending; answers its raw status.
     Reap(i32),
     /// The first line of its `/proc/self/cgroup` that is about memory.
@@ -128,6 +135,7 @@ pub fn parse(line: &str) -> Option<Command<'_>> {
         "fork" => Command::Fork(word()?, word()?),
         "thread" => Command::Thread(word()?, word()?),
         "exec" => Command::Exec,
+        "exec-file" => Command::ExecFile(word()?),
         "name" => Command::Name(line.split_once(' ')?.1),
         "groups" => Command::Groups,
         "limit" => Command::Limit(resource(word()?)?, (number(word()?)?, number(word()?)?)),
