@@ -8,13 +8,8 @@ pub const HELP: &str = "\
 grow KIND STEP INTERVAL_US UPTO | stop | shrink BYTES | free | hammer KIND STEP UPTO ROUNDS | held | usage | watch FILE LINE | file PATH
 probe | await refused|allowed [MASK] | spin | idle | progress | innocent INTERVAL_US | figures
 count SIGNAL | yield-on SIGNAL | counted SIGNAL | block SIGNAL | unblock SIGNAL | ignore SIGNAL | jobs
-<<<<<<< HEAD
-fork IN OUT | thread IN OUT | exec | reap PID | groups | name COMM | become UID | drop-ipc-lock | memlock-max
-limit as|data|memlock SOFT|inf HARD|inf | linger SECONDS | leave | exit CODE";
-=======
 fork IN OUT | thread IN OUT | exec | exec-file PATH | reap PID | groups | name COMM | become UID | drop-ipc-lock | memlock-max
-limit as|data|memlock SOFT|inf HARD|inf | linger SECONDS | exit CODE";
->>>>>>> bpf
+limit as|data|memlock SOFT|inf HARD|inf | linger SECONDS | leave | exit CODE";
 
 /// One command.
 pub enum Command<'a> {

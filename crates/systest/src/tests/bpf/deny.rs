@@ -149,14 +149,7 @@ fn lease(bench: &mut Bench<'_>) -> Result<String> {
     let now = || Time(crate::sys::now());
     rig.tier.renew(now() + LONG);
     let (_, mut hog) = filled(bench, &rig, "job")?;
-<<<<<<< HEAD
-    let age =
-        |age: Duration| Time(crate::sys::now().saturating_sub(u64::try_from(age.as_nanos()).unwrap_or(0)));
-    // As if it had been renewed so long ago that a second is left.
-    rig.tier.renew(age(LONG - Duration::from_secs(1)));
-=======
     rig.tier.renew(now());
->>>>>>> bpf
     ensure!(calls_refused(&mut hog)?.len() == 5, "not refused while the lease is good");
     std::thread::sleep(LEASE);
     ensure!(calls_refused(&mut hog)?.is_empty(), "refused after the lease");
@@ -186,17 +179,10 @@ fn exec(bench: &mut Bench<'_>) -> Result<String> {
     let group = bench.group("job")?;
     let mut holder = bench.agent(&group, "holder")?;
     let mut agent = bench.agent(&group, "changing")?;
-<<<<<<< HEAD
-    rig.limit(
-        &group,
-        GroupLimit { deny: Some(Bytes(4096)), tell: Some(Bytes(4096)), ..GroupLimit::default() },
-    )?;
-=======
     let program = bench.dir.join("tiny");
     std::fs::write(&program, tiny_program())?;
     std::fs::set_permissions(&program, std::os::unix::fs::PermissionsExt::from_mode(0o755))?;
     rig.limit(&group, GroupLimit { usage: Some(Bytes(4096)), deny: true, ..GroupLimit::default() })?;
->>>>>>> bpf
     ensure!(calls_refused(&mut holder)?.len() == 5, "not refused");
     agent.say(&format!("exec-file {}", program.display()))?;
     let (_, signal) = agent.wait_for_end(bench.patience())?;
