@@ -22,7 +22,18 @@ pub fn checks() -> Result<Vec<Row>> {
     format.args(["fmt", "--all", "--check"]);
     let mut lint = workspace::cargo();
     lint.args(["clippy", "--workspace", "--all-targets", "--", "-D", "warnings"]);
-    [("fmt", format), ("clippy", lint), ("doc", documentation)]
+    let mut portable = workspace::cargo();
+    portable.args([
+        "clippy",
+        "--package",
+        "memgov",
+        "--no-default-features",
+        "--all-targets",
+        "--",
+        "-D",
+        "warnings",
+    ]);
+    [("fmt", format), ("clippy", lint), ("clippy, no bpf", portable), ("doc", documentation)]
         .into_iter()
         .map(|(tier, command)| step("source", tier, command))
         .collect()

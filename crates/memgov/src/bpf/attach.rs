@@ -53,7 +53,13 @@ static PROGRAMS: [Program; 9] = [
         ways: &[(How::FmodRet, "file_mprotect_fmod"), (How::Lsm, "file_mprotect_lsm")],
         proof: Some(Proof::FileMprotect),
     },
-    telling("try_charge_memcg", Some(Hook::Charge), StatId::Charge, Source::Charge, &[(How::Fentry, "charge")]),
+    telling(
+        "try_charge_memcg",
+        Some(Hook::Charge),
+        StatId::Charge,
+        Source::Charge,
+        &[(How::Fentry, "charge")],
+    ),
     telling("rss_stat", Some(Hook::Rss), StatId::Rss, Source::Rss, &[(How::Tracepoint, "rss_changes")]),
     telling("out_of_memory", Some(Hook::Oom), StatId::Oom, Source::Oom, &[(How::Fentry, "oom_enters")]),
     telling("mark_victim", Some(Hook::Oom), StatId::Victim, Source::Oom, &[(How::Tracepoint, "oom_takes")]),
@@ -85,14 +91,21 @@ pub struct Attachments {
     cpus: usize,
     maps: Arc<Maps>,
     run_stats: Option<OwnedFd>,
+    avoid: Option<How>,
 }
 
 impl Attachments {
-    pub(super) fn new(life: Object, fds: MapFds, stats: OwnedFd, maps: Arc<Maps>) -> Result<Self, Error> {
+    pub(super) fn new(
+        life: Object,
+        fds: MapFds,
+        stats: OwnedFd,
+        maps: Arc<Maps>,
+        avoid: Option<How>,
+    ) -> Result<Self, Error> {
         let cpus =
             libbpf_rs::num_possible_cpus().map_err(|error| Error(format!("counting processors: {error}")))?;
         let states = std::array::from_fn(|_| State::default());
-        let mut new = Self { states, fds, stats, cpus, maps, run_stats: None };
+        let mut new = Self { states, fds, stats, cpus, maps, run_stats: None, avoid };
         // Kept with the first program; the others find theirs in it.
         new.states[0].object = Some(life);
         Ok(new)
@@ -102,15 +115,15 @@ impl Attachments {
     /// in [`Attachments::hooks`]; [`Attachments::in_force`] says what is there.
     pub fn require(&mut self, hooks: Hooks) -> Result<(), Error> {
         let wanted = |program: &Program| program.set.map_or(!hooks.is_empty(), |set| hooks.has(set));
-        for index in 0..PROGRAMS.len() {
-            if wanted(&PROGRAMS[index]) && self.states[index].link.is_none() {
+        for (index, program) in PROGRAMS.iter().enumerate() {
+            if wanted(program) && self.states[index].link.is_none() {
                 self.attach(index)?;
             }
         }
         // Last attached, first detached: limits follow their processes to the end.
-        for index in (0..PROGRAMS.len()).rev() {
-            if !wanted(&PROGRAMS[index]) {
-                self.states[index].link = None;
+        for (program, state) in PROGRAMS.iter().zip(&mut self.states).rev() {
+            if !wanted(program) {
+                state.link = None;
             }
         }
         Ok(())
@@ -119,9 +132,11 @@ impl Attachments {
     /// The sets of which every program is attached and, where it refuses, proven.
     pub fn in_force(&self) -> Hooks {
         let whole = |hook: Hook| {
-            let mut programs = PROGRAMS.iter().zip(&self.states).filter(|(program, _)| program.set == Some(hook));
+            let mut programs =
+                PROGRAMS.iter().zip(&self.states).filter(|(program, _)| program.set == Some(hook));
             programs.clone().next().is_some()
-                && programs.all(|(program, state)| state.link.is_some() && (program.proof.is_none() || state.proven))
+                && programs
+                    .all(|(program, state)| state.link.is_some() && (program.proof.is_none() || state.proven))
         };
         Hook::ALL.into_iter().filter(|hook| whole(*hook)).collect()
     }
@@ -139,7 +154,9 @@ impl Attachments {
     /// Has the kernel measure how long programs run; it costs every program on the machine some 20 ns a run.
     pub fn enable_run_stats(&mut self, on: bool) -> Result<(), Error> {
         self.run_stats = match on {
-            true => Some(raw::enable_run_stats().map_err(|errno| Error(format!("BPF_ENABLE_STATS: {errno}")))?),
+            true => {
+                Some(raw::enable_run_stats().map_err(|errno| Error(format!("BPF_ENABLE_STATS: {errno}")))?)
+            }
             false => None,
         };
         Ok(())
@@ -186,6 +203,9 @@ impl Attachments {
         let mut reasons = Vec::new();
         for way in known.into_iter().chain((0..program.ways.len()).filter(|way| Some(*way) != known)) {
             let (how, name) = program.ways[way];
+            if self.avoid == Some(how) {
+                continue;
+            }
             match self.attach_way(index, way, name) {
                 Ok(()) => {
                     self.states[index].unavailable = None;
@@ -207,7 +227,9 @@ impl Attachments {
 
     fn attach_way(&mut self, index: usize, way: usize, name: &str) -> Result<(), String> {
         let program = &PROGRAMS[index];
-        if program.source != Source::Life && (self.states[index].way != Some(way) || self.states[index].object.is_none()) {
+        if program.source != Source::Life
+            && (self.states[index].way != Some(way) || self.states[index].object.is_none())
+        {
             let object = self.fds.load(program.source, &[name]).map_err(|failure| failure.brief())?;
             self.states[index].object = Some(object);
         }

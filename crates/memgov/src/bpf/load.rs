@@ -12,8 +12,7 @@ struct Aligned<T: ?Sized>(T);
 
 macro_rules! object {
     ($name:literal) => {{
-        static BYTES: &Aligned<[u8]> =
-            &Aligned(*include_bytes!(concat!(env!("OUT_DIR"), "/", $name, ".o")));
+        static BYTES: &Aligned<[u8]> = &Aligned(*include_bytes!(concat!(env!("OUT_DIR"), "/", $name, ".o")));
         &BYTES.0
     }};
 }
@@ -148,7 +147,9 @@ pub(super) fn hopeless() -> Option<Absent> {
         );
     }
     if !in_first_pid_namespace() {
-        return absent("memgov runs in a pid namespace of its own, and programs see the pids of the first one");
+        return absent(
+            "memgov runs in a pid namespace of its own, and programs see the pids of the first one",
+        );
     }
     None
 }
@@ -158,7 +159,8 @@ pub(super) fn forbidden(failure: &Failure) -> Absent {
     let sets = rustix::thread::capabilities(None).map(|sets| sets.effective);
     let has = |wanted| sets.as_ref().is_ok_and(|sets| sets.contains(wanted));
     use rustix::thread::CapabilitySet as Set;
-    let reason = if !has(Set::SYS_ADMIN) && !(has(Set::BPF) && has(Set::PERFMON)) {
+    let allowed = has(Set::SYS_ADMIN) || (has(Set::BPF) && has(Set::PERFMON));
+    let reason = if !allowed {
         "memgov lacks CAP_BPF and CAP_PERFMON (or CAP_SYS_ADMIN)".to_owned()
     } else {
         format!(

@@ -202,8 +202,7 @@ fn raw_limit(limit: &TaskLimit) -> Result<RawTaskLimit, Errno> {
     }
     if let Some(rss) = limit.condition.rss {
         raw.rss_line = pages(rss.over);
-        let kinds =
-            [(rss.kinds.anon, KIND_ANON), (rss.kinds.file, KIND_FILE), (rss.kinds.shmem, KIND_SHMEM)];
+        let kinds = [(rss.kinds.anon, KIND_ANON), (rss.kinds.file, KIND_FILE), (rss.kinds.shmem, KIND_SHMEM)];
         raw.kinds = kinds.into_iter().filter(|(wanted, _)| *wanted).fold(0, |bits, (_, bit)| bits | bit);
     }
     if raw.group_line == NO_LINE && raw.rss_line == NO_LINE {

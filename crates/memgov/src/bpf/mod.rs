@@ -30,10 +30,10 @@ mod selftest;
 #[cfg(feature = "bpf")]
 mod tier;
 
-#[cfg(not(feature = "bpf"))]
-pub use absent::{Attachments, Events, Maps, Tier};
 #[cfg(feature = "bpf")]
 pub use self::{attach::Attachments, events::Events, maps::Maps, tier::Tier};
+#[cfg(not(feature = "bpf"))]
+pub use absent::{Attachments, Events, Maps, Tier};
 
 pub use memgov_decide::policy::Condition;
 
@@ -60,11 +60,13 @@ pub struct Options {
     pub lease: Duration,
     /// Processes whose first thread has one of these names are exempt; at most [`MAX_PROTECTED_NAMES`].
     pub protected_names: Vec<Comm>,
+    /// Never attach this way, where there is another: for a kernel on which it misbehaves, and for tests of the other way.
+    pub avoid: Option<How>,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Self { max_groups: 4096, lease: Duration::from_secs(2), protected_names: Vec::new() }
+        Self { max_groups: 4096, lease: Duration::from_secs(2), protected_names: Vec::new(), avoid: None }
     }
 }
 

@@ -177,8 +177,9 @@ impl Ring {
     /// Hands over every complete record and makes room for new ones.
     pub fn read(&mut self, f: &mut dyn FnMut(&[u8])) {
         // SAFETY: both positions are 8-byte words at the start of mapped pages, written by others only atomically.
-        let (consumer, producer) =
-            unsafe { (self.consumer.cast::<AtomicU64>().as_ref(), self.producer.cast::<AtomicU64>().as_ref()) };
+        let (consumer, producer) = unsafe {
+            (self.consumer.cast::<AtomicU64>().as_ref(), self.producer.cast::<AtomicU64>().as_ref())
+        };
         let mut at = consumer.load(Ordering::Relaxed);
         while at < producer.load(Ordering::Acquire) {
             #[allow(clippy::cast_possible_truncation, reason = "less than the size of the ring")]
@@ -192,9 +193,7 @@ impl Ring {
             let size = (length & !DISCARDED) as usize;
             if length & DISCARDED == 0 && size <= self.size {
                 // SAFETY: the record lies in the doubly mapped data and stays as it is until the position moves past it.
-                f(unsafe {
-                    std::slice::from_raw_parts(self.producer.add(offset + HEADER).as_ptr(), size)
-                });
+                f(unsafe { std::slice::from_raw_parts(self.producer.add(offset + HEADER).as_ptr(), size) });
             }
             at += (size + HEADER).next_multiple_of(8) as u64;
             consumer.store(at, Ordering::Release);

@@ -47,8 +47,12 @@ pub(super) fn prove(proof: Proof, control: &Control) -> Result<(), String> {
     for (result, (name, call)) in refused.iter().zip(calls) {
         match result {
             Err(Errno::NOMEM) => {}
-            Ok(()) => return Err(format!("{name} was not refused in the self-test: the program is not called")),
-            Err(errno) => return Err(format!("{name} failed with {errno} in the self-test, not with ENOMEM")),
+            Ok(()) => {
+                return Err(format!("{name} was not refused in the self-test: the program is not called"));
+            }
+            Err(errno) => {
+                return Err(format!("{name} failed with {errno} in the self-test, not with ENOMEM"));
+            }
         }
         if let Err(errno) = call(&mut trials) {
             return Err(format!("{name} is refused ({errno}) although nothing is asked for"));

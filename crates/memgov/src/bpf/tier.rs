@@ -7,7 +7,8 @@ use super::maps::{Maps, Table};
 use super::raw::{Ring, Shared, TypedMap};
 use super::record::Control;
 use super::{
-    Absent, Error, Event, GroupLimit, HookStatus, Hooks, Hot, Lost, MAX_PROTECTED_NAMES, Options, Parts, TaskLimit,
+    Absent, Error, Event, GroupLimit, HookStatus, Hooks, Hot, Lost, MAX_PROTECTED_NAMES, Options, Parts,
+    TaskLimit,
 };
 use crate::kernel::sys;
 use libbpf_rs::{ErrorKind, MapCore, Object};
@@ -39,9 +40,9 @@ impl Tier {
             Err(failure) => match failure.kind {
                 ErrorKind::PermissionDenied => Ok(Err(load::forbidden(&failure))),
                 // A kernel function or type that is not there, or a kernel that knows no such program.
-                ErrorKind::NotFound | ErrorKind::Unsupported => {
-                    Ok(Err(Absent { reason: format!("this kernel lacks what is needed: {}", failure.brief()) }))
-                }
+                ErrorKind::NotFound | ErrorKind::Unsupported => Ok(Err(Absent {
+                    reason: format!("this kernel lacks what is needed: {}", failure.brief()),
+                })),
                 _ => Err(failure.whole()),
             },
         }
@@ -64,7 +65,7 @@ impl Tier {
         let ring = Ring::map(descriptor(&life, "events")?, size)
             .map_err(|errno| Error(format!("mapping the ring of events: {errno}")))?;
         let stats = descriptor(&life, "stats")?;
-        let attachments = Attachments::new(life, fds, stats, Arc::clone(&maps))?;
+        let attachments = Attachments::new(life, fds, stats, Arc::clone(&maps), options.avoid)?;
         Ok(Self { maps, events: Events { ring, ns_per_tick }, attachments })
     }
 
@@ -174,11 +175,17 @@ fn prepare(control: &Control, options: &Options, ns_per_tick: u64) {
 }
 
 fn map<'o>(object: &'o Object, name: &str) -> Result<libbpf_rs::Map<'o>, Error> {
-    object.maps().find(|map| map.name() == name).ok_or_else(|| Error(format!("the programs have no map {name}")))
+    object
+        .maps()
+        .find(|map| map.name() == name)
+        .ok_or_else(|| Error(format!("the programs have no map {name}")))
 }
 
 fn descriptor(object: &Object, name: &str) -> Result<OwnedFd, Error> {
-    map(object, name)?.as_fd().try_clone_to_owned().map_err(|error| Error(format!("keeping map {name}: {error}")))
+    map(object, name)?
+        .as_fd()
+        .try_clone_to_owned()
+        .map_err(|error| Error(format!("keeping map {name}: {error}")))
 }
 
 fn typed<K: Copy, V: Copy>(object: &Object, name: &str) -> Result<TypedMap<K, V>, Error> {
@@ -189,5 +196,6 @@ fn typed<K: Copy, V: Copy>(object: &Object, name: &str) -> Result<TypedMap<K, V>
 
 fn shared<T>(object: &Object, name: &str, count: usize) -> Result<Shared<T>, Error> {
     let map = map(object, name)?;
-    Shared::map(map.as_fd(), map.value_size(), count).map_err(|errno| Error(format!("mapping {name}: {errno}")))
+    Shared::map(map.as_fd(), map.value_size(), count)
+        .map_err(|errno| Error(format!("mapping {name}: {errno}")))
 }

@@ -101,12 +101,7 @@ pub fn parse(line: &str) -> Option<Command<'_>> {
             upto: number(word()?)?,
         }),
         "hammer" => Command::Hammer(
-            Plan {
-                kind: Kind::named(word()?)?,
-                step: number(word()?)?,
-                interval: 0,
-                upto: number(word()?)?,
-            },
+            Plan { kind: Kind::named(word()?)?, step: number(word()?)?, interval: 0, upto: number(word()?)? },
             number(word()?)?,
         ),
         "stop" => Command::Stop,

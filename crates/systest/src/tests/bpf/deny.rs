@@ -101,7 +101,10 @@ fn nested(bench: &mut Bench<'_>) -> Result<String> {
     ensure!(rig.tier.denials_of(outer_id).unwrap_or(0) > 0, "not refused by the outer line");
     ensure!(outer.peak().unwrap_or(0) <= bound(40 * MIB, 256 << 10), "outer peak {:?}", outer.peak());
     let refused = calls_refused(&mut in_a)?;
-    ensure!(refused.contains(&"mmap".to_owned()), "under its own line and the outer one is over: {refused:?}");
+    ensure!(
+        refused.contains(&"mmap".to_owned()),
+        "under its own line and the outer one is over: {refused:?}"
+    );
     rig.tier.clear_group(outer_id)?;
     ensure!(calls_refused(&mut in_a)?.is_empty(), "refused although the outer line is gone");
     rig.tier.clear_group(inner_id)?;
@@ -163,7 +166,9 @@ fn dropped(bench: &mut Bench<'_>) -> Result<String> {
     ensure!(calls_refused(&mut hog)?.len() == 5, "not refused");
     drop(rig);
     ensure!(calls_refused(&mut hog)?.is_empty(), "refused although nobody is there");
-    let pinned = std::fs::read_dir("/sys/fs/bpf").map_or(0, |dir| dir.flatten().filter(|it| !it.file_name().to_string_lossy().ends_with(".debug")).count());
+    let pinned = std::fs::read_dir("/sys/fs/bpf").map_or(0, |dir| {
+        dir.flatten().filter(|it| !it.file_name().to_string_lossy().ends_with(".debug")).count()
+    });
     ensure!(pinned == 0, "{pinned} things are pinned in /sys/fs/bpf");
     Ok(String::new())
 }

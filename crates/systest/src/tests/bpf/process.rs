@@ -107,7 +107,10 @@ fn follows(bench: &mut Bench<'_>) -> Result<String> {
         ensure!(rig.tag_of(pid)? == Some(77), "{pid} has {:?}", rig.tag_of(pid)?);
     }
     rig.tier.clear_process(pidfd(parent.pid)?.as_fd())?;
-    ensure!(rig.tag_of(parent.pid)?.is_none() && rig.tag_of(child.pid)? == Some(77), "cleared in the parent only");
+    ensure!(
+        rig.tag_of(parent.pid)?.is_none() && rig.tag_of(child.pid)? == Some(77),
+        "cleared in the parent only"
+    );
     child.exec()?;
     ensure!(rig.tag_of(child.pid)? == Some(77), "lost by exec: {:?}", rig.tag_of(child.pid)?);
     child.push("anon", 64 * MIB)?;
@@ -133,7 +136,9 @@ fn goes(bench: &mut Bench<'_>) -> Result<String> {
     agent.wait_for_end(bench.patience())?;
     let exit = rig.wait_for(EventKind::Exit, pid, bench.patience())?;
     ensure!(exit.tag == 5, "{exit:?}");
-    let gone = poll_until(bench.patience(), Duration::from_millis(10), || rig.tier.process(fd.as_fd()).is_none().then_some(()));
+    let gone = poll_until(bench.patience(), Duration::from_millis(10), || {
+        rig.tier.process(fd.as_fd()).is_none().then_some(())
+    });
     ensure!(gone.is_some(), "the limit outlived its process");
     let some = limit(rss(ANON, MIB), TaskAction::Deny, 6);
     let again = rig.tier.set_process(fd.as_fd(), &some);

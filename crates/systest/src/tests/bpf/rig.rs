@@ -10,7 +10,6 @@ use memgov_decide::snapshot::{GroupId, ProcessId};
 use memgov_decide::units::{Bytes, Time};
 
 use crate::harness::agent::Agent;
-use crate::harness::bench::Bench;
 use crate::harness::group::Group;
 use crate::harness::poll_until;
 
@@ -74,7 +73,10 @@ impl Rig {
 
     /// How many events of this kind there were of this process.
     pub fn count(&mut self, kind: EventKind, pid: i32) -> usize {
-        self.events().iter().filter(|event| event.kind == kind && i64::from(event.who.pid) == i64::from(pid)).count()
+        self.events()
+            .iter()
+            .filter(|event| event.kind == kind && i64::from(event.who.pid) == i64::from(pid))
+            .count()
     }
 
     /// Waits for an event of this kind of this process.
@@ -116,7 +118,8 @@ pub fn calls_refused(agent: &mut Agent) -> Result<Vec<String>> {
     let results = agent.probe()?;
     let other = results.iter().find(|(name, errno)| name != "at" && *errno != 0 && *errno != 12);
     ensure!(other.is_none(), "{other:?} in {results:?}");
-    let mut refused: Vec<String> = results.into_iter().filter(|(_, errno)| *errno == 12).map(|(name, _)| name).collect();
+    let mut refused: Vec<String> =
+        results.into_iter().filter(|(_, errno)| *errno == 12).map(|(name, _)| name).collect();
     refused.sort();
     Ok(refused)
 }

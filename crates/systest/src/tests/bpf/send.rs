@@ -48,7 +48,11 @@ fn once(bench: &mut Bench<'_>) -> Result<String> {
     ensure!(hog.number("counted 10")? == 2, "set anew: signalled {} times", hog.number("counted 10")?);
     let mut child = hog.offspring("fork", &bench.dir)?;
     child.take("anon", 36 * MIB)?;
-    ensure!(child.number("counted 10")? == 3, "a child is signalled for itself: {}", child.number("counted 10")?);
+    ensure!(
+        child.number("counted 10")? == 3,
+        "a child is signalled for itself: {}",
+        child.number("counted 10")?
+    );
     Ok(format!("at {}", mib(event.rss.0)))
 }
 
@@ -82,7 +86,10 @@ fn over_group(bench: &mut Bench<'_>) -> Result<String> {
     let event = rig.wait_for(EventKind::Signalled, hog.pid, bench.patience())?;
     ensure!(event.usage.0 > LINE && event.usage.0 <= bound(LINE, 0), "{event:?}");
     ensure!(event.group == id_of(&group)?, "{event:?}");
-    ensure!(hog.number("counted 10")? == 1 && other.number("counted 10")? == 0, "who was signalled, and how often");
+    ensure!(
+        hog.number("counted 10")? == 1 && other.number("counted 10")? == 0,
+        "who was signalled, and how often"
+    );
     Ok(format!("at {} of {}", mib(event.usage.0), mib(LINE)))
 }
 
@@ -124,7 +131,8 @@ fn crossing(bench: &mut Bench<'_>) -> Result<String> {
     let mut said = Vec::new();
     for episode in 1..=3 {
         hog.take("anon", 24 * MIB)?;
-        let crossed: Vec<_> = rig.events().iter().filter(|event| event.kind == EventKind::Crossed).copied().collect();
+        let crossed: Vec<_> =
+            rig.events().iter().filter(|event| event.kind == EventKind::Crossed).copied().collect();
         ensure!(crossed.len() == episode, "in episode {episode}: {crossed:?}");
         let event = crossed[episode - 1];
         ensure!(event.group == id && event.tag == 6 && event.who == identity(hog.pid)?, "{event:?}");
