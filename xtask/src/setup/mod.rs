@@ -10,7 +10,7 @@ use anyhow::{Context, Result, bail, ensure};
 
 use crate::workspace;
 
-/// A program and the Debian package that brings it.
+/// A program, or another file, and the Debian package that brings it.
 pub struct Need {
     package: &'static str,
     /// Any of these says that it is here.
@@ -24,6 +24,16 @@ const DEPMOD: Need = Need { package: "kmod", programs: &["/usr/sbin/depmod", "/s
 const XZ: Need = Need { package: "xz-utils", programs: &["/usr/bin/xz"] };
 const SETPRIV: Need = Need { package: "util-linux", programs: &["/usr/bin/setpriv"] };
 
+/// Compiles the programs of the eBPF tier.
+const CLANG: Need = Need { package: "clang", programs: &["/usr/bin/clang"] };
+/// libbpf, which is linked in, is compiled from source with these.
+const LIBELF: Need = Need { package: "libelf-dev", programs: &["/usr/include/libelf.h"] };
+const ZLIB: Need = Need { package: "zlib1g-dev", programs: &["/usr/include/zlib.h"] };
+const MAKE: Need = Need { package: "make", programs: &["/usr/bin/make"] };
+const PKG_CONFIG: Need = Need { package: "pkg-config", programs: &["/usr/bin/pkg-config"] };
+
+/// For building memgov with the eBPF tier.
+pub const FOR_BUILDING: &[Need] = &[CLANG, LIBELF, ZLIB, MAKE, PKG_CONFIG];
 /// For a virtual machine in QEMU.
 pub const FOR_QEMU: &[Need] = &[QEMU, BUSYBOX, DEPMOD, XZ, SETPRIV];
 /// For user-mode Linux.
@@ -32,6 +42,7 @@ pub const FOR_UML: &[Need] = &[UML, BUSYBOX, SETPRIV];
 /// Everything that `cargo xtask test` uses.
 pub fn everything() -> Result<()> {
     rust_components()?;
+    packages(FOR_BUILDING)?;
     packages(FOR_QEMU)?;
     packages(FOR_UML)?;
     for kernel in kernels::ALL {

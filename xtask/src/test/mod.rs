@@ -130,6 +130,7 @@ fn set_up(parts: &[Part], targets: &[Target]) -> Result<()> {
     if parts.contains(&Part::Source) {
         setup::rust_components()?;
     }
+    setup::packages(setup::FOR_BUILDING)?;
     for (kernel, cgroup) in targets.iter().filter_map(|target| target.boots()) {
         interrupt::check()?;
         kernel.prepare(cgroup)?;

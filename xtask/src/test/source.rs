@@ -24,8 +24,21 @@ pub fn checks() -> Result<Summary> {
     format.args(["fmt", "--all", "--check"]);
     let mut lint = workspace::cargo();
     lint.args(["clippy", "--workspace", "--all-targets", "--", "-D", "warnings"]);
+    let mut portable = workspace::cargo();
+    portable.args([
+        "clippy",
+        "--package",
+        "memgov",
+        "--no-default-features",
+        "--all-targets",
+        "--",
+        "-D",
+        "warnings",
+    ]);
     let mut summary = Summary::default();
-    for (tier, command) in [("fmt", format), ("clippy", lint), ("doc", documentation)] {
+    for (tier, command) in
+        [("fmt", format), ("clippy", lint), ("clippy, no bpf", portable), ("doc", documentation)]
+    {
         summary.add(step("source", tier, command)?);
     }
     Ok(summary)

@@ -18,7 +18,7 @@ use anyhow::{Context, Result, ensure};
 pub use emulator::{Hierarchy, Kernel};
 pub use session::run_command;
 
-use crate::workspace;
+use crate::{setup, workspace};
 
 /// A machine to boot.
 pub struct Machine {
@@ -126,6 +126,7 @@ pub fn attended(machine: &Machine, words: Vec<String>) -> Result<ExitCode> {
 
 /// The release build of what goes into a machine.
 pub fn build_programs() -> Result<Vec<PathBuf>> {
+    setup::packages(setup::FOR_BUILDING)?;
     let mut build = workspace::cargo();
     build.args(["build", "--release", "--package", "memgov", "--package", "memgov-systest"]);
     let status = build.status().context("starting cargo build")?;

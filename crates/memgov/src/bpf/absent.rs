@@ -1,9 +1,10 @@
 //! The tier of a build without the feature `bpf`: there is none. These types have no values, so nothing here runs but `load`.
 
-use super::{Absent, Error, Event, GroupLimit, HookStatus, Hooks, Hot, Options, Parts, TaskLimit};
+use super::{Absent, Error, Event, GroupLimit, HookStatus, Hooks, Hot, Lost, Options, Parts, TaskLimit};
 use memgov_decide::snapshot::{GroupId, ProcessId};
 use memgov_decide::units::Time;
 use rustix::fd::BorrowedFd;
+use std::sync::Arc;
 
 enum Never {}
 
@@ -24,13 +25,19 @@ impl Tier {
     pub fn into_parts(self) -> Parts {
         match self.0 {}
     }
-    pub fn maps(&self) -> &Maps {
+    pub fn maps(&self) -> &Arc<Maps> {
         match self.0 {}
     }
     pub fn require(&mut self, _: Hooks) -> Result<(), Error> {
         match self.0 {}
     }
+    pub fn in_force(&self) -> Hooks {
+        match self.0 {}
+    }
     pub fn hooks(&self) -> Vec<HookStatus> {
+        match self.0 {}
+    }
+    pub fn lost(&self) -> Lost {
         match self.0 {}
     }
     pub fn enable_run_stats(&mut self, _: bool) -> Result<(), Error> {
@@ -48,10 +55,16 @@ impl Tier {
     pub fn clear_process(&self, _: BorrowedFd<'_>) -> Hot {
         match self.0 {}
     }
+    pub fn process(&self, _: BorrowedFd<'_>) -> Option<(u64, u64)> {
+        match self.0 {}
+    }
     pub fn exempt(&self, _: ProcessId, _: bool) -> Hot {
         match self.0 {}
     }
     pub fn renew(&self, _: Time) {
+        match self.0 {}
+    }
+    pub fn end_lease(&self) {
         match self.0 {}
     }
     pub fn denials_of(&self, _: GroupId) -> Option<u64> {
@@ -79,10 +92,16 @@ impl Maps {
     pub fn clear_process(&self, _: BorrowedFd<'_>) -> Hot {
         match self.0 {}
     }
+    pub fn process(&self, _: BorrowedFd<'_>) -> Option<(u64, u64)> {
+        match self.0 {}
+    }
     pub fn exempt(&self, _: ProcessId, _: bool) -> Hot {
         match self.0 {}
     }
     pub fn renew(&self, _: Time) {
+        match self.0 {}
+    }
+    pub fn end_lease(&self) {
         match self.0 {}
     }
     pub fn denials_of(&self, _: GroupId) -> Option<u64> {
@@ -105,7 +124,13 @@ impl Attachments {
     pub fn require(&mut self, _: Hooks) -> Result<(), Error> {
         match self.0 {}
     }
+    pub fn in_force(&self) -> Hooks {
+        match self.0 {}
+    }
     pub fn hooks(&self) -> Vec<HookStatus> {
+        match self.0 {}
+    }
+    pub fn lost(&self) -> Lost {
         match self.0 {}
     }
     pub fn enable_run_stats(&mut self, _: bool) -> Result<(), Error> {

@@ -58,7 +58,7 @@ static PROGRAMS: [Program; 9] = [
         Some(Hook::Charge),
         StatId::Charge,
         Source::Charge,
-        &[(How::Fentry, "charge")],
+        &[(How::Fexit, "charge")],
     ),
     telling("rss_stat", Some(Hook::Rss), StatId::Rss, Source::Rss, &[(How::Tracepoint, "rss_changes")]),
     telling("out_of_memory", Some(Hook::Oom), StatId::Oom, Source::Oom, &[(How::Fentry, "oom_enters")]),
@@ -91,14 +91,21 @@ pub struct Attachments {
     cpus: usize,
     maps: Arc<Maps>,
     run_stats: Option<OwnedFd>,
+    avoid: Option<How>,
 }
 
 impl Attachments {
-    pub(super) fn new(life: Object, fds: MapFds, stats: OwnedFd, maps: Arc<Maps>) -> Result<Self, Error> {
+    pub(super) fn new(
+        life: Object,
+        fds: MapFds,
+        stats: OwnedFd,
+        maps: Arc<Maps>,
+        avoid: Option<How>,
+    ) -> Result<Self, Error> {
         let cpus =
             libbpf_rs::num_possible_cpus().map_err(|error| Error(format!("counting processors: {error}")))?;
         let states = std::array::from_fn(|_| State::default());
-        let mut new = Self { states, fds, stats, cpus, maps, run_stats: None };
+        let mut new = Self { states, fds, stats, cpus, maps, run_stats: None, avoid };
         // Kept with the first program; the others find theirs in it.
         new.states[0].object = Some(life);
         Ok(new)
@@ -108,15 +115,15 @@ impl Attachments {
     /// in [`Attachments::hooks`]; [`Attachments::in_force`] says what is there.
     pub fn require(&mut self, hooks: Hooks) -> Result<(), Error> {
         let wanted = |program: &Program| program.set.map_or(!hooks.is_empty(), |set| hooks.has(set));
-        for index in 0..PROGRAMS.len() {
-            if wanted(&PROGRAMS[index]) && self.states[index].link.is_none() {
+        for (index, program) in PROGRAMS.iter().enumerate() {
+            if wanted(program) && self.states[index].link.is_none() {
                 self.attach(index)?;
             }
         }
         // Last attached, first detached: limits follow their processes to the end.
-        for index in (0..PROGRAMS.len()).rev() {
-            if !wanted(&PROGRAMS[index]) {
-                self.states[index].link = None;
+        for (program, state) in PROGRAMS.iter().zip(&mut self.states).rev() {
+            if !wanted(program) {
+                state.link = None;
             }
         }
         Ok(())
@@ -196,6 +203,9 @@ impl Attachments {
         let mut reasons = Vec::new();
         for way in known.into_iter().chain((0..program.ways.len()).filter(|way| Some(*way) != known)) {
             let (how, name) = program.ways[way];
+            if self.avoid == Some(how) {
+                continue;
+            }
             match self.attach_way(index, way, name) {
                 Ok(()) => {
                     self.states[index].unavailable = None;

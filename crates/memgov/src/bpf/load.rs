@@ -159,7 +159,8 @@ pub(super) fn forbidden(failure: &Failure) -> Absent {
     let sets = rustix::thread::capabilities(None).map(|sets| sets.effective);
     let has = |wanted| sets.as_ref().is_ok_and(|sets| sets.contains(wanted));
     use rustix::thread::CapabilitySet as Set;
-    let reason = if !has(Set::SYS_ADMIN) && !(has(Set::BPF) && has(Set::PERFMON)) {
+    let allowed = has(Set::SYS_ADMIN) || (has(Set::BPF) && has(Set::PERFMON));
+    let reason = if !allowed {
         "memgov lacks CAP_BPF and CAP_PERFMON (or CAP_SYS_ADMIN)".to_owned()
     } else {
         format!(

@@ -60,11 +60,13 @@ pub struct Options {
     pub lease: Duration,
     /// Processes whose first thread has one of these names are exempt; at most [`MAX_PROTECTED_NAMES`].
     pub protected_names: Vec<Comm>,
+    /// Never attach this way, where there is another: for a kernel on which it misbehaves, and for tests of the other way.
+    pub avoid: Option<How>,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Self { max_groups: 4096, lease: Duration::from_secs(2), protected_names: Vec::new() }
+        Self { max_groups: 4096, lease: Duration::from_secs(2), protected_names: Vec::new(), avoid: None }
     }
 }
 
@@ -251,6 +253,8 @@ pub enum How {
     Lsm,
     /// `fentry/…`
     Fentry,
+    /// `fexit/…`
+    Fexit,
     /// `tp_btf/…`
     Tracepoint,
 }
@@ -261,6 +265,7 @@ impl fmt::Display for How {
             Self::FmodRet => "fmod_ret",
             Self::Lsm => "lsm",
             Self::Fentry => "fentry",
+            Self::Fexit => "fexit",
             Self::Tracepoint => "tp_btf",
         })
     }

@@ -117,3 +117,102 @@ pub(super) enum StatId {
     LostEvents,
     LostChildren,
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::bpf::load::{self, Source};
+    use libbpf_rs::btf::types::Struct;
+    use libbpf_rs::btf::{Btf, HasSize};
+    use std::mem::offset_of;
+
+    /// Name, offset and, at the end, size, as clang has laid the struct out.
+    fn in_c(btf: &Btf<'_>, name: &str) -> (Vec<(String, usize)>, usize) {
+        let found: Struct<'_> =
+            btf.type_by_name(name).unwrap_or_else(|| panic!("no struct {name} in the programs"));
+        let offset = |member: &libbpf_rs::btf::types::StructMember<'_>| match member.attr {
+            libbpf_rs::btf::types::MemberAttr::Normal { offset } => offset as usize / 8,
+            libbpf_rs::btf::types::MemberAttr::BitField { .. } => panic!("{name} has a bit field"),
+        };
+        let members =
+            found.iter().map(|member| (member.name.unwrap().to_string_lossy().into_owned(), offset(&member)));
+        (members.collect(), found.size())
+    }
+
+    macro_rules! same {
+        ($btf:expr, $name:literal, $rust:ty, $($field:ident),+) => {
+            let here = vec![$((stringify!($field).to_owned(), offset_of!($rust, $field))),+];
+            assert_eq!(in_c($btf, $name), (here, size_of::<$rust>()), $name);
+        };
+    }
+
+    #[test]
+    fn both_sides_lay_records_out_alike() {
+        let programs = load::open(Source::Life).unwrap();
+        let object = libbpf_rs::AsRawLibbpf::as_libbpf_object(&programs);
+        // SAFETY: the object lives until the end of the test.
+        let btf = Btf::from_bpf_object(unsafe { object.as_ref() }).unwrap().unwrap();
+        same!(
+            &btf,
+            "control",
+            Control,
+            lease_until_ns,
+            levels,
+            event_gap_ns,
+            ns_per_tick,
+            selftest_tid,
+            tasks,
+            protected_count,
+            unused,
+            protected_names
+        );
+        same!(
+            &btf,
+            "group_slot",
+            GroupSlot,
+            id,
+            deny_line,
+            tell_line,
+            kernel_line,
+            high,
+            tag,
+            level,
+            unused_low,
+            denials,
+            kernel_denials,
+            told_ns,
+            crossed,
+            kernel_crossed,
+            kernel_bytes,
+            unused
+        );
+        same!(
+            &btf,
+            "task_limit",
+            RawTaskLimit,
+            group_line,
+            rss_line,
+            group,
+            tag,
+            repeat_ns,
+            action,
+            signal,
+            kinds,
+            flags,
+            sent,
+            denials,
+            told_ns,
+            sent_ns
+        );
+        same!(
+            &btf, "event", RawEvent, kind, tgid, start_ns, group, tag, usage, limit, rss_anon, rss_file,
+            rss_shmem, at_ns, signal, hook
+        );
+        same!(&btf, "hook_stats", HookStats, calls, acted);
+        let programs = load::open(Source::Deny).unwrap();
+        let object = libbpf_rs::AsRawLibbpf::as_libbpf_object(&programs);
+        // SAFETY: the object lives until the end of the test.
+        let btf = Btf::from_bpf_object(unsafe { object.as_ref() }).unwrap().unwrap();
+        same!(&btf, "exempt_key", ExemptKey, start_ticks, tgid, unused);
+    }
+}

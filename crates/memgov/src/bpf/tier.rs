@@ -65,7 +65,7 @@ impl Tier {
         let ring = Ring::map(descriptor(&life, "events")?, size)
             .map_err(|errno| Error(format!("mapping the ring of events: {errno}")))?;
         let stats = descriptor(&life, "stats")?;
-        let attachments = Attachments::new(life, fds, stats, Arc::clone(&maps))?;
+        let attachments = Attachments::new(life, fds, stats, Arc::clone(&maps), options.avoid)?;
         Ok(Self { maps, events: Events { ring, ns_per_tick }, attachments })
     }
 

@@ -62,6 +62,7 @@ fn try_load(
         max_groups: settings.max_groups,
         lease: settings.lease,
         protected_names: names(never),
+        ..bpf::Options::default()
     };
     match bpf::Tier::load(&options) {
         Ok(Ok(loaded)) => Ok(loaded.into_parts()),

@@ -4,7 +4,6 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::sync::OnceLock;
 
 use anyhow::{Context, Result, bail};
 
@@ -84,8 +83,6 @@ pub enum Need {
     ChoosePid,
     /// The daemon enforces inside the kernel.
     Bpf,
-    /// It does not.
-    Portable,
 }
 
 impl Need {
@@ -102,7 +99,6 @@ impl Need {
             Self::Bpf => {
                 (host.tier == Tier::Bpf, "about enforcement inside the kernel: shown with --tier bpf")
             }
-            Self::Portable => (host.tier == Tier::Portable, "about the portable mechanisms"),
             Self::FileMemory => return host.file_memory.as_ref().err().cloned(),
         };
         (!met).then(|| why.to_owned())
@@ -160,13 +156,6 @@ impl Host {
     pub fn hierarchies(&self) -> impl Iterator<Item = &PathBuf> {
         std::iter::once(&self.memory).chain(&self.others)
     }
-}
-
-/// Why the eBPF tier cannot be had here, as `doctor` would say it; asked once. What fails where it should not is for the tests to show.
-fn bpf_absent() -> Option<String> {
-    static REASON: OnceLock<Option<String>> = OnceLock::new();
-    let load = || Some(memgov::bpf::Tier::load(&memgov::bpf::Options::default()).ok()?.err()?.reason);
-    REASON.get_or_init(load).clone()
 }
 
 /// Mount points by what they carry.

@@ -77,6 +77,19 @@ const ON_USER_MODE_LINUX: [&str; 17] = [
     "doctor",
 ];
 
+/// What enforcement inside the kernel is asked to show: all that it carries, or that could go wrong because of it. The rest
+/// does not come near it, and is shown once.
+const INSIDE: [&str; 8] = [
+    "wl_",
+    "deny_",
+    "bpf_",
+    "kill9_every_step_of_deny",
+    "hung_daemon",
+    "sigterm_restores",
+    "replay",
+    "idle_cost",
+];
+
 /// An emulated machine stands still at times, in ways no bound allows for: there a test that fails is run once more, and
 /// says so. On plain hardware it is run once.
 fn tried(host: &Arc<Host>, test: &Test, number: usize) -> Verdict {
@@ -94,6 +107,9 @@ fn tried(host: &Arc<Host>, test: &Test, number: usize) -> Verdict {
 
 /// Why a test is not run here although it could be.
 fn left_to_others(host: &Host, name: &str) -> Option<String> {
+    if host.tier == Tier::Bpf && !INSIDE.iter().any(|part| name.starts_with(part)) {
+        return Some("does not come near what is enforced inside the kernel".to_owned());
+    }
     let shown = host.target != "uml" || ON_USER_MODE_LINUX.iter().any(|part| name.starts_with(part));
     (!shown).then(|| "left to 6.1-v2, which has the same kernel and is ten times as fast".to_owned())
 }

@@ -1,13 +1,14 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0 OR GPL-2.0
 /*
- * Every charge passes try_charge_memcg, also those that the processor's stock satisfies. Here a group is seen to cross its line, and
+ * Every charge passes try_charge_memcg, also those that the processor's stock satisfies. Looked at when it has been made, so that the one that
+ * crosses a line is seen: after it the kernel may put the process to sleep for seconds (mem_cgroup_handle_over_high). Here a group is seen to cross its line, and
  * a process with a signal or kill meets it. Usage counts what processors hold in stock: up to 64 pages each.
  */
 #include "send.h"
 
 char _license[] SEC("license") = "Dual MIT/GPL";
 
-SEC("fentry/try_charge_memcg")
+SEC("fexit/try_charge_memcg")
 int BPF_PROG(charge, struct mem_cgroup *memcg)
 {
 	struct task_struct *task = bpf_get_current_task_btf();

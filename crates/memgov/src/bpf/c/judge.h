@@ -47,6 +47,18 @@ static __always_inline void tell_rss(struct event *event)
 	event->rss_shmem = rss_of(task, KIND_SHMEM);
 }
 
+/* Not inlined, so that the record's type is in BTF, where a test finds it. */
+static __noinline void fill(struct event *event, struct task_struct *leader, const struct seen *seen)
+{
+	event->tgid = leader->tgid;
+	event->start_ns = leader->start_boottime;
+	event->group = seen->group;
+	event->tag = seen->tag;
+	event->usage = seen->usage;
+	event->limit = seen->limit;
+	tell_rss(event);
+}
+
 static __always_inline void tell(__u32 kind, __u32 hook, struct task_struct *leader, const struct seen *seen, __u32 signal,
 				 __u64 now)
 {
@@ -58,15 +70,9 @@ static __always_inline void tell(__u32 kind, __u32 hook, struct task_struct *lea
 	}
 	event->kind = kind;
 	event->hook = hook;
-	event->tgid = leader->tgid;
-	event->start_ns = leader->start_boottime;
-	event->group = seen->group;
-	event->tag = seen->tag;
-	event->usage = seen->usage;
-	event->limit = seen->limit;
-	tell_rss(event);
 	event->signal = signal;
 	event->at_ns = now;
+	fill(event, leader, seen);
 	bpf_ringbuf_submit(event, 0);
 }
 
@@ -78,6 +84,8 @@ static __noinline __attribute__((unused)) bool is_exempt(struct task_struct *lea
 	__u64 ticks = control.ns_per_tick;
 	int i;
 
+	if (leader->tgid == 1)
+		return true;
 	key.start_ticks = ticks ? leader->start_boottime / ticks : 0;
 	if (bpf_map_lookup_elem(&exempt, &key))
 		return true;

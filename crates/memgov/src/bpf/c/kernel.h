@@ -39,6 +39,7 @@ typedef _Bool bool;
 
 #define ENOMEM 12
 #define SIGKILL 9
+#define OOM_SCORE_ADJ_MIN (-1000)
 
 /* include/linux/sched.h, include/linux/mm.h, include/uapi/linux/sched.h: the same for many years */
 #define PF_KTHREAD 0x00200000
@@ -126,6 +127,7 @@ enum {
 
 struct signal_struct {
 	atomic_t live;
+	short oom_score_adj;
 };
 
 struct task_struct {

@@ -52,6 +52,9 @@ static __always_inline void act_on(struct task_struct *task, struct cgroup_subsy
 		return;
 	if ((limit->flags & TASK_EXEMPT) || is_exempt(leader))
 		return;
+	/* Whom the kernel's own OOM killer may not take is not killed here either. */
+	if (kill && leader->signal->oom_score_adj == OOM_SCORE_ADJ_MIN)
+		return;
 	now = bpf_ktime_get_ns();
 	if (!leased(now) || !takes_turn(limit, now))
 		return;

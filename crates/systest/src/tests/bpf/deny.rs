@@ -182,7 +182,10 @@ fn exec(bench: &mut Bench<'_>) -> Result<String> {
     let program = bench.dir.join("tiny");
     std::fs::write(&program, tiny_program())?;
     std::fs::set_permissions(&program, std::os::unix::fs::PermissionsExt::from_mode(0o755))?;
-    rig.limit(&group, GroupLimit { deny: Some(Bytes(4096)), tell: Some(Bytes(4096)), ..GroupLimit::default() })?;
+    rig.limit(
+        &group,
+        GroupLimit { deny: Some(Bytes(4096)), tell: Some(Bytes(4096)), ..GroupLimit::default() },
+    )?;
     ensure!(calls_refused(&mut holder)?.len() == 5, "not refused");
     agent.say(&format!("exec-file {}", program.display()))?;
     let (_, signal) = agent.wait_for_end(bench.patience())?;

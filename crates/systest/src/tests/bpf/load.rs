@@ -2,20 +2,39 @@
 
 use std::time::Instant;
 
-use anyhow::{Result, ensure};
-use memgov::bpf::{Hook, Hooks};
+use anyhow::{Result, anyhow, ensure};
+use memgov::bpf::{Hook, Hooks, How, Options, Tier};
 
-use super::rig::Rig;
+use super::rig::{LONG, Rig};
 use crate::harness::bench::Bench;
 use crate::harness::host::Need;
 use crate::harness::run::Test;
 
 pub fn tests() -> Vec<Test> {
+    let test = |name, body| Test::new(name, body).needs(&[Need::Bpf]).seconds(120);
     vec![
-        Test::new("bpf_every_program_loads_and_every_refusal_is_proven", all)
-            .needs(&[Need::Bpf])
-            .seconds(120),
+        test("bpf_every_program_loads_and_every_refusal_is_proven", all),
+        test("bpf_lsm_is_used_where_it_is_called_and_only_there", by_lsm),
     ]
+}
+
+/// Where bpf is not among the security modules, lsm programs load, attach, and are never called: the proof finds that out.
+fn by_lsm(_: &mut Bench<'_>) -> Result<String> {
+    let options = Options { avoid: Some(How::FmodRet), lease: LONG, ..Options::default() };
+    let mut tier = Tier::load(&options)?.map_err(|absent| anyhow!("{absent}"))?;
+    tier.require(Hooks::NONE.with(Hook::Deny))?;
+    let modules = std::fs::read_to_string("/sys/kernel/security/lsm").unwrap_or_default();
+    let active = modules.split(',').any(|name| name.trim() == "bpf");
+    for hook in tier.hooks().iter().filter(|hook| hook.set == Some(Hook::Deny)) {
+        let right = if active {
+            hook.how == Some(How::Lsm) && hook.proven
+        } else {
+            hook.how.is_none() && hook.unavailable.as_ref().is_some_and(|why| why.contains("not refused"))
+        };
+        ensure!(right, "security modules {modules}: {hook:?}");
+    }
+    let why = tier.hooks().into_iter().find_map(|hook| hook.unavailable);
+    Ok(format!("security modules {}; {}", modules.trim(), why.unwrap_or_else(|| "proven".to_owned())))
 }
 
 fn all(_: &mut Bench<'_>) -> Result<String> {
