@@ -46,11 +46,11 @@ impl Target {
         }
     }
 
-    /// Where memgov can enforce there: this machine may not load such programs, user-mode Linux has no BTF.
+    /// Where memgov enforces there: this machine may not load such programs, user-mode Linux has no BTF, and v1 is still to be tried.
     const fn tiers(self) -> &'static [&'static str] {
         match self {
-            Self::Host | Self::Uml => &["portable"],
-            Self::Linux612V2 | Self::Linux61V2 | Self::Linux61V1 => &["portable", "bpf"],
+            Self::Host | Self::Uml | Self::Linux61V1 => &["portable"],
+            Self::Linux612V2 | Self::Linux61V2 => &["portable", "bpf"],
         }
     }
 

@@ -35,6 +35,7 @@ struct Victim {
     who: ProcessId,
     process: PidFd,
     choice: u8,
+    by: Mechanism,
     expected: Bytes,
     since: Time,
     stuck: bool,
@@ -86,6 +87,35 @@ impl Kills {
         }
     }
 
+    /// The kernel has killed this process already: its death is all that is left to see.
+    pub(super) fn see_die(&mut self, decision: DecisionId, who: ProcessId, expected: Bytes) -> Outcome {
+        self.next = sys::now() + LOOK;
+        let (by, choice) = (Mechanism::Bpf, 0);
+        let dead = Outcome::Dead { processes: 1, by, choice, expected };
+        let Ok(process) = PidFd::open(who) else { return dead };
+        let _ = process.release_memory();
+        if process.exited() == Ok(true) {
+            return dead;
+        }
+        self.wait_for(Victim {
+            decision,
+            who,
+            process,
+            choice,
+            by,
+            expected,
+            since: sys::now(),
+            stuck: false,
+        });
+        Outcome::Done { processes: 1, by }
+    }
+
+    fn wait_for(&mut self, victim: Victim) {
+        if self.victims.len() < self.victims.capacity() {
+            self.victims.push(victim);
+        }
+    }
+
     /// Down the ranking until one is killed. Why the last could not be is the outcome if none was.
     fn kill_ranked(&mut self, kit: &mut Kit, at: &Aim<'_>) -> Outcome {
         let mut last = Outcome::Nothing;
@@ -123,10 +153,16 @@ impl Kills {
         if process.exited() == Ok(true) {
             return Ok(Outcome::Dead { processes: 1, by, choice, expected });
         }
-        if self.victims.len() < self.victims.capacity() {
-            let since = sys::now();
-            self.victims.push(Victim { decision, who, process, choice, expected, since, stuck: false });
-        }
+        self.wait_for(Victim {
+            decision,
+            who,
+            process,
+            choice,
+            by,
+            expected,
+            since: sys::now(),
+            stuck: false,
+        });
         Ok(Outcome::Done { processes: 1, by })
     }
 
@@ -184,8 +220,8 @@ impl Kills {
             let victim = &mut self.victims[i];
             let report = |outcome| Report { decision: victim.decision, outcome };
             if victim.process.exited() != Ok(false) {
-                let (by, choice) = (Mechanism::Pidfd, victim.choice);
-                reports(report(Outcome::Dead { processes: 1, by, choice, expected: victim.expected }));
+                let Victim { by, choice, expected, .. } = *victim;
+                reports(report(Outcome::Dead { processes: 1, by, choice, expected }));
                 self.victims.swap_remove(i);
             } else if !victim.stuck && now.since(victim.since) >= PATIENCE {
                 reports(report(refused(Operation::SendSignal, Errno::TIMEDOUT)));

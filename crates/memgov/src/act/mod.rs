@@ -172,14 +172,12 @@ impl Actor {
                 self.sent_inside(&at).unwrap_or_else(|| signal::send(&mut self.kit, &at, signal))
             }
             Order::Kill { whole } => {
-                let killed = self.killed_inside(&at);
-                let outcome = match self.kills.kill(&mut self.kit, &at, whole) {
-                    Outcome::Gone if killed => {
-                        let expected =
-                            decision.ranking.iter().next().map_or_else(Default::default, |c| c.rss);
-                        Outcome::Dead { processes: 1, by: Mechanism::Bpf, choice: 0, expected }
+                let outcome = match self.killed_inside(&at) {
+                    Some(who) => {
+                        let expected = decision.ranking.iter().next().map_or(Default::default(), |c| c.rss);
+                        self.kills.see_die(decision.id, who, expected)
                     }
-                    outcome => outcome,
+                    None => self.kills.kill(&mut self.kit, &at, whole),
                 };
                 // A v1 freezer keeps even the killed from dying.
                 self.slowdowns.let_die(&mut self.kit, sys::now());
@@ -215,10 +213,11 @@ impl Actor {
         sent.then_some(Outcome::Done { processes: 1, by: Mechanism::Bpf })
     }
 
-    fn killed_inside(&mut self, at: &Aim<'_>) -> bool {
+    /// `Some`: the kernel has killed the target already.
+    fn killed_inside(&mut self, at: &Aim<'_>) -> Option<ProcessId> {
         match (at.decision.target, &mut self.inside) {
-            (Target::Process(who, _), Some(inside)) => inside.took(EventKind::Killed, who),
-            _ => false,
+            (Target::Process(who, _), Some(inside)) => inside.took(EventKind::Killed, who).then_some(who),
+            _ => None,
         }
     }
 

@@ -25,7 +25,7 @@ pub(crate) struct Run {
     /// Record what is seen and decided, for `memgov replay`.
     #[arg(long, value_name = "FILE")]
     trace: Option<PathBuf>,
-    /// Where enforcement is done [default: the configuration's, else auto].
+    /// Where enforcement is done [default: the configuration's, else portable].
     #[arg(long, value_name = "TIER")]
     tier: Option<crate::config::Tier>,
 }

@@ -16,9 +16,9 @@ pub const STATE_DIR: &str = "/run/memgov";
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
 pub enum Tier {
     /// Inside the kernel where this kernel and these privileges allow it, else portable
-    #[default]
     Auto,
     /// By limits, signals and the freezer only
+    #[default]
     Portable,
     /// Inside the kernel, and do not start without
     Bpf,
@@ -66,7 +66,7 @@ impl Default for Settings {
             max_processes: 16384,
             lease: Duration::from_secs(10),
             trace: None,
-            tier: Tier::Auto,
+            tier: Tier::Portable,
         }
     }
 }
