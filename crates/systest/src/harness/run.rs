@@ -79,7 +79,7 @@ const ON_USER_MODE_LINUX: [&str; 17] = [
 
 /// What enforcement inside the kernel is asked to show. Not `wl_02` and the strict threshold of `wl_03`: a process that is held exactly at
 /// its line is over it for moments only, and those tests want to see it stay over. Not the programs that are started by a denied process
-/// either: emulated, a start takes longer than the room that a young process has lasts. The rest does not come near it.
+/// either: inside the kernel they have no room to start in yet. The rest does not come near it.
 const INSIDE: [&str; 17] = [
     "bpf_",
     "wl_01",

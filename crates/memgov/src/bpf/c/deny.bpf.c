@@ -27,18 +27,6 @@ static __always_inline void tell_denial(struct group_slot *slot, struct task_lim
 	tell(EVENT_DENIED, hook, leader, seen, 0, now);
 }
 
-/*
- * A young process has room to start in, as it has from outside (act/limits.rs): a program that cannot map its first page of
- * data does not fail, it dies.
- */
-#define YOUNG_NS 300000000ULL
-#define ROOM_PAGES 1024 /* 4 MiB */
-
-static __always_inline bool is_starting(struct task_struct *task, struct task_struct *leader)
-{
-	return bpf_ktime_get_boot_ns() - leader->start_boottime < YOUNG_NS && task->mm->data_vm < ROOM_PAGES;
-}
-
 static __always_inline int refuse(__u32 hook)
 {
 	struct task_struct *task = bpf_get_current_task_btf(), *leader;
@@ -67,7 +55,7 @@ static __always_inline int refuse(__u32 hook)
 			return 0;
 	}
 	/* Past its point of no return an exec that is refused memory dies of it. */
-	if (BPF_CORE_READ_BITFIELD(task, in_execve) || is_starting(task, leader))
+	if (BPF_CORE_READ_BITFIELD(task, in_execve))
 		return 0;
 	if ((limit && (limit->flags & TASK_EXEMPT)) || is_exempt(leader))
 		return 0;

@@ -109,7 +109,6 @@ struct percpu_counter {
 
 struct mm_struct {
 	unsigned long flags;
-	unsigned long data_vm;
 };
 
 struct mm_struct___before_6_2 {
