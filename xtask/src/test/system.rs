@@ -46,14 +46,6 @@ impl Target {
         }
     }
 
-    /// Where memgov enforces there: this machine may not load such programs, user-mode Linux has no BTF, and v1 is still to be tried.
-    const fn tiers(self) -> &'static [&'static str] {
-        match self {
-            Self::Host | Self::Uml | Self::Linux61V1 => &["portable"],
-            Self::Linux612V2 | Self::Linux61V2 => &["portable", "bpf"],
-        }
-    }
-
     /// `None` for this machine.
     pub fn boots(self) -> Option<(Kernel, Hierarchy)> {
         match self {
@@ -129,7 +121,6 @@ fn target(target: Target, options: &Options<'_>) -> Result<Summary> {
 
 fn words(target: Target, memgov: &str, options: &Options<'_>) -> Vec<String> {
     let mut words = ["run", "--target", target.name(), "--memgov", memgov].map(str::to_owned).to_vec();
-    words.extend(target.tiers().iter().flat_map(|tier| ["--tier".to_owned(), (*tier).to_owned()]));
     words.extend(options.filter.iter().flat_map(|filter| ["--filter".to_owned(), (*filter).to_owned()]));
     words
 }

@@ -17,11 +17,17 @@ pub(crate) struct Doctor {
     /// Print JSON.
     #[arg(long)]
     json: bool,
+    /// Do not load programs into the kernel to see whether they work there.
+    #[arg(long)]
+    no_load: bool,
 }
 
 /// The facts, those included that take loading programs into the kernel; nothing of it is left behind.
-pub(super) fn probe() -> Facts {
+fn probe(load: bool) -> Facts {
     let mut facts = Facts::probe(Path::new("/"));
+    if !load {
+        return facts;
+    }
     match crate::bpf::trial() {
         Ok(()) => facts.bpf.enforces = Some(true),
         Err(why) => (facts.bpf.enforces, facts.bpf.why_not) = (Some(false), Some(why)),
@@ -31,7 +37,7 @@ pub(super) fn probe() -> Facts {
 
 impl Doctor {
     pub(crate) fn run(&self, out: &mut dyn Write) -> anyhow::Result<()> {
-        let facts = probe();
+        let facts = probe(!self.no_load);
         let features = features(&facts);
         if self.json {
             output::json(out, &json!({ "features": features, "facts": facts }))?;

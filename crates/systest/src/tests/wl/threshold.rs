@@ -16,15 +16,20 @@ pub fn tests() -> Vec<Test> {
 }
 
 const PAGE: u64 = 4096;
+const TRIES: u32 = 12;
 
 /// The usage stands still at some amount over high; the control is set so that the line lies exactly there, then a page
 /// lower. If the kernel moved the usage meanwhile, it is done again.
 fn strict(bench: &mut Bench<'_>) -> Result<String> {
     let mut rig = Rig::start(bench)?;
     let pid = rig.hog.pid.to_string();
-    for _ in 0..5 {
+    for _ in 0..TRIES {
         rig.daemon.cli(&["clear", "--pid", &pid])?;
         rig.hog.take("anon", HIGH + 2 * MIB)?;
+        // Others are charged on each processor, so that what it holds in stock for the hog goes back now and not later.
+        for _ in 0..4 {
+            rig.daemon.cli(&["get", "--pid", &pid])?;
+        }
         let usage = settled(&rig)?;
         ensure!(usage > HIGH + PAGE, "the hog holds {}, its group only {usage}", HIGH + 2 * MIB);
         let since = rig.daemon.events().len();
@@ -58,7 +63,7 @@ fn strict(bench: &mut Bench<'_>) -> Result<String> {
             "nothing at {usage} bytes, acted one page above the line, {took} after it was set"
         ));
     }
-    bail!("the group's usage would not stand still for 700 ms in 5 tries")
+    bail!("the group's usage would not stand still for 700 ms in {TRIES} tries")
 }
 
 /// The usage once it stands still: a processor's stock of charged pages goes back when another group is charged there.
