@@ -66,6 +66,19 @@ struct ToldProcess {
     disarmed: bool,
 }
 
+impl ToldGroup {
+    fn new(id: GroupId, level: u32) -> Self {
+        let (standing, holders) = (GroupStanding::default(), Holders::default());
+        Self { id, level, standing, high: None, holders, told: None }
+    }
+}
+
+impl ToldProcess {
+    fn new(who: ProcessId) -> Self {
+        Self { who, standing: None, holders: Holders::default(), told: None, disarmed: false }
+    }
+}
+
 /// The kernel's share of the work.
 pub struct Inside {
     maps: Arc<Maps>,
@@ -142,14 +155,7 @@ impl Inside {
         if row.gone || (place.is_none() && standing == GroupStanding::default() && high.is_none()) {
             return;
         }
-        let told = place.get_or_insert(ToldGroup {
-            id: row.id,
-            level,
-            standing,
-            high,
-            holders: Holders::default(),
-            told: None,
-        });
+        let told = place.get_or_insert(ToldGroup::new(row.id, level));
         (told.standing, told.high) = (standing, high);
         // What cannot be told is enforced from outside, as everywhere else.
         let _ = tell_group(&self.maps, told);
@@ -165,13 +171,7 @@ impl Inside {
         }
         // A child has what its parent has from its birth on, and may have met it before it got a row.
         let met = self.done.contains(&(EventKind::Signalled, who));
-        let told = place.get_or_insert(ToldProcess {
-            who,
-            standing,
-            holders: Holders::default(),
-            told: None,
-            disarmed: met,
-        });
+        let told = place.get_or_insert(ToldProcess { standing, disarmed: met, ..ToldProcess::new(who) });
         if told.standing.map(|s| s.serial) != standing.map(|s| s.serial) {
             told.disarmed = false;
         }
@@ -192,27 +192,14 @@ impl Inside {
             Target::Group(id, slot) => {
                 let place = self.groups.get_mut(slot.0 as usize).ok_or(Errno::NOSPC)?;
                 place.take_if(|told| told.id != id);
-                let told = place.get_or_insert(ToldGroup {
-                    id,
-                    level,
-                    standing: GroupStanding::default(),
-                    high: None,
-                    holders: Holders::default(),
-                    told: None,
-                });
+                let told = place.get_or_insert(ToldGroup::new(id, level));
                 told.holders.add(episode);
                 tell_group(&self.maps, told)
             }
             Target::Process(who, slot) => {
                 let place = self.processes.get_mut(slot.0 as usize).ok_or(Errno::NOSPC)?;
                 place.take_if(|told| told.who != who);
-                let told = place.get_or_insert(ToldProcess {
-                    who,
-                    standing: None,
-                    holders: Holders::default(),
-                    told: None,
-                    disarmed: false,
-                });
+                let told = place.get_or_insert(ToldProcess::new(who));
                 told.holders.add(episode);
                 tell_process(&self.maps, told)
             }
@@ -235,20 +222,19 @@ impl Inside {
 
     /// The kernel is to send the signal of this process no more: it is sent from here. What it has sent until now is in its events.
     pub fn disarm(&mut self, slot: ProcessSlot, who: ProcessId) {
-        if let Some(Some(told)) = self.processes.get_mut(slot.0 as usize)
-            && told.who == who
-        {
-            told.disarmed = true;
-            let _ = tell_process(&self.maps, told);
-        }
+        self.set_disarmed(slot, who, true);
     }
 
     /// The episode of this process is over: the next crossing is met by the kernel again.
     pub fn arm(&mut self, slot: ProcessSlot, who: ProcessId) {
+        self.set_disarmed(slot, who, false);
+    }
+
+    fn set_disarmed(&mut self, slot: ProcessSlot, who: ProcessId, disarmed: bool) {
         if let Some(Some(told)) = self.processes.get_mut(slot.0 as usize)
             && told.who == who
         {
-            told.disarmed = false;
+            told.disarmed = disarmed;
             let _ = tell_process(&self.maps, told);
         }
     }

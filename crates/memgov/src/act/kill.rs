@@ -89,31 +89,26 @@ impl Kills {
 
     /// The kernel has killed this process already: its death is all that is left to see.
     pub(super) fn see_die(&mut self, decision: DecisionId, who: ProcessId, expected: Bytes) -> Outcome {
-        self.next = sys::now() + LOOK;
+        let since = sys::now();
+        self.next = since + LOOK;
         let (by, choice) = (Mechanism::Bpf, 0);
-        let dead = Outcome::Dead { processes: 1, by, choice, expected };
-        let Ok(process) = PidFd::open(who) else { return dead };
-        let _ = process.release_memory();
-        if process.exited() == Ok(true) {
-            return dead;
-        }
-        self.wait_for(Victim {
-            decision,
-            who,
-            process,
-            choice,
-            by,
-            expected,
-            since: sys::now(),
-            stuck: false,
-        });
-        Outcome::Done { processes: 1, by }
+        let Ok(process) = PidFd::open(who) else {
+            return Outcome::Dead { processes: 1, by, choice, expected };
+        };
+        self.await_death(Victim { decision, who, process, choice, by, expected, since, stuck: false })
     }
 
-    fn wait_for(&mut self, victim: Victim) {
+    /// SIGKILL is sent: it may be dead by now, or still share its memory with one that is not.
+    fn await_death(&mut self, victim: Victim) -> Outcome {
+        let Victim { choice, by, expected, .. } = victim;
+        let _ = victim.process.release_memory();
+        if victim.process.exited() == Ok(true) {
+            return Outcome::Dead { processes: 1, by, choice, expected };
+        }
         if self.victims.len() < self.victims.capacity() {
             self.victims.push(victim);
         }
+        Outcome::Done { processes: 1, by }
     }
 
     /// Down the ranking until one is killed. Why the last could not be is the outcome if none was.
@@ -146,24 +141,8 @@ impl Kills {
         let process = PidFd::open(who).map_err(|errno| missing(Operation::PidfdOpen, errno))?;
         check(kit, who)?;
         process.send(KILL).map_err(|errno| missing(Operation::SendSignal, errno))?;
-        // It may be dead by now, or still share its memory with one that is not.
-        let _ = process.release_memory();
-        let expected = candidate.rss;
-        let by = Mechanism::Pidfd;
-        if process.exited() == Ok(true) {
-            return Ok(Outcome::Dead { processes: 1, by, choice, expected });
-        }
-        self.wait_for(Victim {
-            decision,
-            who,
-            process,
-            choice,
-            by,
-            expected,
-            since: sys::now(),
-            stuck: false,
-        });
-        Ok(Outcome::Done { processes: 1, by })
+        let (by, expected, since) = (Mechanism::Pidfd, candidate.rss, sys::now());
+        Ok(self.await_death(Victim { decision, who, process, choice, by, expected, since, stuck: false }))
     }
 
     fn kill_group(&mut self, kit: &mut Kit, at: &Aim<'_>, id: GroupId, slot: GroupSlot) -> Outcome {

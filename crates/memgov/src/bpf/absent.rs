@@ -43,37 +43,18 @@ impl Tier {
     pub fn enable_run_stats(&mut self, _: bool) -> Result<(), Error> {
         match self.0 {}
     }
-    pub fn set_group(&self, _: GroupId, _: &GroupLimit) -> Hot {
-        match self.0 {}
-    }
-    pub fn clear_group(&self, _: GroupId) -> Hot {
-        match self.0 {}
-    }
-    pub fn set_process(&self, _: BorrowedFd<'_>, _: &TaskLimit) -> Hot {
-        match self.0 {}
-    }
-    pub fn clear_process(&self, _: BorrowedFd<'_>) -> Hot {
-        match self.0 {}
-    }
-    pub fn process(&self, _: BorrowedFd<'_>) -> Option<(u64, u64)> {
-        match self.0 {}
-    }
-    pub fn exempt(&self, _: ProcessId, _: bool) -> Hot {
-        match self.0 {}
-    }
-    pub fn renew(&self, _: Time) {
-        match self.0 {}
-    }
-    pub fn end_lease(&self) {
-        match self.0 {}
-    }
-    pub fn denials_of(&self, _: GroupId) -> Option<u64> {
-        match self.0 {}
-    }
     pub fn events(&self) -> BorrowedFd<'_> {
         match self.0 {}
     }
     pub fn drain(&mut self, _: &mut dyn FnMut(&Event)) {
+        match self.0 {}
+    }
+}
+
+impl std::ops::Deref for Tier {
+    type Target = Maps;
+
+    fn deref(&self) -> &Maps {
         match self.0 {}
     }
 }

@@ -6,14 +6,9 @@ use super::load::{self, Failure, MapFds, Source};
 use super::maps::{Maps, Table};
 use super::raw::{Ring, Shared, TypedMap};
 use super::record::Control;
-use super::{
-    Absent, Error, Event, GroupLimit, HookStatus, Hooks, Hot, Lost, MAX_PROTECTED_NAMES, Options, Parts,
-    TaskLimit,
-};
+use super::{Absent, Error, Event, HookStatus, Hooks, Lost, MAX_PROTECTED_NAMES, Options, Parts};
 use crate::kernel::sys;
 use libbpf_rs::{ErrorKind, MapCore, Object};
-use memgov_decide::snapshot::{GroupId, ProcessId};
-use memgov_decide::units::Time;
 use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::Ordering::{Relaxed, Release};
 use std::sync::{Arc, Mutex};
@@ -97,42 +92,6 @@ impl Tier {
     pub fn enable_run_stats(&mut self, on: bool) -> Result<(), Error> {
         self.attachments.enable_run_stats(on)
     }
-    /// See [`Maps::set_group`].
-    pub fn set_group(&self, id: GroupId, limit: &GroupLimit) -> Hot {
-        self.maps.set_group(id, limit)
-    }
-    /// See [`Maps::clear_group`].
-    pub fn clear_group(&self, id: GroupId) -> Hot {
-        self.maps.clear_group(id)
-    }
-    /// See [`Maps::set_process`].
-    pub fn set_process(&self, pid: BorrowedFd<'_>, limit: &TaskLimit) -> Hot {
-        self.maps.set_process(pid, limit)
-    }
-    /// See [`Maps::clear_process`].
-    pub fn clear_process(&self, pid: BorrowedFd<'_>) -> Hot {
-        self.maps.clear_process(pid)
-    }
-    /// See [`Maps::process`].
-    pub fn process(&self, pid: BorrowedFd<'_>) -> Option<(u64, u64)> {
-        self.maps.process(pid)
-    }
-    /// See [`Maps::exempt`].
-    pub fn exempt(&self, who: ProcessId, on: bool) -> Hot {
-        self.maps.exempt(who, on)
-    }
-    /// See [`Maps::renew`].
-    pub fn renew(&self, now: Time) {
-        self.maps.renew(now);
-    }
-    /// See [`Maps::end_lease`].
-    pub fn end_lease(&self) {
-        self.maps.end_lease();
-    }
-    /// See [`Maps::denials_of`].
-    pub fn denials_of(&self, id: GroupId) -> Option<u64> {
-        self.maps.denials_of(id)
-    }
     /// See [`Events::fd`].
     pub fn events(&self) -> BorrowedFd<'_> {
         self.events.fd()
@@ -140,6 +99,15 @@ impl Tier {
     /// See [`Events::drain`].
     pub fn drain(&mut self, f: &mut dyn FnMut(&Event)) {
         self.events.drain(f);
+    }
+}
+
+/// The calls of whoever acts.
+impl std::ops::Deref for Tier {
+    type Target = Maps;
+
+    fn deref(&self) -> &Maps {
+        &self.maps
     }
 }
 

@@ -15,7 +15,7 @@ use rustix::fd::{AsFd as _, OwnedFd};
 use super::queue::Ticket;
 use super::succession::Sentry;
 use crate::act::{Actor, Heart};
-use crate::kernel::{Error, Layout, sys};
+use crate::kernel::{Error, sys};
 use crate::observe::Observer;
 use crate::record::Recorder;
 use crate::record::event::{self, Names};
@@ -86,7 +86,6 @@ pub(super) struct Governing {
     pub heard: Vec<crate::bpf::Event>,
     /// What was asked for when programs were last attached.
     pub stood: u64,
-    pub layout: Layout,
     /// Tells it that the guardian has died; whether it could be told.
     pub bereave: Box<dyn Fn() -> bool + Send>,
     pub rule_names: Vec<Arc<str>>,
@@ -230,9 +229,9 @@ impl Governing {
 
     /// Tells the kernel what has changed of what it enforces by itself.
     fn tell(&mut self) {
-        let Self { actor, governor, snap, layout, .. } = self;
+        let Self { actor, governor, snap, observer, .. } = self;
         let Some(inside) = actor.inside() else { return };
-        super::inside::tell(inside, layout, governor, snap);
+        super::inside::tell(inside, observer.layout(), governor, snap);
         let version = self.governor.stands_version();
         if version != self.stood && (self.attach)() {
             self.stood = version;

@@ -9,7 +9,7 @@ use memgov_decide::snapshot::{GroupSlot, ProcessSlot, Snapshot};
 
 use super::say;
 use crate::act::Inside;
-use crate::bpf::{self, Attachments, Comm, Events, Hook, HookStatus, Hooks};
+use crate::bpf::{self, Attachments, Comm, Events, Hook, Hooks};
 use crate::config::{Settings, Tier};
 use crate::kernel::{Layout, proc};
 use crate::serve::wire;
@@ -152,15 +152,14 @@ impl Attached {
         if let Err(error) = attachments.require(hooks) {
             say(&format!("memgov: enforcement inside the kernel: {error}; it is done from outside"));
         }
-        let status = attachments.hooks();
-        for hook in &status {
+        for hook in &attachments.hooks() {
             if let (Some(set), Some(why)) = (hook.set, &hook.unavailable)
                 && hooks.has(set)
             {
                 say(&format!("memgov: {}: {why}", hook.name));
             }
         }
-        hooks.has(Hook::Deny) && refuses(&status)
+        hooks.has(Hook::Deny) && attachments.in_force().has(Hook::Deny)
     }
 
     /// For `status`.
@@ -185,12 +184,6 @@ impl Attached {
         });
         wire::TierStatus { name: Tier::Bpf.name().into(), why: None, hooks: hooks.collect() }
     }
-}
-
-/// Whether every program that refuses was seen to.
-fn refuses(status: &[HookStatus]) -> bool {
-    let mut denying = status.iter().filter(|hook| hook.set == Some(Hook::Deny)).peekable();
-    denying.peek().is_some() && denying.all(|hook| hook.how.is_some() && hook.proven)
 }
 
 #[cfg(test)]

@@ -204,7 +204,7 @@ impl Started {
         let desk = Arc::new(Desk {
             asker: asker.clone(),
             journal: Arc::clone(&journal),
-            layout: layout.clone(),
+            layout,
             attached,
             config_path: options.config.clone(),
             dry_run: options.dry_run,
@@ -244,7 +244,6 @@ impl Started {
             events,
             heard: Vec::with_capacity(governing::HEARD),
             stood: 0,
-            layout,
             bereave: Box::new(move || bereave.try_send(Chore::Bereaved).is_ok()),
             rule_names,
             counts,

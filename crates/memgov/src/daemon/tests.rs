@@ -100,7 +100,6 @@ fn governing(layout: &Layout, state: &Path, policy: Policy) -> (Governing, Arc<J
         events: None,
         heard: Vec::new(),
         stood: 0,
-        layout: layout.clone(),
         bereave: Box::new(|| true),
         counts: Arc::new(Counts::default()),
         lease: Duration::from_secs(10),
