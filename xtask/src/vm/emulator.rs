@@ -37,17 +37,6 @@ pub enum Hierarchy {
 }
 
 impl Hierarchy {
-    /// How QEMU emulates the processors. The v1 freezer switches a static branch (`freezer_active` in kernel/freezer.c) with
-    /// every first freeze and last thaw, and so rewrites kernel text that other processors are running. QEMU with a thread a
-    /// processor can miss that: a processor then stands for ever at the rewritten place in get_signal (seen as soft lockups with
-    /// QEMU 7.2). One thread for all cannot.
-    const fn emulation(self) -> &'static str {
-        match self {
-            Self::V2 => "tcg,thread=multi",
-            Self::V1 | Self::Hybrid => "tcg,thread=single",
-        }
-    }
-
     /// As on the command line and in init.sh.
     pub fn name(self) -> &'static str {
         match self {
@@ -121,6 +110,12 @@ impl Kernel {
 /// memory, so that a mapped file is a file as on a real machine.
 const APPEND: &str = "panic=-1 oops=panic rootfstype=ramfs loglevel=6";
 
+/// How QEMU emulates the processors: all of them on one thread. The kernel rewrites its own text while other processors run it: when programs are
+/// attached to its functions, and whenever the v1 freezer switches a static branch (`freezer_active` in kernel/freezer.c). QEMU with
+/// a thread a processor can miss that: a processor then meets a breakpoint that nobody knows of any more (seen as int3 oopses when programs are
+/// attached, and as soft lockups in get_signal, with QEMU 7.2). One thread for all cannot.
+const EMULATION: &str = "tcg,thread=single";
+
 fn qemu(machine: &Machine, image: &Path, initramfs: &Path) -> Result<Command> {
     let mut append = format!("console=ttyS0 {APPEND} psi=1 swapaccount=1");
     for word in &machine.append {
@@ -133,7 +128,7 @@ fn qemu(machine: &Machine, image: &Path, initramfs: &Path) -> Result<Command> {
     if machine.kvm {
         qemu.args(["-accel", "kvm", "-cpu", "host"]);
     } else {
-        qemu.args(["-accel", machine.cgroup.emulation(), "-cpu", "max"]);
+        qemu.args(["-accel", EMULATION, "-cpu", "max"]);
     }
     qemu.args(["-smp", "2", "-m", &format!("{}M", machine.memory_mib)]);
     qemu.arg("-kernel").arg(image).arg("-initrd").arg(initramfs).args(["-append", &append]);
