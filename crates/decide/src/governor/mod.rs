@@ -30,7 +30,7 @@
 use std::collections::VecDeque;
 use std::time::Duration;
 
-use crate::decision::Decisions;
+use crate::decision::{DecisionId, Decisions, EpisodeId};
 use crate::policy::{Policy, Rule, RuleId, Scope};
 use crate::snapshot::{ProcessId, ProcessSlot, Snapshot};
 use crate::units::{Limit, Time};
@@ -177,6 +177,17 @@ impl Governor {
     pub fn counting_from(mut self, next: Numbers) -> Self {
         (self.next_decision, self.next_episode) = (next.decision, next.episode);
         self
+    }
+
+    /// A number for a record of what nobody decided: the kernel's own OOM killer, calls that it refused. `episode`: the one it
+    /// belongs to; without one it begins its own. From the same row as decisions, so that a number names one thing in all that is kept.
+    pub fn number(&mut self, episode: Option<EpisodeId>) -> (DecisionId, EpisodeId) {
+        let episode = episode.unwrap_or_else(|| {
+            self.next_episode += 1;
+            EpisodeId(self.next_episode - 1)
+        });
+        self.next_decision += 1;
+        (DecisionId(self.next_decision - 1), episode)
     }
 
     /// What is asked for.

@@ -4,6 +4,8 @@
 //! What stands changes when and where a line is met, never what is decided: the crossing is read and decided on as
 //! ever, and an order that the kernel has carried out already is found to be done.
 
+mod refusals;
+
 use std::os::fd::AsFd as _;
 use std::sync::Arc;
 
@@ -16,6 +18,8 @@ use memgov_decide::units::{Bytes, Limit, Time};
 use crate::bpf::{Event, EventKind, GroupLimit, Maps, TaskAction, TaskLimit};
 use crate::kernel::Errno;
 use crate::kernel::pidfd::PidFd;
+
+pub use refusals::Refused;
 
 /// Episodes that may hold one target at once; a further one finds it held already and comes again with its next order.
 const MOST_HOLDERS: usize = 8;
@@ -54,6 +58,7 @@ struct ToldGroup {
     high: Option<Limit>,
     holders: Holders,
     told: Option<GroupLimit>,
+    said: refusals::Said,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -64,18 +69,20 @@ struct ToldProcess {
     told: Option<TaskLimit>,
     /// Its signal is being sent or was sent from here: the kernel is not to send it too, until it is armed anew.
     disarmed: bool,
+    said: refusals::Said,
 }
 
 impl ToldGroup {
     fn new(id: GroupId, level: u32) -> Self {
         let (standing, holders) = (GroupStanding::default(), Holders::default());
-        Self { id, level, standing, high: None, holders, told: None }
+        Self { id, level, standing, high: None, holders, told: None, said: refusals::Said::default() }
     }
 }
 
 impl ToldProcess {
     fn new(who: ProcessId) -> Self {
-        Self { who, standing: None, holders: Holders::default(), told: None, disarmed: false }
+        let (holders, said) = (Holders::default(), refusals::Said::default());
+        Self { who, standing: None, holders, told: None, disarmed: false, said }
     }
 }
 

@@ -21,7 +21,7 @@ mod sweep;
 
 pub use deny::DeniedView;
 pub use guardian::{Guardian, Heart, Post, stand_guard};
-pub use inside::Inside;
+pub use inside::{Inside, Refused};
 pub use ledger::{Ledger, Leftover, Undone, Verdict};
 pub use rehearsal::Finding;
 pub use slow::SlowedView;

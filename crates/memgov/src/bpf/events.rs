@@ -54,6 +54,9 @@ fn event(raw: &RawEvent, ns_per_tick: u64) -> Option<Event> {
         rss: rss(raw),
         signal: u8::try_from(raw.signal).unwrap_or(0),
         at: Time(raw.at_ns),
+        own: raw.own != 0,
+        uid: raw.uid,
+        comm: raw.comm,
     })
 }
 

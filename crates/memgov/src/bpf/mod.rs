@@ -230,11 +230,11 @@ pub struct Event {
     pub who: ProcessId,
     /// The group whose line it was; the group of the process where the line was its own.
     pub group: GroupId,
-    /// As given with the limit.
+    /// As given with the limit. Of [`EventKind::OomEnter`] and [`EventKind::OomVictim`]: so many before it in this group were not told.
     pub tag: u64,
     /// Usage of `group`, where it was looked at.
     pub usage: Bytes,
-    /// The line that was crossed.
+    /// The line that was crossed. Of [`EventKind::OomEnter`] the group's `memory.max`; `u64::MAX` bytes: none.
     pub limit: Bytes,
     /// Resident memory of the process, where it still had any.
     pub rss: Option<Rss>,
@@ -242,6 +242,12 @@ pub struct Event {
     pub signal: u8,
     /// When.
     pub at: Time,
+    /// A denial by the process's own line, not by a group's.
+    pub own: bool,
+    /// The process's real uid.
+    pub uid: u32,
+    /// Its name.
+    pub comm: Comm,
 }
 
 /// How a program is attached.

@@ -84,6 +84,9 @@ pub(super) struct RawEvent {
     pub at_ns: u64,
     pub signal: u32,
     pub hook: u32,
+    pub uid: u32,
+    pub own: u32,
+    pub comm: [u8; 16],
 }
 
 #[repr(C)]
@@ -206,7 +209,7 @@ mod tests {
         );
         same!(
             &btf, "event", RawEvent, kind, tgid, start_ns, group, tag, usage, limit, rss_anon, rss_file,
-            rss_shmem, at_ns, signal, hook
+            rss_shmem, at_ns, signal, hook, uid, own, comm
         );
         same!(&btf, "hook_stats", HookStats, calls, acted);
         let programs = load::open(Source::Deny).unwrap();

@@ -53,9 +53,25 @@ fn print(explanation: &wire::Explanation, out: &mut dyn Write) -> std::io::Resul
     ];
     for (name, value, line) in numbers {
         if let (Some(value), Some(line)) = (value, line) {
-            let excess = value.saturating_sub(line);
-            writeln!(out, "         {name} {value} bytes, line {line} bytes, over by {}", Bytes(excess))?;
+            let excess = match value.saturating_sub(line) {
+                0 => String::new(),
+                excess => format!(", over by {}", Bytes(excess)),
+            };
+            writeln!(out, "         {name} {value} bytes, line {line} bytes{excess}")?;
         }
+    }
+    if let Some(who) = &event.allocating {
+        let held = Bytes(who.rss_bytes);
+        writeln!(out, "alloc    pid {} ({}), which held {held}", who.pid, shown(&who.comm))?;
+    }
+    if let Some(calls) = event.denials {
+        writeln!(out, "refused  {calls} calls since its line was set")?;
+    }
+    if let Some(count) = event.left_out {
+        writeln!(
+            out,
+            "left out {count} of the same kind before it: they came too fast to be recorded one by one"
+        )?;
     }
     if !event.ranking.is_empty() {
         writeln!(out, "ranking  best victim first; the next is tried if one cannot be killed")?;

@@ -46,6 +46,7 @@ pub(crate) fn source(source: &Source) -> String {
     match source {
         Source::Rule { rule } => format!("rule {}", shown(rule)),
         Source::Control { .. } => "own control".into(),
+        Source::Kernel { .. } => "the kernel".into(),
     }
 }
 
@@ -53,6 +54,7 @@ pub(crate) fn source(source: &Source) -> String {
 pub(crate) fn target(target: &Target) -> String {
     match target {
         Target::Group { path, .. } => shown(path),
+        Target::Host {} => "the machine".into(),
         Target::Process { pid, comm, group, .. } => {
             let group = group.as_ref().map(|g| format!(" in {}", shown(g))).unwrap_or_default();
             let name = if comm.is_empty() { String::new() } else { format!(" ({})", shown(comm)) };
@@ -75,6 +77,9 @@ pub(crate) fn order(order: OrderKind, signal: Option<u8>, share: Option<u16>) ->
         OrderKind::Signal => format!("signal {}", signal.map(signals::name).unwrap_or_default()),
         OrderKind::Kill => "kill".into(),
         OrderKind::Relieved => "relieved".into(),
+        OrderKind::Denied => "denied".into(),
+        OrderKind::Oom => "out of memory".into(),
+        OrderKind::OomKill => "killed by the kernel".into(),
     }
 }
 

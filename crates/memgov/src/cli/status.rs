@@ -141,6 +141,12 @@ fn goings_on(status: &wire::Status, out: &mut dyn Write) -> std::io::Result<()> 
         let rows: Vec<_> = status.holds.iter().map(row).collect();
         output::table(out, &["HELD", "ACTION", "BY", "RUNS"], &rows)?;
     }
+    if !status.denials.is_empty() {
+        writeln!(out)?;
+        let row = |d: &wire::DenialStatus| vec![output::target(&d.target), d.calls.to_string()];
+        let rows: Vec<_> = status.denials.iter().map(row).collect();
+        output::table(out, &["REFUSED", "CALLS"], &rows)?;
+    }
     for control in &status.controls {
         writeln!(out, "{}", control_text(control))?;
     }
@@ -158,6 +164,7 @@ fn losses(lost: &wire::Losses, out: &mut dyn Write) -> std::io::Result<()> {
         (lost.events, "event queues overflowed and were followed by a full look"),
         (lost.decisions, "decisions were put off for want of room"),
         (lost.records, "records were dropped"),
+        (lost.happenings, "records of OOM kills and refusals were left out: they came too fast"),
         (lost.clients, "clients were dropped or turned away"),
     ];
     for (count, what) in named.iter().filter(|(count, _)| *count > 0) {

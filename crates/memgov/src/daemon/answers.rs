@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use memgov_decide::control::MemControl;
+use memgov_decide::decision::{Source, Target};
 use memgov_decide::governor::EpisodeView;
 use memgov_decide::snapshot::{GroupId, Lost, ProcessId};
 use memgov_decide::units::Time;
@@ -36,6 +37,10 @@ pub(super) struct StatusBuffer {
     pub episodes: Vec<Running>,
     pub holds: Vec<Held>,
     pub controls: Vec<(ProcessId, MemControl)>,
+    /// Who was refused something inside the kernel, and how many calls.
+    pub refused: Vec<(Target, Names, u64)>,
+    /// Records of what the kernel did by itself that were left out.
+    pub happenings_left_out: u64,
     pub left_out: u64,
     pub groups: usize,
     pub processes: usize,
@@ -51,6 +56,8 @@ impl StatusBuffer {
             episodes: Vec::with_capacity(STATUS_ROWS),
             holds: Vec::with_capacity(STATUS_ROWS),
             controls: Vec::with_capacity(STATUS_ROWS),
+            refused: Vec::with_capacity(STATUS_ROWS),
+            happenings_left_out: 0,
             left_out: 0,
             groups: 0,
             processes: 0,
@@ -173,6 +180,13 @@ fn status(governing: &Governing, mut buffer: Box<StatusBuffer>) -> Box<StatusBuf
             rule,
         );
         keep(&mut buffer.episodes, &mut buffer.left_out, Running { view, names });
+    }
+    buffer.happenings_left_out = governing.happenings.all_left_out;
+    if let Some(inside) = &actor.inside {
+        inside.each_refused(&mut |target, calls| {
+            let names = Names::of_target(Source::Control, target, None, snap, |_| None);
+            keep(&mut buffer.refused, &mut buffer.left_out, (target, names, calls));
+        });
     }
     for view in actor.holds() {
         let mut names = Names::default();

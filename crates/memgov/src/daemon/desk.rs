@@ -175,6 +175,7 @@ impl Governed for Desk {
             rules: view::rules(&in_force.policy(), &buffer),
             episodes: buffer.episodes.iter().map(|e| view::episode(e, buffer.at)).collect(),
             holds: buffer.holds.iter_mut().map(view::hold).collect(),
+            denials: buffer.refused.iter().map(view::denials).collect(),
             controls: buffer
                 .controls
                 .iter()
@@ -194,6 +195,7 @@ impl Governed for Desk {
                 events: buffer.lost.events,
                 decisions: buffer.decisions_lost,
                 records: self.journal.dropped(),
+                happenings: buffer.happenings_left_out,
                 clients: self.clients_lost.get().map_or(0, |lost| lost()),
             },
             counts: wire::Counts {

@@ -84,6 +84,8 @@ pub(super) struct Governing {
     /// What the kernel's own enforcement tells, and what of it belongs to this tick.
     pub events: Option<crate::bpf::Events>,
     pub heard: Vec<crate::bpf::Event>,
+    /// What of it nobody decided.
+    pub happenings: super::happenings::Happenings,
     /// What was asked for when programs were last attached.
     pub stood: u64,
     /// Tells it that the guardian has died; whether it could be told.
@@ -185,6 +187,7 @@ impl Governing {
         self.observe(now);
         self.decide();
         self.act();
+        self.tell_happenings();
         self.tell();
         // What comes to be known from here on (a request, a scan) belongs to the next tick.
         let groups_went = self.observer.clear_gone(&self.snap);
@@ -250,6 +253,7 @@ impl Governing {
                 let shown = event::canonical(&decision, &self.snap, self.governor.policy());
                 self.tape.decision(decision.id.0, &serde_json::to_vec(&shown).unwrap_or_default());
             }
+            let refused = self.last_refused(&decision);
             let outcome = self.actor.perform(&decision, &self.snap, &self.observer);
             let report = Report { decision: decision.id, outcome };
             self.governor.report(&report);
@@ -257,6 +261,9 @@ impl Governing {
             self.count(&decision, &outcome);
             if decision.notable {
                 self.record(&decision, outcome);
+            }
+            if let Some(refused) = refused {
+                self.tell_refused(&decision, refused);
             }
         }
     }

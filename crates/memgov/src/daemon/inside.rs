@@ -104,7 +104,9 @@ pub(super) fn exempt(inside: &Inside, pids: &[u32]) {
 /// The programs that serve what is asked for.
 pub(super) fn hooks(stands: Stands) -> Hooks {
     let wanted = [(stands.deny, Hook::Deny), (stands.usage, Hook::Charge), (stands.rss, Hook::Rss)];
-    wanted.into_iter().filter(|(wanted, _)| *wanted).map(|(_, hook)| hook).collect()
+    let hooks: Hooks = wanted.into_iter().filter(|(wanted, _)| *wanted).map(|(_, hook)| hook).collect();
+    // Whoever is governed wants to know what the kernel took besides; it costs nothing until memory is short.
+    if hooks.is_empty() { hooks } else { hooks.with(Hook::Oom) }
 }
 
 /// Tells the kernel of rows that this tick has read anew.

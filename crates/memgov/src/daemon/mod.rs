@@ -4,6 +4,7 @@
 mod answers;
 mod desk;
 mod governing;
+mod happenings;
 mod inside;
 mod protection;
 mod queue;
@@ -219,6 +220,8 @@ impl Started {
         let waker = serving.waker();
         // There is one serving thread, so this is set once.
         let _ = desk.clients_lost.set(Box::new(serving.losses()));
+        let hierarchy = desk.layout.clone();
+        journal.find_groups_by(Box::new(move |id| crate::kernel::cgroup::find(&hierarchy, id)));
         journal.on_news(Box::new(move || waker.wake()));
         let mut governing = Governing {
             snap,
@@ -243,6 +246,7 @@ impl Started {
             attach: Box::new(move || attach.try_send(Chore::Attach).is_ok()),
             events,
             heard: Vec::with_capacity(governing::HEARD),
+            happenings: happenings::Happenings::default(),
             stood: 0,
             bereave: Box::new(move || bereave.try_send(Chore::Bereaved).is_ok()),
             rule_names,

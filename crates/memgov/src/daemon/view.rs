@@ -73,6 +73,11 @@ pub(super) fn hold(held: &mut Held) -> wire::HoldStatus {
     }
 }
 
+/// Calls that were refused.
+pub(super) fn denials((target, names, calls): &(Target, Names, u64)) -> wire::DenialStatus {
+    wire::DenialStatus { target: event::target(*target, names), calls: *calls }
+}
+
 /// A moment of the monotonic clock as wall-clock time.
 fn wall(then: Time, now: Time) -> String {
     let ago = now.since(then);

@@ -27,6 +27,10 @@ impl Observer {
             if let Some(slot) = group_of(snap, event) {
                 governor.pace_hint_event(slot, now);
             }
+            if event.kind == EventKind::Exit {
+                self.exited(event, snap, tape);
+                continue;
+            }
             if !is_about_a_process(event.kind) {
                 continue;
             }
@@ -38,11 +42,21 @@ impl Observer {
                 }
                 None => {}
             }
-            if event.kind == EventKind::Killed
+            // What it met is decided on although it may be dead of it by now.
+            if matches!(event.kind, EventKind::Killed | EventKind::Signalled)
                 && let Some(slot) = self.processes.slot(event.who.pid)
             {
                 self.processes.keep_for_a_tick(slot);
             }
+        }
+    }
+
+    /// The last thread of a process with a limit is gone: its row is free at once, and not when somebody looks.
+    fn exited(&mut self, event: &Event, snap: &mut Snapshot, tape: &mut Tape) {
+        if let Some(slot) = self.processes.slot(event.who.pid)
+            && snap.process(slot).is_some_and(|row| row.id == event.who)
+        {
+            self.processes.gone(slot, snap, tape);
         }
     }
 

@@ -113,6 +113,9 @@ pub fn event(
         },
         reason: reason(&decision.reason, names.compared()),
         ranking: ranking(decision, names),
+        allocating: None,
+        denials: None,
+        left_out: None,
         outcome: self::outcome(outcome),
         log: log.flatten(),
     }
@@ -150,7 +153,8 @@ pub fn source(source: Source, rule: Option<&str>) -> wire::Source {
     }
 }
 
-fn comm(comm: &[u8; 16]) -> &[u8] {
+/// A name without its padding.
+pub(super) fn comm(comm: &[u8; 16]) -> &[u8] {
     comm.split(|&b| b == 0).next().unwrap_or_default()
 }
 
@@ -303,11 +307,13 @@ pub fn line(event: &wire::Event, outcome: &str) -> String {
     let source = match &event.source {
         wire::Source::Rule { rule } => format!("rule {}", terminal::shown(rule)),
         wire::Source::Control { .. } => "control".to_owned(),
+        wire::Source::Kernel { .. } => "kernel".to_owned(),
     };
     let target = match &event.target {
         wire::Target::Group { path, .. } => path.clone(),
         wire::Target::Process { pid, comm, .. } if comm.is_empty() => format!("pid {pid}"),
         wire::Target::Process { pid, comm, .. } => format!("{comm}[{pid}]"),
+        wire::Target::Host {} => "the machine".to_owned(),
     };
     let order = text::order(event.order);
     format!("#{} {source}: {order} {target}: {}; {outcome}", event.id, event.reason.text)

@@ -16,6 +16,7 @@ use memgov_decide::units::Bytes;
 use serde::Deserialize;
 
 use super::event::{self, Names};
+use super::happening::{Finder, Happening};
 use super::text;
 use crate::serve::wire::Event;
 use crate::terminal;
@@ -36,6 +37,7 @@ const TAIL: u64 = 256 << 10;
 enum Entry {
     Decision { decision: Decision, outcome: Outcome, names: Names, wall: SystemTime },
     Outcome(Report),
+    Happening(Happening),
 }
 
 /// The loop's end of the queue. Never blocks, never allocates.
@@ -56,6 +58,11 @@ impl Recorder {
     /// Records what came later of an earlier decision.
     pub fn outcome(&self, report: Report) {
         self.push(Entry::Outcome(report));
+    }
+
+    /// Records what the kernel did by itself.
+    pub fn happening(&self, happening: Happening) {
+        self.push(Entry::Happening(happening));
     }
 
     fn push(&self, entry: Entry) {
@@ -85,6 +92,8 @@ pub struct Journal {
     news: Condvar,
     /// Tells the serving thread, once it runs.
     wake: OnceLock<Box<dyn Fn() + Send + Sync>>,
+    /// Finds groups that have no row.
+    finder: OnceLock<Finder>,
     dropped: Arc<AtomicU64>,
 }
 
@@ -124,6 +133,12 @@ impl Journal {
     pub fn on_news(&self, wake: Box<dyn Fn() + Send + Sync>) {
         // Set once, at start.
         let _ = self.wake.set(wake);
+    }
+
+    /// Has `finder` asked for groups that have no row; it may take its time.
+    pub fn find_groups_by(&self, finder: Finder) {
+        // Set once, at start.
+        let _ = self.finder.set(finder);
     }
 
     /// What was recorded after the cursor `after` (0: all that is kept), oldest first, at most `most`. An event whose outcome became
@@ -178,16 +193,19 @@ impl Journal {
             let event = match entry {
                 Entry::Decision { decision, outcome, names, wall } => {
                     let time = humantime::format_rfc3339_millis(wall).to_string();
-                    Some((event::event(&decision, &outcome, &names, time, page), outcome))
+                    Some((event::event(&decision, &outcome, &names, time, page), text::outcome(&outcome)))
                 }
-                Entry::Outcome(report) => self.amended(report).map(|event| (event, report.outcome)),
+                Entry::Outcome(report) => {
+                    self.amended(report).map(|event| (event, text::outcome(&report.outcome)))
+                }
+                Entry::Happening(it) => Some((self.named(&it), "seen by memgov".to_owned())),
             };
             let Some((event, outcome)) = event else { continue };
             // The letter's line first: it is what administrators of that series would look for.
             if let Some(line) = &event.log {
                 terminal::complain(line);
             }
-            terminal::complain(&event::line(&event, &text::outcome(&outcome)));
+            terminal::complain(&event::line(&event, &outcome));
             if let Some(log) = &mut log {
                 log.append(&event);
             }
@@ -202,6 +220,18 @@ impl Journal {
             if let Some(wake) = self.wake.get() {
                 wake();
             }
+        }
+    }
+
+    /// With the path of its group, if that can be found.
+    fn named(&self, it: &Happening) -> Event {
+        let found = match (&it.path, self.finder.get()) {
+            (None, Some(find)) if it.group.0 != 0 => find(it.group),
+            _ => None,
+        };
+        match found {
+            Some((path, owner)) => it.event(Some(&path), owner),
+            None => it.event(it.path.as_deref(), it.owner),
         }
     }
 

@@ -6,9 +6,11 @@
 //! Nothing here decides or touches the system.
 
 pub mod event;
+pub mod happening;
 pub mod journal;
 pub mod replay;
 pub mod text;
 pub mod trace;
 
+pub use happening::Happening;
 pub use journal::{Journal, Recorder};

@@ -9,7 +9,7 @@ use std::io::Write;
 use std::path::Path;
 
 use memgov_decide::control::MemControl;
-use memgov_decide::decision::{DecisionId, Decisions, Report};
+use memgov_decide::decision::{DecisionId, Decisions, EpisodeId, Report};
 use memgov_decide::governor::{Bounds, Governor, Numbers};
 use memgov_decide::policy::Policy;
 use memgov_decide::snapshot::{
@@ -198,6 +198,11 @@ impl Player {
             "decision" => {
                 self.step();
                 self.recorded.push((words.number(1)?, frame.payload.to_vec()));
+            }
+            // What it was for is in the journal; here only the count goes on.
+            "number" => {
+                self.step();
+                let _ = self.governor.number(words.maybe(1)?.map(EpisodeId));
             }
             "report" => {
                 self.step();

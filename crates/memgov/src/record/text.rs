@@ -82,6 +82,9 @@ pub const fn order(order: OrderKind) -> &'static str {
         OrderKind::Signal => "signal",
         OrderKind::Kill => "kill",
         OrderKind::Relieved => "relieved",
+        OrderKind::Denied => "denied",
+        OrderKind::Oom => "oom",
+        OrderKind::OomKill => "oom-kill",
     }
 }
 

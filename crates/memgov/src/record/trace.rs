@@ -23,7 +23,7 @@ use std::path::Path;
 use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
 
 use memgov_decide::control::MemControl;
-use memgov_decide::decision::Report;
+use memgov_decide::decision::{EpisodeId, Report};
 use memgov_decide::governor::Numbers;
 use memgov_decide::snapshot::{Group, GroupSlot, Host, Process, ProcessId, ProcessSlot, Rss};
 use memgov_decide::units::{Bytes, Time};
@@ -214,6 +214,10 @@ impl Tape {
             let names: Vec<&str> = rules.collect();
             self.frame(format_args!("policy {}", names.len()), names.join("\n").as_bytes());
         }
+    }
+    /// A number was given to a record of what nobody decided; `episode`: which it was said to belong to.
+    pub fn number(&mut self, episode: Option<EpisodeId>) {
+        self.frame(format_args!("number {}", Opt(episode.map(|id| id.0))), b"");
     }
     /// A decision; the payload is its event without what only the daemon knows (wall clock, outcome).
     pub fn decision(&mut self, id: u64, json: &[u8]) {

@@ -141,6 +141,7 @@ pub fn may_see(peer: Peer, target: &Target) -> bool {
     let owner = match target {
         Target::Group { owner, .. } => owner,
         Target::Process { uid, .. } => uid,
+        Target::Host {} => &None,
     };
     peer.is_root() || *owner == Some(peer.uid)
 }

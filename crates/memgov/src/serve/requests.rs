@@ -159,6 +159,7 @@ fn status(peer: Peer, governed: &dyn Governed) -> Result<Value, Failure> {
     let mut status = governed.status()?;
     if !peer.is_root() {
         status.episodes.retain(|e| permit::may_see(peer, &e.target));
+        status.denials.retain(|d| permit::may_see(peer, &d.target));
         status.holds.retain(|h| permit::may_see(peer, &h.target));
         status.controls.retain(|c| {
             let facts = governed.process(c.pid);

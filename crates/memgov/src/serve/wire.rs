@@ -19,7 +19,7 @@ pub fn text(bytes: &[u8]) -> String {
     out
 }
 
-/// Where an order comes from: `{"rule":"builds"}` or `{"control":true}`.
+/// Where an order comes from: `{"rule":"builds"}`, `{"control":true}`, or `{"kernel":true}` where nobody ordered it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(untagged)]
 pub enum Source {
@@ -32,6 +32,11 @@ pub enum Source {
     Control {
         /// Always true.
         control: bool,
+    },
+    /// The kernel did it by itself: its OOM killer, or a refusal that no running episode stands for.
+    Kernel {
+        /// Always true.
+        kernel: bool,
     },
 }
 
@@ -64,6 +69,8 @@ pub enum Target {
         #[serde(default, skip_serializing_if = "Option::is_none")]
         uid: Option<u32>,
     },
+    /// The whole machine: only root is shown this.
+    Host {},
 }
 
 /// What was ordered.
@@ -81,6 +88,9 @@ pub enum OrderKind {
     Signal,
     Kill,
     Relieved,
+    Denied,
+    Oom,
+    OomKill,
 }
 
 /// Why, as a word.
@@ -98,6 +108,8 @@ pub enum ReasonKind {
     TooManyKills,
     Protected,
     FreeingPending,
+    Denied,
+    Oom,
 }
 
 /// Why, with the numbers.
@@ -206,6 +218,15 @@ pub struct Event {
     /// For kills of one among many.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub ranking: Vec<Candidate>,
+    /// Of an `oom`: whose allocation the kernel could not satisfy.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub allocating: Option<Candidate>,
+    /// Of a `denied`: calls that were refused to the target since its line was set.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub denials: Option<u64>,
+    /// Records of the same kind that were left out before this one, because they came too fast.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub left_out: Option<u64>,
     /// What came of it.
     pub outcome: Outcome,
     /// The letter's log line: on the first event of an episode with logging.
@@ -379,6 +400,9 @@ pub struct Status {
     pub episodes: Vec<EpisodeStatus>,
     /// What is held: denied, slowed.
     pub holds: Vec<HoldStatus>,
+    /// Calls that were refused inside the kernel, by whose line: those that stand now.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub denials: Vec<DenialStatus>,
     /// Controls of processes.
     pub controls: Vec<Control>,
     /// Entries of the three lists above that were left out, to bound the answer.
@@ -481,6 +505,15 @@ pub struct HoldStatus {
     pub share_permille: Option<u16>,
 }
 
+/// Calls that were refused to a group or process.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DenialStatus {
+    /// Whose line it was.
+    pub target: Target,
+    /// How many, since the line was set.
+    pub calls: u64,
+}
+
 /// What is watched.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[expect(missing_docs, reason = "the names say it")]
@@ -501,6 +534,8 @@ pub struct Losses {
     pub records: u64,
     #[serde(default)]
     pub clients: u64,
+    #[serde(default)]
+    pub happenings: u64,
 }
 
 /// Counters.

@@ -65,8 +65,10 @@ static __always_inline int refuse(__u32 hook)
 	count(hook, true);
 	if (slot)
 		tell_denial(slot, NULL, leader, &seen, hook, now);
-	else if (limit)
+	else if (limit) {
+		seen.own = true;
 		tell_denial(NULL, limit, leader, &seen, hook, now);
+	}
 	return -ENOMEM;
 }
 

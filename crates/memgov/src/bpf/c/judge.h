@@ -15,6 +15,7 @@ struct seen {
 	__u64 rss;
 	__u64 tag;
 	bool looked; /* at a group with a line */
+	bool own; /* the line is the process's own */
 };
 
 static __always_inline void count(__u32 hook, bool acted)
@@ -34,11 +35,9 @@ static __always_inline bool leased(__u64 now)
 	return now < control.lease_until_ns;
 }
 
-/* Of the process that is running: what it holds now, whatever its limit counts. */
-static __always_inline void tell_rss(struct event *event)
+/* What a process holds now, whatever its limit counts. */
+static __always_inline void tell_rss(struct event *event, struct task_struct *task)
 {
-	struct task_struct *task = bpf_get_current_task_btf();
-
 	event->rss_anon = event->rss_file = event->rss_shmem = NO_LINE;
 	if (!task->mm)
 		return;
@@ -48,7 +47,7 @@ static __always_inline void tell_rss(struct event *event)
 }
 
 /* Not inlined, so that the record's type is in BTF, where a test finds it. */
-static __noinline void fill(struct event *event, struct task_struct *leader, const struct seen *seen)
+static __noinline void fill(struct event *event, struct task_struct *leader, struct task_struct *task, const struct seen *seen)
 {
 	event->tgid = leader->tgid;
 	event->start_ns = leader->start_boottime;
@@ -56,11 +55,14 @@ static __noinline void fill(struct event *event, struct task_struct *leader, con
 	event->tag = seen->tag;
 	event->usage = seen->usage;
 	event->limit = seen->limit;
-	tell_rss(event);
+	event->uid = BPF_CORE_READ(leader, real_cred, uid.val);
+	bpf_core_read(&event->comm, sizeof(event->comm), &leader->comm);
+	tell_rss(event, task);
 }
 
-static __always_inline void tell(__u32 kind, __u32 hook, struct task_struct *leader, const struct seen *seen, __u32 signal,
-				 __u64 now)
+/* Of a process, by one of its threads that still has the memory. */
+static __always_inline void tell_of(__u32 kind, __u32 hook, struct task_struct *leader, struct task_struct *task,
+				    const struct seen *seen, __u32 signal, __u64 now)
 {
 	struct event *event = bpf_ringbuf_reserve(&events, sizeof(*event), 0);
 
@@ -72,8 +74,16 @@ static __always_inline void tell(__u32 kind, __u32 hook, struct task_struct *lea
 	event->hook = hook;
 	event->signal = signal;
 	event->at_ns = now;
-	fill(event, leader, seen);
+	event->own = seen->own;
+	fill(event, leader, task, seen);
 	bpf_ringbuf_submit(event, 0);
+}
+
+/* Of the process that is running. */
+static __always_inline void tell(__u32 kind, __u32 hook, struct task_struct *leader, const struct seen *seen, __u32 signal,
+				 __u64 now)
+{
+	tell_of(kind, hook, leader, bpf_get_current_task_btf(), seen, signal, now);
 }
 
 /* Only asked about somebody who is over: it is the slow part. */

@@ -27,6 +27,7 @@ typedef _Bool bool;
 #define BPF_MAP_TYPE_HASH 1
 #define BPF_MAP_TYPE_ARRAY 2
 #define BPF_MAP_TYPE_PERCPU_ARRAY 6
+#define BPF_MAP_TYPE_LRU_HASH 9
 #define BPF_MAP_TYPE_RINGBUF 27
 #define BPF_MAP_TYPE_TASK_STORAGE 29
 #define BPF_F_NO_PREALLOC 1
@@ -86,6 +87,7 @@ struct css_set {
 struct page_counter {
 	atomic_long_t usage;
 	unsigned long high;
+	unsigned long max;
 };
 
 struct mem_cgroup {
@@ -125,6 +127,14 @@ enum {
 	MM_SHMEMPAGES = 3,
 };
 
+typedef struct {
+	unsigned int val;
+} kuid_t;
+
+struct cred {
+	kuid_t uid;
+};
+
 struct signal_struct {
 	atomic_t live;
 	short oom_score_adj;
@@ -139,6 +149,7 @@ struct task_struct {
 	struct task_struct *group_leader;
 	struct signal_struct *signal;
 	struct css_set *cgroups;
+	const struct cred *real_cred;
 	__u64 start_boottime;
 	char comm[16];
 };

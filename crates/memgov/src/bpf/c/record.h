@@ -110,7 +110,7 @@ struct event {
 	__u32 tgid;
 	__u64 start_ns; /* CLOCK_BOOTTIME */
 	__u64 group;
-	__u64 tag;
+	__u64 tag; /* OOM_ENTER, OOM_VICTIM: so many before it in this group were not told */
 	__u64 usage; /* pages */
 	__u64 limit; /* pages */
 	__u64 rss_anon; /* pages, likewise the next two; NO_LINE: not looked at */
@@ -119,6 +119,9 @@ struct event {
 	__u64 at_ns; /* CLOCK_MONOTONIC */
 	__u32 signal;
 	__u32 hook; /* enum hook */
+	__u32 uid; /* real, of the process */
+	__u32 own; /* DENIED: by its own line, not by a group's */
+	char comm[COMM_LEN];
 };
 
 struct exempt_key {

@@ -1,8 +1,11 @@
 //! A control group as an open directory with its hot files kept open. v1 and v2 differ only in how [`v1`] and [`v2`] spell
 //! file names and texts; both fill the same [`Reading`].
 
+mod find;
 pub mod v1;
 pub mod v2;
+
+pub use find::find;
 
 use super::layout::{Layout, MemoryVersion};
 use super::{Errno, Error, file, text};
