@@ -157,6 +157,8 @@ pub struct Process {
     pub read_at: Time,
     /// Resident memory.
     pub rss: Rss,
+    /// Killed inside the kernel, in the instant it went over the line of its first step; for one tick, in which that is decided on.
+    pub killed: bool,
     /// It has exited, or its pid belongs to another now. The row is cleared at the end of the tick.
     pub gone: bool,
 }
@@ -175,6 +177,7 @@ impl Process {
             untouchable: None,
             read_at: Time(0),
             rss: Rss::default(),
+            killed: false,
             gone: false,
         }
     }

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use crate::decision::{DecisionId, Reason};
 use crate::policy::KillBudget;
-use crate::snapshot::{GroupId, GroupSlot, Snapshot};
+use crate::snapshot::{GroupId, GroupSlot, ProcessId, Snapshot};
 use crate::units::{Bytes, Time};
 
 use super::tree::Tree;
@@ -21,12 +21,25 @@ const MAX_COUNT: u32 = 4096;
 /// Memory on its way back.
 #[derive(Clone, Copy, Debug)]
 struct Credit {
-    decision: DecisionId,
+    /// `None`: killed inside the kernel, and not decided on yet.
+    decision: Option<DecisionId>,
+    who: Option<ProcessId>,
     group: Option<(GroupId, GroupSlot)>,
     /// Usage of the group when the kill was ordered.
     before: Option<Bytes>,
     expected: Bytes,
     until: Time,
+}
+
+/// Word of kills that the kernel makes by itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Elsewhere {
+    /// It has used its allowance, and who was killed is not known yet: until then nobody else is.
+    Maybe,
+    /// There is no such kill, or it is known by now ([`crate::snapshot::Process::killed`]).
+    No,
+    /// It is not going to be known who was killed; that somebody was counts.
+    Unseen,
 }
 
 /// What a kill must wait for or give up for.
@@ -43,19 +56,26 @@ pub(super) struct Kills {
     budget: KillBudget,
     times: VecDeque<Time>,
     credits: Vec<Credit>,
+    /// The kernel may have killed somebody of whom no word has come yet.
+    in_flight: bool,
 }
 
 impl Kills {
     pub fn new(budget: KillBudget) -> Self {
         let count = budget.count.min(MAX_COUNT);
         let times = VecDeque::with_capacity(count as usize);
-        Self { budget: KillBudget { count, ..budget }, times, credits: Vec::with_capacity(MAX_CREDITS) }
+        Self {
+            budget: KillBudget { count, ..budget },
+            times,
+            credits: Vec::with_capacity(MAX_CREDITS),
+            in_flight: false,
+        }
     }
 
     /// A new budget; what was killed and is waited for stays known.
     pub fn set_budget(&mut self, budget: KillBudget) {
         let old = std::mem::replace(self, Self::new(budget));
-        self.credits = old.credits;
+        (self.credits, self.in_flight) = (old.credits, old.in_flight);
         let kept = old.times.len().min(self.budget.count as usize);
         self.times.extend(old.times.iter().skip(old.times.len() - kept));
     }
@@ -73,19 +93,75 @@ impl Kills {
         snap: &Snapshot,
         tree: &Tree,
     ) -> Option<Brake> {
-        let full = (self.credits.len() == MAX_CREDITS).then_some(Bytes(0));
+        let full = (self.credits.len() == MAX_CREDITS || self.in_flight).then_some(Bytes(0));
         let pending = self.credits.iter().find(|credit| credit.concerns(group, snap, tree));
         if let Some(expected) = pending.map(|credit| credit.expected).or(full) {
             return Some(Brake::Freeing(expected));
         }
-        while self.times.front().is_some_and(|&at| at + self.budget.window <= now) {
-            self.times.pop_front();
-        }
-        if self.times.len() < self.budget.count as usize {
+        if self.left(now) > 0 {
             return None;
         }
         let count = u32::try_from(self.times.len()).unwrap_or(MAX_COUNT);
         Some(Brake::TooMany(Reason::TooManyKills { count, window: self.budget.window }))
+    }
+
+    /// How many more kills the budget has room for.
+    fn left(&mut self, now: Time) -> usize {
+        while self.times.front().is_some_and(|&at| at + self.budget.window <= now) {
+            self.times.pop_front();
+        }
+        (self.budget.count as usize).saturating_sub(self.times.len())
+    }
+
+    /// How many kills the kernel may make by itself until the next tick: one, and only while nothing is waited for anywhere. It knows neither
+    /// branches of the tree nor what comes back; whoever is not killed by it is found over his line and weighed as everybody.
+    pub fn allowance(&mut self, now: Time) -> u32 {
+        u32::from(self.credits.is_empty() && !self.in_flight && self.left(now) > 0)
+    }
+
+    /// Word of a kill that was made elsewhere.
+    pub fn elsewhere(&mut self, now: Time, word: Elsewhere) {
+        self.in_flight = word == Elsewhere::Maybe;
+        if word == Elsewhere::Unseen {
+            self.count(now);
+        }
+    }
+
+    /// The budget may be smaller by now than what was allowed under the one before it: then the oldest makes room.
+    fn count(&mut self, now: Time) {
+        if self.times.len() == self.times.capacity() {
+            self.times.pop_front();
+        }
+        if self.times.capacity() > 0 {
+            self.times.push_back(now);
+        }
+    }
+
+    /// The kernel has killed somebody by itself, with this allowance: counted and waited for like any other.
+    pub fn happened(
+        &mut self,
+        now: Time,
+        who: ProcessId,
+        group: Option<GroupSlot>,
+        expected: Bytes,
+        snap: &Snapshot,
+    ) {
+        let known = self.credits.iter().any(|credit| credit.who == Some(who));
+        if !known && self.credits.len() < MAX_CREDITS {
+            self.note(now, None, Some(who), group, expected, snap);
+        }
+    }
+
+    /// Whether that is still to be decided on.
+    pub fn is_undecided(&self, who: ProcessId) -> bool {
+        self.credits.iter().any(|credit| credit.who == Some(who) && credit.decision.is_none())
+    }
+
+    /// It is decided on now.
+    pub fn decided(&mut self, who: ProcessId, decision: DecisionId) {
+        if let Some(credit) = self.credits.iter_mut().find(|credit| credit.who == Some(who)) {
+            credit.decision = Some(decision);
+        }
     }
 
     /// A kill was ordered: counted, and until its outcome is known, waited for.
@@ -97,11 +173,24 @@ impl Kills {
         expected: Bytes,
         snap: &Snapshot,
     ) {
-        self.times.push_back(now);
+        self.note(now, Some(decision), None, group, expected, snap);
+    }
+
+    fn note(
+        &mut self,
+        now: Time,
+        decision: Option<DecisionId>,
+        who: Option<ProcessId>,
+        group: Option<GroupSlot>,
+        expected: Bytes,
+        snap: &Snapshot,
+    ) {
+        self.count(now);
         // The root has no line: what comes back to it directly helps nobody else.
         let row = group.and_then(|slot| Some((slot, snap.group(slot).filter(|row| &*row.path != b"/")?)));
         self.credits.push(Credit {
             decision,
+            who,
             group: row.map(|(slot, row)| (row.id, slot)),
             before: row.and_then(|(_, row)| row.usage),
             // Until word comes that nothing was held, something must be seen to come back.
@@ -112,7 +201,7 @@ impl Kills {
 
     /// The victims are dead: from now on their memory is waited for.
     pub fn dead(&mut self, now: Time, decision: DecisionId, expected: Bytes) {
-        if let Some(credit) = self.credits.iter_mut().find(|credit| credit.decision == decision) {
+        if let Some(credit) = self.credits.iter_mut().find(|credit| credit.decision == Some(decision)) {
             credit.expected = expected;
             credit.until = now + RETURN_TIME;
         }
@@ -120,7 +209,7 @@ impl Kills {
 
     /// The kill came to nothing: nothing will come back.
     pub fn failed(&mut self, decision: DecisionId) {
-        self.credits.retain(|credit| credit.decision != decision);
+        self.credits.retain(|credit| credit.decision != Some(decision));
     }
 }
 

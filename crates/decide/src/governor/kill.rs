@@ -4,10 +4,10 @@ use std::time::Duration;
 
 use crate::decision::{Candidate, Decisions, Order, Protected, Reason, Target};
 use crate::policy::Victim;
-use crate::snapshot::{GroupSlot, ProcessSlot, Snapshot};
+use crate::snapshot::{GroupSlot, ProcessId, ProcessSlot, Snapshot};
 use crate::victim::{self, Selection};
 
-use super::brake::Brake;
+use super::brake::{Brake, Elsewhere};
 use super::episode::{Episode, held};
 use super::judge::Excess;
 use super::ladder::Step;
@@ -32,6 +32,12 @@ impl Governor {
         let (whole, selection) = self.select(episode, victim, snap);
         if !whole && let Some(why) = selection.hopeless() {
             return self.withhold(episode, step, Reason::Protected(why), out);
+        }
+        if let Target::Process(who, process) = episode.target
+            && snap.process(process).is_some_and(|row| row.killed)
+            && self.kills.is_undecided(who)
+        {
+            return self.killed_already(episode, step, who, excess, selection, out);
         }
         match self.kills.brake(self.now, group, snap, &self.tree) {
             Some(Brake::Freeing(expected)) => {
@@ -66,6 +72,48 @@ impl Governor {
         episode.noted_freeing = false;
         self.kills.ordered(self.now, id, group, expected, snap);
         Step::Began
+    }
+
+    /// The kernel has killed it in the instant of the crossing: what would be ordered is put down as an order. The brakes were asked
+    /// before ([`Governor::kill_allowance`]), and it is counted already.
+    fn killed_already(
+        &mut self,
+        episode: &mut Episode,
+        step: u8,
+        who: ProcessId,
+        excess: &Excess,
+        selection: Selection,
+        out: &mut Decisions,
+    ) -> Step {
+        let order = Order::Kill { whole: true };
+        match self.emit_ranked(episode, step, order, excess.reason, selection.ranking, out) {
+            Some(id) => {
+                self.kills.decided(who, id);
+                Step::Began
+            }
+            None => Step::Waits,
+        }
+    }
+
+    /// Counts whom the kernel has killed since the last tick, before anything is decided: nobody else in that branch is killed in this one.
+    pub(super) fn count_killed(&mut self, snap: &Snapshot) {
+        for &slot in &snap.fresh_processes {
+            if let Some(row) = snap.process(slot).filter(|row| row.killed) {
+                let expected = victim::resident(row).unwrap_or_default();
+                self.kills.happened(self.now, row.id, self.tree.group_of(slot), expected, snap);
+            }
+        }
+    }
+
+    /// How many kills the kernel may make by itself until the next tick, of processes that stand under [`super::StandingAction::Kill`].
+    /// What it has not used has to be taken back before the next [`Governor::step`].
+    pub fn kill_allowance(&mut self) -> u32 {
+        self.kills.allowance(self.now)
+    }
+
+    /// Word of kills that the kernel has made, or may have made, and of which no process is known.
+    pub fn kill_elsewhere(&mut self, word: Elsewhere) {
+        self.kills.elsewhere(self.now, word);
     }
 
     /// Something that is recorded instead of being done.

@@ -11,6 +11,8 @@
 //! - `more_over_never_weaker`: of two snapshots that differ only in a meter that is further over its line, the one that is further over
 //!   leads to the same orders or more, and to no larger share of running time. (Kills apart: their brakes look at the past.)
 //! - `kills_per_window_bounded`: there are never more kills in a window than the policy's budget.
+//! - `kills_inside_the_kernel_are_braked_alike`: the two above hold for both together: kills that are ordered, and those that a kernel makes with
+//!   [`Governor::kill_allowance`]; and each of the latter is decided on once, whatever the brakes say by then.
 //! - `freed_memory_is_waited_for`: while the memory of a kill is on its way back, nobody in the same branch of the tree is killed.
 //! - `no_flapping_inside_the_band`: between the relief level and the line nothing begins and nothing ends.
 //! - `same_snapshots_same_decisions`: to the bit. No clock, no randomness, no order that depends on addresses.
@@ -51,6 +53,7 @@ mod standing;
 mod timers;
 mod tree;
 
+pub use brake::Elsewhere;
 pub use episode::EpisodeView;
 pub use standing::{GroupStanding, Standing, StandingAction, Stands};
 
@@ -265,6 +268,7 @@ impl Governor {
             self.take_in_process(slot, snap);
         }
         self.kills.settle(self.now, snap);
+        self.count_killed(snap);
         self.take_up_controls(snap, out);
         for &slot in &snap.fresh_groups {
             self.look_at_group(slot, snap);

@@ -3,15 +3,19 @@
 //! and decided on afterwards as ever, and whoever acts sees that it is done already.
 //!
 //! Only what needs no choice is told. A victim that has to be picked, a step that waits, a slowdown, a condition that mixes groups
-//! in a way only the snapshot knows: those are left to the loop. Kills and signals are told for controls only, because they are
-//! the process's own order; a rule's are counted and braked here.
+//! in a way only the snapshot knows: those are left to the loop. Kills are made by the kernel within [`Governor::kill_allowance`] only, so that
+//! they are braked as all others are.
 
 use crate::control::ControlAction;
+use crate::decision::Source;
 use crate::policy::{Action, Condition, Over, Rule, Scope};
-use crate::snapshot::{GroupSlot, ProcessSlot, Snapshot};
+use crate::snapshot::{GroupSlot, Process, ProcessSlot, Snapshot};
 use crate::units::Bytes;
+use crate::victim;
 
 use super::Governor;
+use super::episode::{Key, Phase, Who};
+use super::rows::ProcessState;
 
 /// What a process is to meet in the allocating call itself.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -20,8 +24,18 @@ pub struct Standing {
     pub condition: Condition,
     /// What.
     pub action: StandingAction,
-    /// Which setting this is: another number means that a one-shot signal is armed again.
+    /// Which setting this is: another number means that a one-shot signal is armed again. 0: a rule's, and nothing of it is ever spent.
     pub serial: u64,
+}
+
+/// Serials from here on are of rules.
+const OF_RULES: u64 = 1 << 63;
+
+impl Standing {
+    /// Whether it is a rule's, and not what the process has asked for itself.
+    pub const fn by_rule(&self) -> bool {
+        self.serial == 0 || self.serial >= OF_RULES
+    }
 }
 
 /// The lines of usage at which a group as a whole meets something, the lowest of each kind.
@@ -63,7 +77,8 @@ impl Governor {
     }
 
     /// What a process is to meet: its own control's action, or that of the first rule about its resident memory that denies
-    /// at once; else the lowest line on its resident memory that anything waits for. `None` for a protected process.
+    /// at once; else that of the lowest line at which a rule signals or kills at once and has not done so; else the lowest line on its
+    /// resident memory that anything waits for. `None` for a protected process.
     pub fn standing_of_process(&self, slot: ProcessSlot, snap: &Snapshot) -> Option<Standing> {
         let row = snap.process(slot).filter(|row| !row.gone)?;
         let state = self.processes.get(slot.0 as usize).filter(|state| state.id == Some(row.id))?;
@@ -77,12 +92,41 @@ impl Governor {
                 let condition = denying.next()?.when;
                 Some(Standing { condition, action: StandingAction::Deny, serial: 0 })
             })
+            .or_else(|| self.standing_act(row, state))
             .or_else(|| {
                 let rss =
                     self.conditions(slot).filter_map(|condition| condition.rss).min_by_key(|rss| rss.over)?;
                 let condition = Condition { group: None, rss: Some(rss) };
                 Some(Standing { condition, action: StandingAction::Tell, serial: 0 })
             })
+    }
+
+    /// The lowest line of a rule whose first step signals or kills this process at once. A rule whose first step is done stands no more
+    /// until its episode is over: what it does again is decided.
+    fn standing_act(&self, row: &Process, state: &ProcessState) -> Option<Standing> {
+        let acting = state.matches.iter().filter_map(|id| {
+            let rule = self.policy.rules.get(id.0 as usize)?;
+            let (None, Some(rss)) = (rule.when.group, rule.when.rss) else { return None };
+            let first = rule.steps.first().filter(|step| step.after.is_zero())?;
+            let action = match first.action {
+                Action::Signal { signal, .. } => StandingAction::Signal(signal),
+                Action::Kill { .. } if victim::unkillable(row).is_none() => StandingAction::Kill,
+                _ => return None,
+            };
+            let key = Key { source: Source::Rule(id), who: Who::Process(row.id) };
+            let episode = self.episodes.find(key).and_then(|slot| self.episodes.get(slot));
+            if episode.is_some_and(|episode| episode.phase != Phase::AtRest && episode.next > 0) {
+                return None;
+            }
+            // No control counts so far: rules of one policy are told apart, and from those of another.
+            let serial = OF_RULES | u64::from(self.generation) << 16 | u64::from(id.0);
+            Some((
+                rss.over,
+                action != StandingAction::Kill,
+                Standing { condition: rule.when, action, serial },
+            ))
+        });
+        acting.min_by_key(|&(line, milder, _)| (line, milder)).map(|(_, _, standing)| standing)
     }
 
     fn standing_control(

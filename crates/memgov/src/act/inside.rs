@@ -4,6 +4,7 @@
 //! What stands changes when and where a line is met, never what is decided: the crossing is read and decided on as
 //! ever, and an order that the kernel has carried out already is found to be done.
 
+mod kills;
 mod refusals;
 
 use std::os::fd::AsFd as _;
@@ -93,8 +94,13 @@ pub struct Inside {
     pub denies: bool,
     groups: Vec<Option<ToldGroup>>,
     processes: Vec<Option<ToldProcess>>,
-    /// What the kernel did by itself, the youngest last.
-    done: Vec<(EventKind, ProcessId)>,
+    /// What the kernel did by itself, the youngest last, and with which signal.
+    done: Vec<(EventKind, ProcessId, u8)>,
+    /// Kills it was allowed to make and has not answered for: with [`Inside::settle_kills`].
+    allowed: i64,
+    /// Kills that it has made and of which no event has come yet, and since when.
+    unheard: i64,
+    unheard_since: Time,
 }
 
 impl std::fmt::Debug for Inside {
@@ -112,6 +118,9 @@ impl Inside {
             groups: vec![None; groups as usize],
             processes: vec![None; processes as usize],
             done: Vec::with_capacity(REMEMBERED),
+            allowed: 0,
+            unheard: 0,
+            unheard_since: Time(0),
         }
     }
 
@@ -140,7 +149,8 @@ impl Inside {
         if self.done.len() == REMEMBERED {
             self.done.remove(0);
         }
-        self.done.push((event.kind, event.who));
+        self.done.push((event.kind, event.who, event.signal));
+        self.unheard -= i64::from(event.kind == EventKind::Killed);
     }
 
     /// The line at which a group meets a refusal, and the `memory.high` that stands in for the kernel's. A row that is gone
@@ -177,7 +187,7 @@ impl Inside {
             return;
         }
         // A child has what its parent has from its birth on, and may have met it before it got a row.
-        let met = self.done.contains(&(EventKind::Signalled, who));
+        let met = self.done.iter().any(|(kind, whom, _)| (*kind, *whom) == (EventKind::Signalled, who));
         let told = place.get_or_insert(ToldProcess { standing, disarmed: met, ..ToldProcess::new(who) });
         if told.standing.map(|s| s.serial) != standing.map(|s| s.serial) {
             told.disarmed = false;
@@ -247,9 +257,9 @@ impl Inside {
     }
 
     /// Whether the kernel did this to that process, since it was last asked.
-    pub fn took(&mut self, kind: EventKind, who: ProcessId) -> bool {
+    pub fn took(&mut self, kind: EventKind, who: ProcessId, signal: u8) -> bool {
         let before = self.done.len();
-        self.done.retain(|done| *done != (kind, who));
+        self.done.retain(|done| *done != (kind, who, signal));
         self.done.len() < before
     }
 
@@ -296,7 +306,8 @@ fn tell_process(maps: &Maps, told: &mut ToldProcess) -> Result<(), Errno> {
         .filter(|standing| !(told.disarmed && matches!(standing.action, StandingAction::Signal(_))));
     // A child inherits what stands, and not that its parent is held.
     let held = told.holders.any();
-    let limit = |condition, action, tag| TaskLimit { condition, group: None, action, held, tag };
+    let by_rule = standing.is_some_and(|standing| standing.by_rule());
+    let limit = |condition, action, tag| TaskLimit { condition, group: None, action, held, by_rule, tag };
     let wanted = match standing {
         Some(Standing { condition, action, serial }) => Some(limit(condition, task_action(action), serial)),
         None => held.then(|| limit(Condition { group: None, rss: None }, TaskAction::Nothing, 0)),

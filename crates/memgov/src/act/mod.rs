@@ -84,6 +84,9 @@ struct Kit {
     sweep: Sweep,
 }
 
+/// What the kernel's events call it.
+const SIGKILL: u8 = 9;
+
 /// Carries decisions out.
 #[derive(Debug)]
 pub struct Actor {
@@ -169,7 +172,7 @@ impl Actor {
             Order::Slow { phase: Phase::End, .. } => self.slowdowns.release(&mut self.kit, decision.episode),
             Order::Slow { share, .. } => self.slowdowns.hold(&mut self.kit, &at, share),
             Order::Signal { signal } => {
-                self.sent_inside(&at).unwrap_or_else(|| signal::send(&mut self.kit, &at, signal))
+                self.sent_inside(&at, signal).unwrap_or_else(|| signal::send(&mut self.kit, &at, signal))
             }
             Order::Kill { whole } => {
                 let outcome = match self.killed_inside(&at) {
@@ -204,19 +207,21 @@ impl Actor {
     }
 
     /// `Some`: the kernel has sent this process its signal already. From now on until it is relieved signals are sent from here.
-    fn sent_inside(&mut self, at: &Aim<'_>) -> Option<Outcome> {
+    fn sent_inside(&mut self, at: &Aim<'_>, signal: u8) -> Option<Outcome> {
         let (Target::Process(who, slot), Some(inside)) = (at.decision.target, &mut self.inside) else {
             return None;
         };
         inside.disarm(slot, who);
-        let sent = inside.took(EventKind::Signalled, who);
+        let sent = inside.took(EventKind::Signalled, who, signal);
         sent.then_some(Outcome::Done { processes: 1, by: Mechanism::Bpf })
     }
 
     /// `Some`: the kernel has killed the target already.
     fn killed_inside(&mut self, at: &Aim<'_>) -> Option<ProcessId> {
         match (at.decision.target, &mut self.inside) {
-            (Target::Process(who, _), Some(inside)) => inside.took(EventKind::Killed, who).then_some(who),
+            (Target::Process(who, _), Some(inside)) => {
+                inside.took(EventKind::Killed, who, SIGKILL).then_some(who)
+            }
             _ => None,
         }
     }

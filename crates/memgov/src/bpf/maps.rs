@@ -4,7 +4,7 @@
 use super::raw::{Shared, TypedMap};
 use super::record::{
     ACTION_DENY, ACTION_KILL, ACTION_SIGNAL, ACTION_TELL, Control, ExemptKey, GroupSlot, HIGH_MAX,
-    HIGH_OF_KERNEL, KIND_ANON, KIND_FILE, KIND_SHMEM, NO_LINE, RawTaskLimit, TASK_HELD, TASK_HIGH,
+    HIGH_OF_KERNEL, KIND_ANON, KIND_FILE, KIND_SHMEM, NO_LINE, RawTaskLimit, TASK_HELD, TASK_HIGH, TASK_RULE,
 };
 use super::{GroupLimit, Hot, MAX_LEVEL, TaskAction, TaskLimit};
 use crate::kernel::{Errno, sys};
@@ -12,7 +12,7 @@ use memgov_decide::policy::Over;
 use memgov_decide::snapshot::{GroupId, ProcessId};
 use memgov_decide::units::{Bytes, Limit, Time};
 use rustix::fd::{AsRawFd, BorrowedFd};
-use std::sync::atomic::Ordering::{Relaxed, Release};
+use std::sync::atomic::Ordering::{AcqRel, Relaxed, Release};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -143,6 +143,16 @@ impl Maps {
         self.control().lease_until_ns.store(0, Release);
     }
 
+    /// So many processes that stand under [`TaskAction::Kill`] may be killed from now on. (hot: a store)
+    pub fn allow_kills(&self, count: u32) {
+        self.control().kills_left.store(i64::from(count), Release);
+    }
+
+    /// None from now on; gives how many of those that were allowed were not made use of. (hot: a swap)
+    pub fn take_back_kills(&self) -> i64 {
+        self.control().kills_left.swap(0, AcqRel)
+    }
+
     /// How many calls of a group were refused since its limit was set. (hot)
     pub fn denials_of(&self, id: GroupId) -> Option<u64> {
         self.slot(id).ok()?.map(|slot| slot.denials.load(Relaxed))
@@ -210,6 +220,7 @@ fn raw_limit(limit: &TaskLimit) -> Result<RawTaskLimit, Errno> {
         return Err(Errno::INVAL);
     }
     raw.flags |= if limit.held { TASK_HELD } else { 0 };
+    raw.flags |= if limit.by_rule { TASK_RULE } else { 0 };
     match limit.action {
         TaskAction::Nothing => {}
         TaskAction::Tell => raw.action = ACTION_TELL,
@@ -230,7 +241,14 @@ mod tests {
     use memgov_decide::policy::{Condition, Kinds, RssOver};
 
     fn limit(group: Option<Over>, rss: Option<RssOver>, action: TaskAction) -> TaskLimit {
-        TaskLimit { condition: Condition { group, rss }, group: None, action, held: false, tag: 7 }
+        TaskLimit {
+            condition: Condition { group, rss },
+            group: None,
+            action,
+            held: false,
+            by_rule: false,
+            tag: 7,
+        }
     }
 
     #[test]

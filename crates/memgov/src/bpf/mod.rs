@@ -176,6 +176,8 @@ pub struct TaskLimit {
     pub action: TaskAction,
     /// Refused memory whatever it holds. Not inherited.
     pub held: bool,
+    /// Of a rule: when the process becomes another program, a signal or kill becomes [`TaskAction::Tell`], until it is set anew.
+    pub by_rule: bool,
     /// Comes back in events.
     pub tag: u64,
 }
@@ -196,7 +198,7 @@ pub enum TaskAction {
         /// Again, but not sooner than after so long; `None`: once, until the limit is set anew.
         repeat: Option<Duration>,
     },
-    /// SIGKILL, in the moment of the allocation.
+    /// SIGKILL, in the moment of the allocation, while [`Maps::allow_kills`] has some left; without, the crossing is told.
     Kill,
 }
 

@@ -10,6 +10,7 @@ pub(super) const KIND_FILE: u8 = 2;
 pub(super) const KIND_SHMEM: u8 = 4;
 pub(super) const TASK_HIGH: u8 = 1;
 pub(super) const TASK_HELD: u8 = 8;
+pub(super) const TASK_RULE: u8 = 16;
 
 pub(super) const ACTION_DENY: u8 = 1;
 pub(super) const ACTION_SIGNAL: u8 = 2;
@@ -27,6 +28,7 @@ pub(super) struct Control {
     pub tasks: AtomicU32,
     pub protected_count: AtomicU32,
     pub unused: AtomicU32,
+    pub kills_left: AtomicI64,
     pub protected_names: [[AtomicU8; 16]; super::MAX_PROTECTED_NAMES],
 }
 
@@ -167,6 +169,7 @@ mod tests {
             tasks,
             protected_count,
             unused,
+            kills_left,
             protected_names
         );
         same!(

@@ -7,7 +7,7 @@ use std::sync::mpsc::Receiver;
 use std::time::Duration;
 
 use memgov_decide::decision::{Decision, Decisions, Order, Outcome, Report};
-use memgov_decide::governor::{Bounds, Governor};
+use memgov_decide::governor::{Bounds, Elsewhere, Governor};
 use memgov_decide::snapshot::{GroupSlot, ProcessSlot, Snapshot};
 use memgov_decide::units::Time;
 use rustix::fd::{AsFd as _, OwnedFd};
@@ -86,6 +86,8 @@ pub(super) struct Governing {
     pub heard: Vec<crate::bpf::Event>,
     /// What of it nobody decided.
     pub happenings: super::happenings::Happenings,
+    /// What was last said of kills that the kernel makes by itself.
+    pub elsewhere: Elsewhere,
     /// What was asked for when programs were last attached.
     pub stood: u64,
     /// Tells it that the guardian has died; whether it could be told.
@@ -217,17 +219,23 @@ impl Governing {
 
     /// Takes in what the kernel has done by itself, or seen cross a line.
     fn hear(&mut self, now: Time) {
-        let Self { actor, events, heard, observer, snap, governor, tape, .. } = self;
+        let Self { actor, events, heard, observer, snap, governor, tape, elsewhere, .. } = self;
         heard.clear();
         let (Some(inside), Some(events)) = (&mut actor.inside, events) else { return };
         inside.renew(now);
+        inside.take_back_kills(now);
         events.drain(&mut |event| {
             inside.hear(event);
             if heard.len() < heard.capacity() {
                 heard.push(*event);
             }
         });
-        observer.summon(heard, snap, governor, tape);
+        let nobody = observer.summon(heard, snap, governor, tape);
+        let word = inside.unheard_kills(now, nobody);
+        if std::mem::replace(elsewhere, word) != word || word == Elsewhere::Unseen {
+            tape.elsewhere(word);
+            governor.kill_elsewhere(word);
+        }
     }
 
     /// Tells the kernel what has changed of what it enforces by itself.
@@ -235,6 +243,7 @@ impl Governing {
         let Self { actor, governor, snap, observer, .. } = self;
         let Some(inside) = actor.inside() else { return };
         super::inside::tell(inside, observer.layout(), governor, snap);
+        inside.allow_kills(governor.kill_allowance());
         let version = self.governor.stands_version();
         if version != self.stood && (self.attach)() {
             self.stood = version;

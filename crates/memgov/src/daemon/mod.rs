@@ -246,6 +246,7 @@ impl Started {
             attach: Box::new(move || attach.try_send(Chore::Attach).is_ok()),
             events,
             heard: Vec::with_capacity(governing::HEARD),
+            elsewhere: memgov_decide::governor::Elsewhere::No,
             happenings: happenings::Happenings::default(),
             stood: 0,
             bereave: Box::new(move || bereave.try_send(Chore::Bereaved).is_ok()),

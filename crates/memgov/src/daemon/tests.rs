@@ -98,6 +98,7 @@ fn governing(layout: &Layout, state: &Path, policy: Policy) -> (Governing, Arc<J
         prune: Box::new(|| {}),
         attach: Box::new(|| true),
         events: None,
+        elsewhere: memgov_decide::governor::Elsewhere::No,
         happenings: Default::default(),
         heard: Vec::new(),
         stood: 0,

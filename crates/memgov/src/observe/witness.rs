@@ -3,23 +3,26 @@
 //! theirs counts for the tick it is heard in, where it is more than what was read; the next tick reads again.
 
 use memgov_decide::governor::Governor;
-use memgov_decide::snapshot::{GroupSlot, Rss, Snapshot};
+use memgov_decide::snapshot::{GroupSlot, ProcessSlot, Rss, Snapshot};
 
 use super::Observer;
 use crate::bpf::{Event, EventKind};
 use crate::record::trace::Tape;
 
 impl Observer {
-    /// Has the rows that events are about read in this tick; a process that nobody knew of gets a row.
+    /// Has the rows that events are about read in this tick; a process that nobody knew of gets a row. Gives how many were killed
+    /// that have none and can get none any more.
     pub fn summon(
         &mut self,
         events: &[Event],
         snap: &mut Snapshot,
         governor: &mut Governor,
         tape: &mut Tape,
-    ) {
+    ) -> u32 {
         let now = snap.at;
+        let mut nobody = 0;
         for slot in self.processes.let_go() {
+            set_killed(slot, false, snap, tape);
             // Its end may have been told while it was kept.
             governor.pace_hint_process(slot, now);
         }
@@ -43,12 +46,21 @@ impl Observer {
                 None => {}
             }
             // What it met is decided on although it may be dead of it by now.
-            if matches!(event.kind, EventKind::Killed | EventKind::Signalled)
-                && let Some(slot) = self.processes.slot(event.who.pid)
-            {
-                self.processes.keep_for_a_tick(slot);
+            if !matches!(event.kind, EventKind::Killed | EventKind::Signalled) {
+                continue;
+            }
+            let slot = self.processes.slot(event.who.pid);
+            match slot.filter(|slot| snap.process(*slot).is_some_and(|row| row.id == event.who)) {
+                Some(slot) => {
+                    self.processes.keep_for_a_tick(slot);
+                    if event.kind == EventKind::Killed {
+                        set_killed(slot, true, snap, tape);
+                    }
+                }
+                None => nobody += u32::from(event.kind == EventKind::Killed),
             }
         }
+        nobody
     }
 
     /// The last thread of a process with a limit is gone: its row is free at once, and not when somebody looks.
@@ -88,6 +100,17 @@ impl Observer {
                 }
             }
         }
+    }
+}
+
+/// Puts down that the kernel has killed a process, or that this is dealt with.
+fn set_killed(slot: ProcessSlot, killed: bool, snap: &mut Snapshot, tape: &mut Tape) {
+    if let Some(row) = snap.processes.get_mut(slot.0)
+        && row.killed != killed
+    {
+        row.killed = killed;
+        tape.process_killed(slot, killed);
+        snap.touch_process(slot);
     }
 }
 

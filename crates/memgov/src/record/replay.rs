@@ -10,7 +10,7 @@ use std::path::Path;
 
 use memgov_decide::control::MemControl;
 use memgov_decide::decision::{DecisionId, Decisions, EpisodeId, Report};
-use memgov_decide::governor::{Bounds, Governor, Numbers};
+use memgov_decide::governor::{Bounds, Elsewhere, Governor, Numbers};
 use memgov_decide::policy::Policy;
 use memgov_decide::snapshot::{
     Group, GroupId, GroupSlot, Host, Process, ProcessId, ProcessSlot, Rss, Snapshot, Untouchable,
@@ -177,6 +177,17 @@ impl Player {
                 row.ok_or_else(|| words.bad("a reading of nobody"))?.rss = rss;
                 self.snap.touch_process(slot);
             }
+            "killed" => {
+                let slot = ProcessSlot(words.slot(1)?);
+                let row = self.snap.processes.get_mut(slot.0);
+                row.ok_or_else(|| words.bad("a death of nobody"))?.killed = words.number(2)? != 0;
+                self.snap.touch_process(slot);
+            }
+            "elsewhere" => self.governor.kill_elsewhere(match words.text(1)? {
+                "maybe" => Elsewhere::Maybe,
+                "no" => Elsewhere::No,
+                _ => Elsewhere::Unseen,
+            }),
             "group-" => {
                 let slot = GroupSlot(words.slot(1)?);
                 if let Some(group) = self.snap.groups.get_mut(slot.0) {
@@ -301,7 +312,7 @@ impl Player {
         }
         process.exe = (!words.frame.payload.is_empty()).then(|| words.frame.payload.into());
         if let Some(old) = self.snap.processes.get(slot).filter(|old| old.id == process.id) {
-            (process.rss, process.read_at) = (old.rss, old.read_at);
+            (process.rss, process.read_at, process.killed) = (old.rss, old.read_at, old.killed);
         }
         self.snap.processes.put(slot, process).ok_or_else(|| words.bad("no such row"))?;
         self.snap.touch_process(ProcessSlot(slot));

@@ -24,7 +24,7 @@ use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
 
 use memgov_decide::control::MemControl;
 use memgov_decide::decision::{EpisodeId, Report};
-use memgov_decide::governor::Numbers;
+use memgov_decide::governor::{Elsewhere, Numbers};
 use memgov_decide::snapshot::{Group, GroupSlot, Host, Process, ProcessId, ProcessSlot, Rss};
 use memgov_decide::units::{Bytes, Time};
 
@@ -157,6 +157,19 @@ impl Tape {
         let bytes = |kind: Option<Bytes>| Opt(kind.map(|bytes| bytes.0));
         let (anon, file, shmem) = (bytes(rss.anon), bytes(rss.file), bytes(rss.shmem));
         self.frame(format_args!("process! {} {anon} {file} {shmem}", slot.0), b"");
+    }
+    /// The kernel has killed a process, which is to be decided on; or that is done.
+    pub fn process_killed(&mut self, slot: ProcessSlot, killed: bool) {
+        self.frame(format_args!("killed {} {}", slot.0, u8::from(killed)), b"");
+    }
+    /// Word of kills of which no process is known.
+    pub fn elsewhere(&mut self, word: Elsewhere) {
+        let word = match word {
+            Elsewhere::Maybe => "maybe",
+            Elsewhere::No => "no",
+            Elsewhere::Unseen => "unseen",
+        };
+        self.frame(format_args!("elsewhere {word}"), b"");
     }
     /// A group is gone.
     pub fn group_gone(&mut self, slot: GroupSlot) {

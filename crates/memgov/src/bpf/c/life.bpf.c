@@ -45,9 +45,16 @@ int BPF_PROG(exec_keeps, struct linux_binprm *bprm)
 	struct task_struct *leader = task->group_leader;
 	struct task_limit *from, *to;
 
-	if (task->pid == task->tgid || !control.tasks)
+	if (!control.tasks)
 		return 0;
 	from = limit_of(leader);
+	/* Whether the rule is for the new program too is not known here: it is told of, and the loop decides. */
+	if (from && (from->flags & TASK_RULE) && (from->action == ACTION_SIGNAL || from->action == ACTION_KILL)) {
+		from->action = ACTION_TELL;
+		from->sent = 0;
+	}
+	if (task->pid == task->tgid)
+		return 0;
 	if (!from) {
 		bpf_task_storage_delete(&tasks, task);
 		return 0;

@@ -33,6 +33,8 @@ struct control {
 	/* So many names are in use. */
 	__u32 protected_count;
 	__u32 unused;
+	/* So many may be killed here; each takes one. The loop takes back what is left before it decides on kills itself. */
+	__s64 kills_left;
 	char protected_names[PROTECTED_NAMES][COMM_LEN];
 };
 
@@ -75,6 +77,7 @@ enum action {
 #define TASK_EXEMPT 2u
 #define TASK_INHERITED 4u
 #define TASK_HELD 8u /* refused whatever it holds; not inherited */
+#define TASK_RULE 16u /* of a rule, and not of the process's own choice */
 
 /* What a process is held to, in the storage of its first thread. */
 struct task_limit {

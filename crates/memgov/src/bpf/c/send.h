@@ -35,6 +35,25 @@ static __always_inline bool takes_turn(struct task_limit *limit, __u64 now)
 	return __sync_val_compare_and_swap(&limit->sent_ns, last, now) == last;
 }
 
+/* Takes one of the kills that are left. */
+static __always_inline bool may_kill(void)
+{
+	__s64 left = *(volatile __s64 *)&control.kills_left;
+
+	/* Beaten to it: somebody else is being killed in this very moment, and this one is left to the loop. */
+	return left > 0 && __sync_val_compare_and_swap(&control.kills_left, left, left - 1) == left;
+}
+
+/* It is over its line and nothing is done about it here: told, but not at each allocation. */
+static __always_inline void leave_it(struct task_limit *limit, struct task_struct *leader, const struct seen *seen, __u32 hook,
+				     __u64 now)
+{
+	if (limit->told_ns && now - limit->told_ns < control.event_gap_ns)
+		return;
+	limit->told_ns = now;
+	tell(EVENT_CROSSED_OWN, hook, leader, seen, 0, now);
+}
+
 static __always_inline void act_on(struct task_struct *task, struct cgroup_subsys_state *css, struct task_limit *limit,
 				   __u32 hook)
 {
@@ -58,9 +77,16 @@ static __always_inline void act_on(struct task_struct *task, struct cgroup_subsy
 	now = bpf_ktime_get_ns();
 	if (!leased(now) || !takes_turn(limit, now))
 		return;
+	if (kill && !may_kill()) {
+		limit->sent = 0;
+		leave_it(limit, leader, &seen, hook, now);
+		return;
+	}
 	if (bpf_send_signal(signal)) {
 		/* Busy or refused; the next allocation tries again. */
 		limit->sent = 0;
+		if (kill)
+			__sync_fetch_and_add(&control.kills_left, 1);
 		return;
 	}
 	limit->sent_ns = now;

@@ -34,7 +34,7 @@ pub fn rss(kinds: Kinds, over: u64) -> Condition {
 }
 
 pub fn limit(condition: Condition, action: TaskAction, tag: u64) -> TaskLimit {
-    TaskLimit { condition, group: None, action, held: false, tag }
+    TaskLimit { condition, group: None, action, held: false, by_rule: false, tag }
 }
 
 fn kinds(bench: &mut Bench<'_>) -> Result<String> {
