@@ -10,7 +10,7 @@ use clap::ValueEnum;
 use super::report::Report;
 use super::summary::Summary;
 use crate::supervise::{self, End, OnInterrupt};
-use crate::vm::{self, Hierarchy, Kernel, Machine};
+use crate::vm::{self, Hierarchy, Kernel, Machine, Threads};
 use crate::{interrupt, workspace};
 
 /// Where the system tests run.
@@ -29,34 +29,69 @@ pub enum Target {
     Linux61V1,
     /// User-mode Linux, cgroup v2: no PSI, no BTF, one processor
     Uml,
+    /// Debian 6.12, cgroup v2, enforcement inside the kernel
+    #[value(name = "6.12-v2-bpf")]
+    Linux612V2Bpf,
+    /// Debian 6.1, cgroup v2, enforcement inside the kernel
+    #[value(name = "6.1-v2-bpf")]
+    Linux61V2Bpf,
+    /// Debian 6.1, cgroup v1, enforcement inside the kernel
+    #[value(name = "6.1-v1-bpf")]
+    Linux61V1Bpf,
+}
+
+/// What a target is: its name, and what memgov-systest is told.
+struct Facts {
+    name: &'static str,
+    /// `None` for this machine.
+    boots: Option<(Kernel, Hierarchy)>,
+    /// As memgov-systest names the machine and the tier.
+    machine: &'static str,
+    tier: &'static str,
 }
 
 impl Target {
-    /// All, in the order they run.
-    pub const ALL: [Self; 5] = [Self::Host, Self::Linux612V2, Self::Linux61V2, Self::Linux61V1, Self::Uml];
+    /// All, in the order they run: what takes longest first.
+    pub const ALL: [Self; 8] = [
+        Self::Host,
+        Self::Linux612V2Bpf,
+        Self::Linux61V2Bpf,
+        Self::Linux61V1Bpf,
+        Self::Linux612V2,
+        Self::Linux61V2,
+        Self::Linux61V1,
+        Self::Uml,
+    ];
 
-    /// As on the command line, and as memgov-systest is told.
-    pub fn name(self) -> &'static str {
+    fn facts(self) -> Facts {
+        use Hierarchy::{V1, V2};
+        use Kernel::{Linux61, Linux612, Uml};
+        let of = |name, boots, machine, tier| Facts { name, boots, machine, tier };
         match self {
-            Self::Host => "host",
-            Self::Linux612V2 => "6.12-v2",
-            Self::Linux61V2 => "6.1-v2",
-            Self::Linux61V1 => "6.1-v1",
-            Self::Uml => "uml",
+            Self::Host => of("host", None, "host", PORTABLE),
+            Self::Linux612V2 => of("6.12-v2", Some((Linux612, V2)), "6.12-v2", PORTABLE),
+            Self::Linux61V2 => of("6.1-v2", Some((Linux61, V2)), "6.1-v2", PORTABLE),
+            Self::Linux61V1 => of("6.1-v1", Some((Linux61, V1)), "6.1-v1", PORTABLE),
+            Self::Uml => of("uml", Some((Uml, V2)), "uml", PORTABLE),
+            Self::Linux612V2Bpf => of("6.12-v2-bpf", Some((Linux612, V2)), "6.12-v2", BPF),
+            Self::Linux61V2Bpf => of("6.1-v2-bpf", Some((Linux61, V2)), "6.1-v2", BPF),
+            Self::Linux61V1Bpf => of("6.1-v1-bpf", Some((Linux61, V1)), "6.1-v1", BPF),
         }
+    }
+
+    /// As on the command line.
+    pub fn name(self) -> &'static str {
+        self.facts().name
     }
 
     /// `None` for this machine.
     pub fn boots(self) -> Option<(Kernel, Hierarchy)> {
-        match self {
-            Self::Host => None,
-            Self::Linux612V2 => Some((Kernel::Linux612, Hierarchy::V2)),
-            Self::Linux61V2 => Some((Kernel::Linux61, Hierarchy::V2)),
-            Self::Linux61V1 => Some((Kernel::Linux61, Hierarchy::V1)),
-            Self::Uml => Some((Kernel::Uml, Hierarchy::V2)),
-        }
+        self.facts().boots
     }
 }
+
+const PORTABLE: &str = "portable";
+const BPF: &str = "bpf";
 
 /// How to run them.
 pub struct Options<'a> {
@@ -120,7 +155,9 @@ fn target(target: Target, options: &Options<'_>) -> Result<Summary> {
 }
 
 fn words(target: Target, memgov: &str, options: &Options<'_>) -> Vec<String> {
-    let mut words = ["run", "--target", target.name(), "--memgov", memgov].map(str::to_owned).to_vec();
+    let Facts { machine, tier, .. } = target.facts();
+    let words = ["run", "--target", machine, "--tier", tier, "--memgov", memgov];
+    let mut words = words.map(str::to_owned).to_vec();
     words.extend(options.filter.iter().flat_map(|filter| ["--filter".to_owned(), (*filter).to_owned()]));
     words
 }
@@ -146,6 +183,7 @@ fn in_a_machine(
         cgroup,
         memory_mib: 1024,
         kvm: options.kvm && kernel != Kernel::Uml,
+        threads: if target.facts().tier == BPF { Threads::One } else { Threads::of(cgroup) },
         modules: Vec::new(),
         append: Vec::new(),
         programs: ["memgov", "memgov-systest"].map(workspace::release).to_vec(),

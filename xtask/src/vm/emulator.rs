@@ -47,6 +47,34 @@ impl Hierarchy {
     }
 }
 
+/// How QEMU emulates the processors. The kernel rewrites its own text while other processors run it: when programs are attached to its functions, and
+/// whenever the v1 freezer switches a static branch (`freezer_active` in kernel/freezer.c). QEMU 7.2 with a thread a processor can miss that: a processor then
+/// runs on into a breakpoint that nobody knows of any more (seen as int3 oopses, and as soft lockups in get_signal). One thread for all cannot.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Threads {
+    /// One for all processors: slower, and safe for kernel text that changes.
+    One,
+    /// One a processor.
+    Many,
+}
+
+impl Threads {
+    /// What the hierarchy needs.
+    pub const fn of(cgroup: Hierarchy) -> Self {
+        match cgroup {
+            Hierarchy::V2 => Self::Many,
+            Hierarchy::V1 | Hierarchy::Hybrid => Self::One,
+        }
+    }
+
+    const fn acceleration(self) -> &'static str {
+        match self {
+            Self::One => "tcg,thread=single",
+            Self::Many => "tcg,thread=multi",
+        }
+    }
+}
+
 impl Kernel {
     /// As on the command line.
     pub fn name(self) -> &'static str {
@@ -110,12 +138,6 @@ impl Kernel {
 /// memory, so that a mapped file is a file as on a real machine.
 const APPEND: &str = "panic=-1 oops=panic rootfstype=ramfs loglevel=6";
 
-/// How QEMU emulates the processors: all of them on one thread. The kernel rewrites its own text while other processors run it: when programs are
-/// attached to its functions, and whenever the v1 freezer switches a static branch (`freezer_active` in kernel/freezer.c). QEMU with
-/// a thread a processor can miss that: a processor then meets a breakpoint that nobody knows of any more (seen as int3 oopses when programs are
-/// attached, and as soft lockups in get_signal, with QEMU 7.2). One thread for all cannot.
-const EMULATION: &str = "tcg,thread=single";
-
 fn qemu(machine: &Machine, image: &Path, initramfs: &Path) -> Result<Command> {
     let mut append = format!("console=ttyS0 {APPEND} psi=1 swapaccount=1");
     for word in &machine.append {
@@ -128,7 +150,7 @@ fn qemu(machine: &Machine, image: &Path, initramfs: &Path) -> Result<Command> {
     if machine.kvm {
         qemu.args(["-accel", "kvm", "-cpu", "host"]);
     } else {
-        qemu.args(["-accel", EMULATION, "-cpu", "max"]);
+        qemu.args(["-accel", machine.threads.acceleration(), "-cpu", "max"]);
     }
     qemu.args(["-smp", "2", "-m", &format!("{}M", machine.memory_mib)]);
     qemu.arg("-kernel").arg(image).arg("-initrd").arg(initramfs).args(["-append", &append]);

@@ -164,6 +164,7 @@ impl Attachments {
 
     fn status(&self, program: &Program, state: &State) -> HookStatus {
         let sum = self.sum(program.stat);
+        let info = self.info(program, state);
         HookStatus {
             name: program.name,
             set: program.set,
@@ -172,15 +173,17 @@ impl Attachments {
             unavailable: state.unavailable.clone(),
             calls: sum.calls,
             acted: sum.acted,
-            run: self.run_stats.as_ref().and_then(|_| self.run(program, state)),
+            run: info.filter(|_| self.run_stats.is_some()).map(|info| info.run),
+            verified: info.map(|info| info.verified),
         }
     }
 
-    fn run(&self, program: &Program, state: &State) -> Option<(u64, u64)> {
+    /// `None` while it is not loaded.
+    fn info(&self, program: &Program, state: &State) -> Option<raw::ProgramInfo> {
         let name = program.ways[state.way?].1;
         let object = self.object_of(program, state)?;
         let loaded = object.progs().find(|loaded| loaded.name() == name)?;
-        raw::run_stats(loaded.as_fd()).ok()
+        raw::program_info(loaded.as_fd()).ok()
     }
 
     fn object_of<'a>(&'a self, program: &Program, state: &'a State) -> Option<&'a Object> {

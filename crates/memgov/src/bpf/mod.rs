@@ -290,6 +290,8 @@ pub struct HookStatus {
     pub acted: u64,
     /// Nanoseconds in it and runs of it as the kernel counts them, while [`Tier::enable_run_stats`] is on.
     pub run: Option<(u64, u64)>,
+    /// Instructions the verifier looked at until it accepted the program; what loading takes grows with them. `None`: not loaded.
+    pub verified: Option<u32>,
 }
 
 /// Events and children that the programs could not do justice to, since the tier was loaded.

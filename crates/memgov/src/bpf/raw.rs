@@ -217,14 +217,23 @@ pub(super) fn record<T: Copy>(bytes: &[u8]) -> Option<T> {
     (bytes.len() >= size_of::<T>()).then(|| unsafe { ptr::read_unaligned(bytes.as_ptr().cast()) })
 }
 
-/// Nanoseconds in a program and runs of it, as the kernel counts them.
-pub(super) fn run_stats(program: BorrowedFd<'_>) -> Result<(u64, u64), Errno> {
+/// What the kernel says of a loaded program (`struct bpf_prog_info` of include/uapi/linux/bpf.h).
+#[derive(Clone, Copy, Debug)]
+pub(super) struct ProgramInfo {
+    /// Nanoseconds in it and runs of it, counted while [`enable_run_stats`] is on.
+    pub run: (u64, u64),
+    /// Instructions the verifier looked at until it accepted the program.
+    pub verified: u32,
+}
+
+/// Asks the kernel about a loaded program.
+pub(super) fn program_info(program: BorrowedFd<'_>) -> Result<ProgramInfo, Errno> {
     let mut info = libbpf_sys::bpf_prog_info::default();
     let mut length = u32::try_from(size_of_val(&info)).map_err(|_| Errno::INVAL)?;
     let at = ptr::from_mut(&mut info);
     // SAFETY: `info` is all zero, so it asks for no arrays, and its length is given.
     match unsafe { libbpf_sys::bpf_prog_get_info_by_fd(program.as_raw_fd(), at, &raw mut length) } {
-        0 => Ok((info.run_time_ns, info.run_cnt)),
+        0 => Ok(ProgramInfo { run: (info.run_time_ns, info.run_cnt), verified: info.verified_insns }),
         _ => Err(errno()),
     }
 }
