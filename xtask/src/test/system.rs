@@ -10,7 +10,7 @@ use clap::ValueEnum;
 use super::report::Report;
 use super::summary::Summary;
 use crate::supervise::{self, End, OnInterrupt};
-use crate::vm::{self, Hierarchy, Kernel, Machine, Threads};
+use crate::vm::{self, Emulation, Hierarchy, Kernel, Machine};
 use crate::{interrupt, workspace};
 
 /// Where the system tests run.
@@ -38,6 +38,12 @@ pub enum Target {
     /// Debian 6.1, cgroup v1, enforcement inside the kernel
     #[value(name = "6.1-v1-bpf")]
     Linux61V1Bpf,
+    /// Debian 6.12, cgroup v2: what enforcement inside the kernel costs, in instructions
+    #[value(name = "6.12-v2-cost")]
+    Linux612V2Cost,
+    /// Debian 6.1, cgroup v2: what enforcement inside the kernel costs, in instructions
+    #[value(name = "6.1-v2-cost")]
+    Linux61V2Cost,
 }
 
 /// What a target is: its name, and what memgov-systest is told.
@@ -48,15 +54,18 @@ struct Facts {
     /// As memgov-systest names the machine and the tier.
     machine: &'static str,
     tier: &'static str,
+    emulation: Emulation,
 }
 
 impl Target {
     /// All, in the order they run: what takes longest first.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 10] = [
         Self::Host,
         Self::Linux612V2Bpf,
         Self::Linux61V2Bpf,
         Self::Linux61V1Bpf,
+        Self::Linux612V2Cost,
+        Self::Linux61V2Cost,
         Self::Linux612V2,
         Self::Linux61V2,
         Self::Linux61V1,
@@ -66,7 +75,14 @@ impl Target {
     fn facts(self) -> Facts {
         use Hierarchy::{V1, V2};
         use Kernel::{Linux61, Linux612, Uml};
-        let of = |name, boots, machine, tier| Facts { name, boots, machine, tier };
+        let of = |name, boots: Option<(Kernel, Hierarchy)>, machine, tier| {
+            let emulation = match (tier, boots) {
+                (PORTABLE, Some((_, cgroup))) => Emulation::of(cgroup),
+                _ => Emulation::Single,
+            };
+            Facts { name, boots, machine, tier, emulation }
+        };
+        let counting = |facts| Facts { emulation: Emulation::Counting, ..facts };
         match self {
             Self::Host => of("host", None, "host", PORTABLE),
             Self::Linux612V2 => of("6.12-v2", Some((Linux612, V2)), "6.12-v2", PORTABLE),
@@ -76,6 +92,8 @@ impl Target {
             Self::Linux612V2Bpf => of("6.12-v2-bpf", Some((Linux612, V2)), "6.12-v2", BPF),
             Self::Linux61V2Bpf => of("6.1-v2-bpf", Some((Linux61, V2)), "6.1-v2", BPF),
             Self::Linux61V1Bpf => of("6.1-v1-bpf", Some((Linux61, V1)), "6.1-v1", BPF),
+            Self::Linux612V2Cost => counting(of("6.12-v2-cost", Some((Linux612, V2)), "6.12-v2", BPF)),
+            Self::Linux61V2Cost => counting(of("6.1-v2-cost", Some((Linux61, V2)), "6.1-v2", BPF)),
         }
     }
 
@@ -92,6 +110,8 @@ impl Target {
 
 const PORTABLE: &str = "portable";
 const BPF: &str = "bpf";
+/// The tests that are about instructions.
+const COUNTED: &str = "instructions_";
 
 /// How to run them.
 pub struct Options<'a> {
@@ -158,7 +178,10 @@ fn words(target: Target, memgov: &str, options: &Options<'_>) -> Vec<String> {
     let Facts { machine, tier, .. } = target.facts();
     let words = ["run", "--target", machine, "--tier", tier, "--memgov", memgov];
     let mut words = words.map(str::to_owned).to_vec();
-    words.extend(options.filter.iter().flat_map(|filter| ["--filter".to_owned(), (*filter).to_owned()]));
+    // Everything else takes minutes by a clock that counts.
+    let counted = (target.facts().emulation == Emulation::Counting).then_some(COUNTED);
+    let filter = options.filter.or(counted);
+    words.extend(filter.iter().flat_map(|filter| ["--filter".to_owned(), (*filter).to_owned()]));
     words
 }
 
@@ -183,7 +206,7 @@ fn in_a_machine(
         cgroup,
         memory_mib: 1024,
         kvm: options.kvm && kernel != Kernel::Uml,
-        threads: if target.facts().tier == BPF { Threads::One } else { Threads::of(cgroup) },
+        emulation: target.facts().emulation,
         modules: Vec::new(),
         append: Vec::new(),
         programs: ["memgov", "memgov-systest"].map(workspace::release).to_vec(),

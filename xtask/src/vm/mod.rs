@@ -15,7 +15,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 
-pub use emulator::{Hierarchy, Kernel, Threads};
+pub use emulator::{Emulation, Hierarchy, Kernel};
 pub use session::run_command;
 
 use crate::{setup, workspace};
@@ -33,7 +33,7 @@ pub struct Machine {
     /// Use KVM; the run fails where that does not work.
     pub kvm: bool,
     /// How its processors are emulated.
-    pub threads: Threads,
+    pub emulation: Emulation,
     /// Modules to load.
     pub modules: Vec<String>,
     /// More words for the kernel's command line.
@@ -70,9 +70,9 @@ pub struct Arguments {
     /// Use KVM; never assumed, because /dev/kvm may be there and not work
     #[arg(long)]
     kvm: bool,
-    /// Threads that emulate the processors; `many` is faster, and unsafe where programs are attached to the kernel
-    #[arg(long, default_value = "one")]
-    threads: Threads,
+    /// How its processors are emulated; `multi` is faster, and unsafe where programs are attached to the kernel
+    #[arg(long, default_value = "single")]
+    emulation: Emulation,
     /// A kernel module to load, with what it needs (may be repeated)
     #[arg(long = "module", value_name = "NAME")]
     modules: Vec<String>,
@@ -101,7 +101,7 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode> {
         cgroup: arguments.cgroup,
         memory_mib: arguments.mem,
         kvm: arguments.kvm,
-        threads: arguments.threads,
+        emulation: arguments.emulation,
         modules: arguments.modules.clone(),
         append: arguments.append.clone(),
         programs: if arguments.bare { Vec::new() } else { build_programs()? },

@@ -9,6 +9,7 @@ use super::children::{self, Path};
 use super::command::{self, Command};
 use super::growth::{Growth, Plan, Step, timed_step};
 use super::innocent::Innocent;
+use super::pace;
 use super::probe::Probe;
 use super::text::{Channel, Input, LINE};
 use crate::sys::process::NO_LIMIT;
@@ -264,6 +265,10 @@ impl Agent {
 
     fn about_itself(&self, command: Command<'_>) -> Result<(), Errno> {
         match command {
+            Command::Pace(call, calls, batches) => {
+                let (least, median) = pace::measure(call, calls, batches)?;
+                self.answer(format_args!("{least} {median}"))
+            }
             Command::Held => self.answer(format_args!("{} {}", self.growth.held(), now())),
             Command::Usage => self.answer(format_args!("{}", self.growth.usage().ok_or(libc::ENOENT)?)),
             Command::Progress => self.answer(format_args!("{} {}", self.turns, now())),

@@ -1,11 +1,12 @@
 //! The commands of the protocol. Parsing allocates nothing and keeps nothing: an agent under ENOMEM still understands.
 
 use super::growth::{Kind, Plan};
+use super::pace::Call;
 use crate::sys::process::{NO_LIMIT, Resource};
 
 /// What `help` prints.
 pub const HELP: &str = "\
-grow KIND STEP INTERVAL_US UPTO | stop | shrink BYTES | free | hammer KIND STEP UPTO ROUNDS | held | usage | watch FILE LINE | file PATH
+grow KIND STEP INTERVAL_US UPTO | stop | shrink BYTES | free | hammer KIND STEP UPTO ROUNDS | pace CALL CALLS BATCHES | held | usage | watch FILE LINE | file PATH
 probe | await refused|allowed [MASK] | spin | idle | progress | innocent INTERVAL_US | figures
 count SIGNAL | yield-on SIGNAL | counted SIGNAL | block SIGNAL | unblock SIGNAL | ignore SIGNAL | jobs
 fork IN OUT | thread IN OUT | exec | exec-file PATH | reap PID | groups | name COMM | become UID | drop-ipc-lock | memlock-max
@@ -17,6 +18,8 @@ pub enum Command<'a> {
     Grow(Plan),
     /// So many times: take at full speed until refused or full, and give everything back.
     Hammer(Plan, u64),
+    /// How long a call takes: so many, in so many batches.
+    Pace(Call, u64, usize),
     /// Stop taking, keep what there is.
     Stop,
     /// Give back until so much is left.
@@ -106,6 +109,9 @@ pub fn parse(line: &str) -> Option<Command<'_>> {
             Plan { kind: Kind::named(word()?)?, step: number(word()?)?, interval: 0, upto: number(word()?)? },
             number(word()?)?,
         ),
+        "pace" => {
+            Command::Pace(Call::named(word()?)?, number(word()?)?, usize::try_from(number(word()?)?).ok()?)
+        }
         "stop" => Command::Stop,
         "shrink" => Command::Shrink(number(word()?)?),
         "free" => Command::Shrink(0),

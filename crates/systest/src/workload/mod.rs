@@ -7,6 +7,7 @@ mod command;
 mod growth;
 mod histogram;
 mod innocent;
+mod pace;
 mod probe;
 mod text;
 

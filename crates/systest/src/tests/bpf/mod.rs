@@ -2,6 +2,7 @@
 
 mod cost;
 mod deny;
+mod instructions;
 mod load;
 mod process;
 mod rig;
@@ -10,6 +11,7 @@ mod send;
 use crate::harness::run::Test;
 
 pub fn tests() -> Vec<Test> {
-    let themes: [fn() -> Vec<Test>; 5] = [load::tests, deny::tests, process::tests, send::tests, cost::tests];
+    let themes: [fn() -> Vec<Test>; 6] =
+        [load::tests, deny::tests, process::tests, send::tests, cost::tests, instructions::tests];
     themes.iter().flat_map(|tests| tests()).collect()
 }
