@@ -102,6 +102,11 @@ impl Target {
         self.facts().name
     }
 
+    /// Run only when named by `--only`: not every test of it has been seen to pass yet.
+    pub fn waits(self) -> bool {
+        self.facts().tier == BPF
+    }
+
     /// `None` for this machine.
     pub fn boots(self) -> Option<(Kernel, Hierarchy)> {
         self.facts().boots

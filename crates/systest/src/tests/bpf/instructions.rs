@@ -20,7 +20,7 @@ pub fn tests() -> Vec<Test> {
 
 /// A call, how many make a batch, and how many batches: a batch without a timer interrupt (every 4 million instructions) is among them.
 const CALLS: [(&str, u64, u64); 4] =
-    [("mmap", 100, 30), ("fault", 256, 30), ("fork", 5, 40), ("mkdir", 50, 30)];
+    [("mmap", 100, 120), ("fault", 256, 120), ("fork", 5, 120), ("mkdir", 50, 120)];
 /// Two runs of the same code differ by so much, in parts of a thousand: caches of the kernel's allocators fill differently.
 const NOISE: u64 = 10;
 
