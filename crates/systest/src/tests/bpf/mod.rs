@@ -2,6 +2,8 @@
 
 mod cost;
 mod deny;
+mod groups;
+mod groups_daemon;
 mod load;
 mod process;
 mod rig;
@@ -10,6 +12,14 @@ mod send;
 use crate::harness::run::Test;
 
 pub fn tests() -> Vec<Test> {
-    let themes: [fn() -> Vec<Test>; 5] = [load::tests, deny::tests, process::tests, send::tests, cost::tests];
+    let themes: [fn() -> Vec<Test>; 7] = [
+        load::tests,
+        deny::tests,
+        process::tests,
+        send::tests,
+        cost::tests,
+        groups::tests,
+        groups_daemon::tests,
+    ];
     themes.iter().flat_map(|tests| tests()).collect()
 }
