@@ -64,6 +64,12 @@ pub(super) fn parse(words: &[&str]) -> Option<Reading> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::record::replay::replay;
+    use crate::record::trace::Tape;
+    use memgov_decide::governor::Numbers;
+    use memgov_decide::policy::{Action, Condition, Over, Pattern, Policy, Rule, Scope, Step};
+    use memgov_decide::snapshot::{Group, GroupId, GroupSlot, Host};
+    use memgov_decide::units::Time;
     use proptest::prelude::*;
 
     fn some(below: u64) -> impl Strategy<Value = Option<u64>> {
@@ -89,6 +95,48 @@ mod tests {
             let words: Vec<&str> = text.split(' ').collect();
             prop_assert_eq!(parse(&words), Some(reading));
         }
+    }
+
+    /// One group, under its line and over it, as one way of reading puts it on the tape.
+    fn trace(read: impl Fn(&mut Tape, u64)) -> Vec<u8> {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("trace");
+        let mut tape = Tape::create(&path, &Host::default(), Numbers::default()).unwrap();
+        for (second, usage) in [(1, 0), (2, 4096), (3, 8192), (4, 8192), (5, 0)] {
+            tape.tick(Time(second * 1_000_000_000));
+            if second == 1 {
+                tape.group_new(GroupSlot(3), &Group::new(GroupId(9), b"/a"));
+            }
+            read(&mut tape, usage);
+            tape.step();
+        }
+        drop(tape);
+        std::fs::read(&path).unwrap()
+    }
+
+    #[test]
+    fn a_reading_decides_the_same_whichever_way_it_came() {
+        let by_file = trace(|tape, usage| {
+            tape.group_file(GroupSlot(3), "memory.current", format!("{usage}\n").as_bytes());
+            tape.group_file(GroupSlot(3), "memory.max", b"max\n");
+        });
+        let by_pass = trace(|tape, usage| {
+            let (usage, max) = (Some(Bytes(usage)), Some(Limit::Max));
+            tape.group_overlay(GroupSlot(3), &Reading { usage, max, ..Reading::default() });
+        });
+        let rule = Rule {
+            name: "all".into(),
+            scope: Scope::Groups(vec![Pattern::new("/a")]),
+            when: Condition { group: Some(Over::Amount(Bytes(4096))), rss: None },
+            until: None,
+            steps: vec![Step { action: Action::Deny, after: std::time::Duration::ZERO }],
+            log: true,
+        };
+        let policy = Policy { rules: vec![rule], ..Policy::default() };
+        let decided = |bytes: &[u8]| replay(bytes, vec![policy.clone()]).unwrap().events;
+        let (by_file, by_pass) = (decided(&by_file), decided(&by_pass));
+        assert_eq!(by_file, by_pass);
+        assert!(by_pass.len() >= 2, "it was denied and let go: {by_pass:?}");
     }
 
     #[test]

@@ -5,13 +5,13 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 
-use crate::harness::MIB;
 use crate::harness::bench::{Bench, T};
 use crate::harness::daemon::Daemon;
 use crate::harness::group::Group;
 use crate::harness::host::{Need, Tier, Version};
 use crate::harness::process;
 use crate::harness::run::Test;
+use crate::harness::{MIB, poll_until};
 
 pub fn tests() -> Vec<Test> {
     let test = |name, body| Test::new(name, body).needs(&[Need::Bpf]).seconds(240);
@@ -26,7 +26,7 @@ const WINDOW: Duration = Duration::from_secs(12);
 /// The files take at least so many times as many reads.
 const RATIO: u64 = 10;
 
-/// `record` alone: nothing that a program inside the kernel could be told, so that what is seen is what was read.
+/// `record` alone: nothing is refused or signalled beforehand, inside the kernel or out.
 fn rule(parent: &Group) -> String {
     format!(
         "[[rule]]\nname = \"seen\"\ngroups = \"{}/*\"\nmeter = \"usage\"\nover = \"64MiB\"\ndo = [\"record\"]\n",
@@ -63,6 +63,12 @@ fn reads(daemon: &Daemon) -> Result<u64> {
     Ok(count()? - before)
 }
 
+/// Rows of groups that it has.
+fn watched(daemon: &Daemon) -> Result<u64> {
+    let status: serde_json::Value = serde_json::from_str(&daemon.ok(&["status", "--json"])?)?;
+    status["watched"]["groups"].as_u64().with_context(|| format!("no number of groups in {status}"))
+}
+
 fn thousand(bench: &mut Bench<'_>) -> Result<String> {
     bench.patience *= 6;
     let parent = many(bench, 1000)?;
@@ -81,10 +87,10 @@ fn thousand(bench: &mut Bench<'_>) -> Result<String> {
     let event =
         daemon.event("a record of the one group", bench.patience(), |event| event.order == "record")?;
     ensure!(event.is_of_group(&job.path()), "of another group: {event}");
-    // Gone without the one above being watched or not: a row must not stay.
-    let gone = parent.dir().join("g999");
-    fs::remove_dir(&gone)?;
-    std::thread::sleep(T * 4);
+    let rows = watched(&daemon)?;
+    fs::remove_dir(parent.dir().join("g999"))?;
+    let gone = poll_until(bench.patience(), T, || (watched(&daemon).ok()? == rows - 1).then_some(()));
+    ensure!(gone.is_some(), "a group was removed, and there are {} rows after {rows}", watched(&daemon)?);
     let others: Vec<String> = daemon
         .events()
         .iter()
