@@ -25,6 +25,7 @@ pub(super) enum Source {
     Charge,
     Rss,
     Oom,
+    Groups,
 }
 
 impl Source {
@@ -35,6 +36,7 @@ impl Source {
             Self::Charge => object!("charge"),
             Self::Rss => object!("rss"),
             Self::Oom => object!("oom"),
+            Self::Groups => object!("groups"),
         }
     }
 }

@@ -18,6 +18,8 @@ mod attach;
 #[cfg(feature = "bpf")]
 mod events;
 #[cfg(feature = "bpf")]
+mod groups;
+#[cfg(feature = "bpf")]
 mod load;
 #[cfg(feature = "bpf")]
 mod maps;
@@ -31,14 +33,14 @@ mod selftest;
 mod tier;
 
 #[cfg(feature = "bpf")]
-pub use self::{attach::Attachments, events::Events, maps::Maps, tier::Tier};
+pub use self::{attach::Attachments, events::Events, groups::GroupPass, maps::Maps, tier::Tier};
 #[cfg(not(feature = "bpf"))]
-pub use absent::{Attachments, Events, Maps, Tier};
+pub use absent::{Attachments, Events, GroupPass, Maps, Tier};
 
 pub use memgov_decide::policy::Condition;
 
 use crate::kernel::Errno;
-use memgov_decide::snapshot::{GroupId, ProcessId, Rss};
+use memgov_decide::snapshot::{Events as GroupEvents, GroupId, ProcessId, Rss};
 use memgov_decide::units::{Bytes, Limit, Time};
 use std::fmt;
 use std::time::Duration;
@@ -301,6 +303,27 @@ pub struct Lost {
     pub events: u64,
     /// No memory for a child's limit at fork or exec.
     pub children: u64,
+}
+
+/// A group as the iterator has read it: what its control files say, in their units.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct GroupRecord {
+    /// Who it is.
+    pub id: GroupId,
+    /// `memory.current`; v1 `memory.usage_in_bytes`.
+    pub usage: Bytes,
+    /// `memory.high`; `Max` on v1, which has none.
+    pub high: Limit,
+    /// `memory.max`; v1 `memory.limit_in_bytes`.
+    pub max: Limit,
+    /// `memory.swap.current`; v1 `memory.memsw.usage_in_bytes`, which is memory and swap.
+    pub swap: Bytes,
+    /// v1 `memory.failcnt`; 0 on v2.
+    pub failcnt: u64,
+    /// `memory.events`; on v1 only `oom_kill` of `memory.oom_control` is kept there.
+    pub events: GroupEvents,
+    /// `memory.oom.group`.
+    pub oom_group: bool,
 }
 
 /// The tier in three parts, for as many threads.

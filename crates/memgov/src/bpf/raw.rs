@@ -249,6 +249,17 @@ pub(super) fn enable_run_stats() -> Result<OwnedFd, Errno> {
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
 
+/// A new run of an iterator (BPF_ITER_CREATE): reading from it runs the program.
+pub(super) fn iter_create(link: BorrowedFd<'_>) -> Result<OwnedFd, Errno> {
+    // SAFETY: a plain number.
+    let fd = unsafe { libbpf_sys::bpf_iter_create(link.as_raw_fd()) };
+    if fd < 0 {
+        return Err(errno());
+    }
+    // SAFETY: a descriptor the kernel has just given to nobody else.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
 fn page() -> usize {
     usize::try_from(sys::page_size()).unwrap_or(4096)
 }

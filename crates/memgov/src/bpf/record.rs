@@ -101,6 +101,29 @@ pub(super) struct HookStats {
     pub acted: u64,
 }
 
+/// Mapped memory, written by the iterator while it is read from; amounts in pages.
+#[repr(C)]
+pub(super) struct RawGroupRecord {
+    pub id: AtomicU64,
+    pub usage: AtomicU64,
+    pub high: AtomicU64,
+    pub max: AtomicU64,
+    pub swap: AtomicU64,
+    pub failcnt: AtomicU64,
+    pub high_events: AtomicU64,
+    pub max_events: AtomicU64,
+    pub oom_events: AtomicU64,
+    pub oom_kills: AtomicU64,
+    pub oom_group: AtomicU64,
+}
+
+/// Mapped memory, likewise.
+#[repr(C)]
+pub(super) struct RawGroupPass {
+    pub seen: AtomicU64,
+    pub complete: AtomicU64,
+}
+
 /// `enum hook`: where a program's statistics are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u32)]
@@ -214,5 +237,30 @@ mod tests {
         // SAFETY: the object lives until the end of the test.
         let btf = Btf::from_bpf_object(unsafe { object.as_ref() }).unwrap().unwrap();
         same!(&btf, "exempt_key", ExemptKey, start_ticks, tgid, unused);
+    }
+
+    #[test]
+    fn both_sides_lay_readings_of_groups_out_alike() {
+        let programs = load::open(Source::Groups).unwrap();
+        let object = libbpf_rs::AsRawLibbpf::as_libbpf_object(&programs);
+        // SAFETY: the object lives until the end of the test.
+        let btf = Btf::from_bpf_object(unsafe { object.as_ref() }).unwrap().unwrap();
+        same!(
+            &btf,
+            "group_record",
+            RawGroupRecord,
+            id,
+            usage,
+            high,
+            max,
+            swap,
+            failcnt,
+            high_events,
+            max_events,
+            oom_events,
+            oom_kills,
+            oom_group
+        );
+        same!(&btf, "group_pass", RawGroupPass, seen, complete);
     }
 }

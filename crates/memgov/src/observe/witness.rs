@@ -24,7 +24,7 @@ impl Observer {
             governor.pace_hint_process(slot, now);
         }
         for event in events {
-            if let Some(slot) = group_of(snap, event) {
+            if let Some(slot) = self.slot_about(snap, event) {
                 governor.pace_hint_event(slot, now);
             }
             if !is_about_a_process(event.kind) {
@@ -50,7 +50,7 @@ impl Observer {
     pub fn witness(&mut self, events: &[Event], snap: &mut Snapshot, tape: &mut Tape) {
         for event in events {
             if event.usage.0 > 0
-                && let Some(slot) = group_of(snap, event)
+                && let Some(slot) = self.slot_about(snap, event)
                 && let Some(row) = snap.groups.get_mut(slot.0)
                 && row.usage.is_none_or(|usage| usage < event.usage)
             {
@@ -75,12 +75,12 @@ impl Observer {
             }
         }
     }
-}
 
-/// The row of the group an event is about.
-fn group_of(snap: &Snapshot, event: &Event) -> Option<GroupSlot> {
-    let found = snap.groups.iter().find(|(_, row)| row.id == event.group && !row.gone);
-    found.map(|(slot, _)| GroupSlot(slot))
+    /// The row of the group an event is about.
+    fn slot_about(&self, snap: &Snapshot, event: &Event) -> Option<GroupSlot> {
+        let slot = self.groups.slot_of(event.group)?;
+        snap.group(slot).is_some_and(|row| row.id == event.group && !row.gone).then_some(slot)
+    }
 }
 
 /// Whether the event says something of a process's own line, not only who happened to be the one to cross its group's.

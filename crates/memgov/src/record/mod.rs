@@ -7,6 +7,7 @@
 
 pub mod event;
 pub mod journal;
+mod overlaid;
 pub mod replay;
 pub mod text;
 pub mod trace;

@@ -65,14 +65,18 @@ struct kernfs_node {
 	__u64 id;
 };
 
+struct cgroup_subsys_state;
+
 struct cgroup {
 	int level;
 	struct kernfs_node *kn;
+	struct cgroup_subsys_state *subsys[1];
 };
 
 struct cgroup_subsys_state {
 	struct cgroup *cgroup;
 	struct cgroup_subsys_state *parent;
+	unsigned int flags;
 };
 
 enum cgroup_subsys_id {
@@ -86,11 +90,22 @@ struct css_set {
 struct page_counter {
 	atomic_long_t usage;
 	unsigned long high;
+	unsigned long max;
+	unsigned long failcnt; /* v1 */
 };
+
+/* enum memcg_memory_event in include/linux/memcontrol.h: the order of memory.events */
+#define MEMCG_HIGH 1
+#define MEMCG_MAX 2
+#define MEMCG_OOM 3
+#define MEMCG_OOM_KILL 4
 
 struct mem_cgroup {
 	struct cgroup_subsys_state css;
 	struct page_counter memory;
+	struct page_counter swap; /* v2 */
+	bool oom_group;
+	atomic_long_t memory_events[MEMCG_OOM_KILL + 1];
 };
 
 /* before 6.2 */

@@ -149,4 +149,25 @@ struct hook_stats {
 	__u64 acted;
 };
 
+/* One reading of a group by the iterator; amounts in pages, limits as the kernel keeps them (LONG_MAX / page size: none). */
+struct group_record {
+	__u64 id;
+	__u64 usage;
+	__u64 high;
+	__u64 max;
+	__u64 swap; /* v1: memory and swap together */
+	__u64 failcnt; /* v1 */
+	__u64 high_events;
+	__u64 max_events;
+	__u64 oom_events;
+	__u64 oom_kills;
+	__u64 oom_group;
+};
+
+/* How far a pass got. Zeroed by user space before it. */
+struct group_pass {
+	__u64 seen; /* groups with the memory controller; those past the end of the array are only counted */
+	__u64 complete;
+};
+
 #endif

@@ -2,6 +2,8 @@
 
 mod cost;
 mod deny;
+mod groups;
+mod groups_daemon;
 mod instructions;
 mod load;
 mod process;
@@ -11,7 +13,15 @@ mod send;
 use crate::harness::run::Test;
 
 pub fn tests() -> Vec<Test> {
-    let themes: [fn() -> Vec<Test>; 6] =
-        [load::tests, deny::tests, process::tests, send::tests, cost::tests, instructions::tests];
+    let themes: [fn() -> Vec<Test>; 8] = [
+        load::tests,
+        deny::tests,
+        process::tests,
+        send::tests,
+        cost::tests,
+        groups::tests,
+        groups_daemon::tests,
+        instructions::tests,
+    ];
     themes.iter().flat_map(|tests| tests()).collect()
 }
