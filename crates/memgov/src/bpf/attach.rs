@@ -3,73 +3,14 @@
 
 use super::load::{Failure, MapFds, Source};
 use super::maps::Maps;
+use super::programs::{PROGRAMS, Program};
 use super::raw;
 use super::record::{HookStats, StatId};
-use super::selftest::{Proof, prove};
+use super::selftest::prove;
 use super::{Error, Hook, HookStatus, Hooks, How, Lost};
 use libbpf_rs::{Link, Object};
 use rustix::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
-
-/// One program and the ways to attach it, the preferred one first.
-struct Program {
-    /// What it is attached to.
-    name: &'static str,
-    set: Option<Hook>,
-    stat: StatId,
-    source: Source,
-    ways: &'static [(How, &'static str)],
-    proof: Option<Proof>,
-}
-
-const fn telling(
-    name: &'static str,
-    set: Option<Hook>,
-    stat: StatId,
-    source: Source,
-    ways: &'static [(How, &'static str)],
-) -> Program {
-    Program { name, set, stat, source, ways, proof: None }
-}
-
-/// In the order they are attached: what follows limits comes first, so that no child is missed.
-static PROGRAMS: [Program; 9] = [
-    telling("task_newtask", None, StatId::Fork, Source::Life, &[(How::Tracepoint, "fork_inherits")]),
-    telling("begin_new_exec", None, StatId::Exec, Source::Life, &[(How::Fentry, "exec_keeps")]),
-    telling("sched_process_exit", None, StatId::Exit, Source::Life, &[(How::Tracepoint, "exit_tells")]),
-    Program {
-        name: "security_mmap_addr",
-        set: Some(Hook::Deny),
-        stat: StatId::MmapAddr,
-        source: Source::Deny,
-        ways: &[(How::FmodRet, "mmap_addr_fmod"), (How::Lsm, "mmap_addr_lsm")],
-        proof: Some(Proof::MmapAddr),
-    },
-    Program {
-        name: "security_file_mprotect",
-        set: Some(Hook::Deny),
-        stat: StatId::FileMprotect,
-        source: Source::Deny,
-        ways: &[(How::FmodRet, "file_mprotect_fmod"), (How::Lsm, "file_mprotect_lsm")],
-        proof: Some(Proof::FileMprotect),
-    },
-    telling(
-        "try_charge_memcg",
-        Some(Hook::Charge),
-        StatId::Charge,
-        Source::Charge,
-        &[(How::Fexit, "charge")],
-    ),
-    telling("rss_stat", Some(Hook::Rss), StatId::Rss, Source::Rss, &[(How::Tracepoint, "rss_changes")]),
-    telling("out_of_memory", Some(Hook::Oom), StatId::Oom, Source::Oom, &[(How::Fentry, "oom_enters")]),
-    telling("mark_victim", Some(Hook::Oom), StatId::Victim, Source::Oom, &[(How::Tracepoint, "oom_takes")]),
-];
-
-/// The names of the programs that follow limits, which are loaded with the maps.
-pub(super) fn programs_of_life() -> Vec<&'static str> {
-    let life = PROGRAMS.iter().filter(|program| program.set.is_none());
-    life.flat_map(|program| program.ways).map(|(_, name)| *name).collect()
-}
 
 /// What became of a program so far.
 #[derive(Default)]
@@ -122,8 +63,8 @@ impl Attachments {
         }
         // Last attached, first detached: limits follow their processes to the end.
         for (program, state) in PROGRAMS.iter().zip(&mut self.states).rev() {
-            if !wanted(program) {
-                state.link = None;
+            if !wanted(program) && state.link.take().is_some() && program.source == Source::Counter {
+                self.maps.forget_kernel();
             }
         }
         Ok(())
@@ -238,8 +179,11 @@ impl Attachments {
         let link = attach(object, name).map_err(|failure| failure.brief())?;
         let proven = match program.proof {
             None => false,
-            Some(proof) => prove(proof, self.maps.control()).map(|()| true)?,
+            Some(proof) => prove(proof, program.stat, self.maps.control()).map(|()| true)?,
         };
+        if program.source == Source::Counter {
+            self.maps.forget_kernel();
+        }
         let state = &mut self.states[index];
         (state.link, state.way, state.proven) = (Some(link), Some(way), proven);
         Ok(())

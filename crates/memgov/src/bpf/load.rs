@@ -25,6 +25,8 @@ pub(super) enum Source {
     Charge,
     Rss,
     Oom,
+    Counter,
+    Ceiling,
 }
 
 impl Source {
@@ -35,6 +37,8 @@ impl Source {
             Self::Charge => object!("charge"),
             Self::Rss => object!("rss"),
             Self::Oom => object!("oom"),
+            Self::Counter => object!("counter"),
+            Self::Ceiling => object!("ceiling"),
         }
     }
 }

@@ -17,10 +17,13 @@ mod absent;
 mod attach;
 #[cfg(feature = "bpf")]
 mod events;
+mod kernel_memory;
 #[cfg(feature = "bpf")]
 mod load;
 #[cfg(feature = "bpf")]
 mod maps;
+#[cfg(feature = "bpf")]
+mod programs;
 #[cfg(feature = "bpf")]
 mod raw;
 #[cfg(feature = "bpf")]
@@ -29,12 +32,15 @@ mod record;
 mod selftest;
 #[cfg(feature = "bpf")]
 mod tier;
+#[cfg(feature = "bpf")]
+mod trials;
 
 #[cfg(feature = "bpf")]
 pub use self::{attach::Attachments, events::Events, maps::Maps, tier::Tier};
 #[cfg(not(feature = "bpf"))]
 pub use absent::{Attachments, Events, Maps, Tier};
 
+pub use self::kernel_memory::{Seeding, correction, stat_lateness};
 pub use memgov_decide::policy::Condition;
 
 use crate::kernel::Errno;
@@ -99,7 +105,8 @@ pub enum Hook {
     Rss,
     /// Out of memory: entry and victims, as events.
     Oom,
-    /// Kernel memory: refusing fork, inodes, files and sockets by [`GroupLimit::kernel`].
+    /// Kernel memory: counting it ([`Maps::kernel_usage`]), and refusing fork, inodes, files, sockets, unix messages, larger pipes and
+    /// more mappings by [`GroupLimit::kernel`].
     Kernel,
 }
 
@@ -156,8 +163,11 @@ pub struct GroupLimit {
     pub deny: Option<Bytes>,
     /// Its usage crossing this is an event.
     pub tell: Option<Bytes>,
-    /// The line for its kernel memory.
+    /// Calls that take kernel memory are refused to everything in the group, and all below it, while its kernel memory is over
+    /// this. Not before [`Maps::seed_kernel`].
     pub kernel: Option<Bytes>,
+    /// Its kernel memory crossing this is an event. Not before [`Maps::seed_kernel`] either.
+    pub kernel_tell: Option<Bytes>,
     /// The `memory.high` that conditions of processes see, in place of the kernel's: the virtual high of v1.
     pub high: Option<Limit>,
     /// Comes back in events.
@@ -209,6 +219,11 @@ pub enum EventKind {
     CrossedOwn,
     /// A call was refused. At most one a group or process in 100 ms; [`Tier::denials_of`] counts them all.
     Denied,
+    /// The kernel memory of a group went over its line: once, until it was seen at or under it. `usage` and `limit` are of kernel memory.
+    KernelCrossed,
+    /// A call was refused for the kernel memory of a group, likewise. At most one a group in 100 ms; [`Maps::kernel_denials_of`] counts
+    /// them all.
+    KernelDenied,
     /// A signal was sent to a process by its own limit.
     Signalled,
     /// A process was killed by its own limit.

@@ -2,6 +2,9 @@
 
 mod cost;
 mod deny;
+mod kernel;
+mod kernel_attacks;
+mod kernel_rig;
 mod load;
 mod process;
 mod rig;
@@ -10,6 +13,14 @@ mod send;
 use crate::harness::run::Test;
 
 pub fn tests() -> Vec<Test> {
-    let themes: [fn() -> Vec<Test>; 5] = [load::tests, deny::tests, process::tests, send::tests, cost::tests];
+    let themes: [fn() -> Vec<Test>; 7] = [
+        load::tests,
+        deny::tests,
+        process::tests,
+        send::tests,
+        kernel::tests,
+        kernel_attacks::tests,
+        cost::tests,
+    ];
     themes.iter().flat_map(|tests| tests()).collect()
 }
