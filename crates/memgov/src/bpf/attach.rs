@@ -3,7 +3,7 @@
 
 use super::load::{Failure, MapFds, Source};
 use super::maps::Maps;
-use super::programs::{PROGRAMS, Program};
+use super::programs::{PROGRAMS, Program, programs_of, programs_of_life};
 use super::raw;
 use super::record::{HookStats, StatId};
 use super::selftest::prove;
@@ -15,18 +15,24 @@ use std::sync::Arc;
 /// What became of a program so far.
 #[derive(Default)]
 struct State {
-    /// Dropped before the object it comes from.
     link: Option<Link>,
-    object: Option<Object>,
     /// The way that worked, as a position in `ways`.
     way: Option<usize>,
     proven: bool,
     unavailable: Option<String>,
 }
 
+/// Programs in the kernel, whether attached or not.
+struct Loaded {
+    object: Object,
+    names: Vec<&'static str>,
+}
+
 /// The programs. Dropping it detaches all of them.
 pub struct Attachments {
+    /// Their links are dropped before the objects they come from.
     states: [State; PROGRAMS.len()],
+    loaded: Vec<Loaded>,
     fds: MapFds,
     stats: OwnedFd,
     cpus: usize,
@@ -46,10 +52,8 @@ impl Attachments {
         let cpus =
             libbpf_rs::num_possible_cpus().map_err(|error| Error(format!("counting processors: {error}")))?;
         let states = std::array::from_fn(|_| State::default());
-        let mut new = Self { states, fds, stats, cpus, maps, run_stats: None, avoid };
-        // Kept with the first program; the others find theirs in it.
-        new.states[0].object = Some(life);
-        Ok(new)
+        let loaded = vec![Loaded { object: life, names: programs_of_life() }];
+        Ok(Self { states, loaded, fds, stats, cpus, maps, run_stats: None, avoid })
     }
 
     /// Attaches these sets and detaches all others. A hook that this kernel does not have, or that is not proven, is left out and says why
@@ -119,13 +123,9 @@ impl Attachments {
 
     fn run(&self, program: &Program, state: &State) -> Option<(u64, u64)> {
         let name = program.ways[state.way?].1;
-        let object = self.object_of(program, state)?;
+        let object = &self.loaded.iter().find(|loaded| loaded.names.contains(&name))?.object;
         let loaded = object.progs().find(|loaded| loaded.name() == name)?;
         raw::run_stats(loaded.as_fd()).ok()
-    }
-
-    fn object_of<'a>(&'a self, program: &Program, state: &'a State) -> Option<&'a Object> {
-        if program.source == Source::Life { self.states[0].object.as_ref() } else { state.object.as_ref() }
     }
 
     fn sum(&self, stat: StatId) -> HookStats {
@@ -143,11 +143,11 @@ impl Attachments {
         let known = self.states[index].way;
         let mut reasons = Vec::new();
         for way in known.into_iter().chain((0..program.ways.len()).filter(|way| Some(*way) != known)) {
-            let (how, name) = program.ways[way];
+            let how = program.ways[way].0;
             if self.avoid == Some(how) {
                 continue;
             }
-            match self.attach_way(index, way, name) {
+            match self.attach_way(index, way) {
                 Ok(()) => {
                     self.states[index].unavailable = None;
                     return Ok(());
@@ -166,16 +166,31 @@ impl Attachments {
         Ok(())
     }
 
-    fn attach_way(&mut self, index: usize, way: usize, name: &str) -> Result<(), String> {
+    /// The object with this program, loaded if it is not yet: with all of its file that are attached the same way, because each
+    /// object takes its time, or alone if one of the others cannot be loaded here.
+    fn object_with(&mut self, source: Source, how: How, name: &'static str) -> Result<&mut Object, String> {
+        let known = self.loaded.iter().position(|loaded| loaded.names.contains(&name));
+        let at = match known {
+            Some(at) => at,
+            None => {
+                let together = programs_of(source, how);
+                let loaded = self.load(source, together).or_else(|_| self.load(source, vec![name]));
+                self.loaded.push(loaded.map_err(|failure| failure.brief())?);
+                self.loaded.len() - 1
+            }
+        };
+        Ok(&mut self.loaded[at].object)
+    }
+
+    fn load(&self, source: Source, names: Vec<&'static str>) -> Result<Loaded, Failure> {
+        let object = self.fds.load(source, &names)?;
+        Ok(Loaded { object, names })
+    }
+
+    fn attach_way(&mut self, index: usize, way: usize) -> Result<(), String> {
         let program = &PROGRAMS[index];
-        if program.source != Source::Life
-            && (self.states[index].way != Some(way) || self.states[index].object.is_none())
-        {
-            let object = self.fds.load(program.source, &[name]).map_err(|failure| failure.brief())?;
-            self.states[index].object = Some(object);
-        }
-        let holder = if program.source == Source::Life { 0 } else { index };
-        let object = self.states[holder].object.as_mut().ok_or("it is not loaded")?;
+        let (how, name) = program.ways[way];
+        let object = self.object_with(program.source, how, name)?;
         let link = attach(object, name).map_err(|failure| failure.brief())?;
         let proven = match program.proof {
             None => false,

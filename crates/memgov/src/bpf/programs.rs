@@ -73,6 +73,12 @@ pub(super) fn programs_of_life() -> Vec<&'static str> {
     life.flat_map(|program| program.ways).map(|(_, name)| *name).collect()
 }
 
+/// The programs of a file that are attached this way and are no alternatives to each other.
+pub(super) fn programs_of(source: Source, how: How) -> Vec<&'static str> {
+    let own = PROGRAMS.iter().filter(|program| program.source == source);
+    own.filter_map(|program| program.ways.iter().find(|(it, _)| *it == how)).map(|(_, name)| *name).collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -98,6 +104,15 @@ mod tests {
             named.sort();
             assert_eq!(there, named, "{source:?}");
         }
+    }
+
+    #[test]
+    fn a_program_has_one_name() {
+        let mut names: Vec<&str> = PROGRAMS.iter().flat_map(|it| it.ways).map(|(_, name)| *name).collect();
+        let count = names.len();
+        names.sort_unstable();
+        names.dedup();
+        assert_eq!(names.len(), count);
     }
 
     #[test]

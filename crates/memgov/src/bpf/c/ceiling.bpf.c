@@ -85,7 +85,9 @@ static __always_inline bool grows_pipe(struct file *file, unsigned int cmd, unsi
 /* Other families' buffers are not kernel memory of the group: TCP counts as sockets, the rest as nobody's. */
 static __always_inline bool fills_buffers(struct socket *sock)
 {
-	return sock->sk->__sk_common.skc_family == AF_UNIX;
+	struct sock *sk = sock->sk;
+
+	return sk && sk->__sk_common.skc_family == AF_UNIX;
 }
 
 #ifdef __TARGET_ARCH_x86
