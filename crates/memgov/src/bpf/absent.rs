@@ -1,10 +1,11 @@
 //! The tier of a build without the feature `bpf`: there is none. These types have no values, so nothing here runs but `load`.
 
 use super::{
-    Absent, Error, Event, GroupLimit, GroupRecord, HookStatus, Hooks, Hot, Lost, Options, Parts, TaskLimit,
+    Absent, Error, Event, GroupLimit, GroupRecord, HookStatus, Hooks, Hot, Lost, Options, Parts, Seeding,
+    TaskLimit,
 };
 use memgov_decide::snapshot::{GroupId, ProcessId};
-use memgov_decide::units::Time;
+use memgov_decide::units::{Bytes, Time};
 use rustix::fd::BorrowedFd;
 use std::sync::Arc;
 
@@ -92,6 +93,18 @@ impl Maps {
         match self.0 {}
     }
     pub fn denials_of(&self, _: GroupId) -> Option<u64> {
+        match self.0 {}
+    }
+    pub fn kernel_denials_of(&self, _: GroupId) -> Option<u64> {
+        match self.0 {}
+    }
+    pub fn kernel_usage(&self, _: GroupId) -> Option<Bytes> {
+        match self.0 {}
+    }
+    pub fn seed_kernel(&self, _: GroupId, _: &mut dyn FnMut() -> Hot<Bytes>) -> Hot<Seeding> {
+        match self.0 {}
+    }
+    pub fn sync_kernel(&self, _: GroupId, _: Bytes, _: &mut dyn FnMut() -> Hot<Bytes>) -> Hot<Seeding> {
         match self.0 {}
     }
 }

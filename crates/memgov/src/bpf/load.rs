@@ -26,6 +26,8 @@ pub(super) enum Source {
     Rss,
     Oom,
     Groups,
+    Counter,
+    Ceiling,
 }
 
 impl Source {
@@ -37,6 +39,8 @@ impl Source {
             Self::Rss => object!("rss"),
             Self::Oom => object!("oom"),
             Self::Groups => object!("groups"),
+            Self::Counter => object!("counter"),
+            Self::Ceiling => object!("ceiling"),
         }
     }
 }

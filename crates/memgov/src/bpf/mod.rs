@@ -19,10 +19,13 @@ mod attach;
 mod events;
 #[cfg(feature = "bpf")]
 mod groups;
+mod kernel_memory;
 #[cfg(feature = "bpf")]
 mod load;
 #[cfg(feature = "bpf")]
 mod maps;
+#[cfg(feature = "bpf")]
+mod programs;
 #[cfg(feature = "bpf")]
 mod raw;
 #[cfg(feature = "bpf")]
@@ -31,12 +34,15 @@ mod record;
 mod selftest;
 #[cfg(feature = "bpf")]
 mod tier;
+#[cfg(feature = "bpf")]
+mod trials;
 
 #[cfg(feature = "bpf")]
 pub use self::{attach::Attachments, events::Events, groups::GroupPass, maps::Maps, tier::Tier};
 #[cfg(not(feature = "bpf"))]
 pub use absent::{Attachments, Events, GroupPass, Maps, Tier};
 
+pub use self::kernel_memory::{Seeding, correction, stat_lateness};
 pub use memgov_decide::policy::Condition;
 
 use crate::kernel::Errno;
@@ -101,7 +107,8 @@ pub enum Hook {
     Rss,
     /// Out of memory: entry and victims, as events.
     Oom,
-    /// Kernel memory: refusing fork, inodes, files and sockets by [`GroupLimit::kernel`].
+    /// Kernel memory: counting it ([`Maps::kernel_usage`]), and refusing fork, inodes, files, sockets, unix messages, larger pipes and
+    /// more mappings by [`GroupLimit::kernel`].
     Kernel,
 }
 
@@ -158,8 +165,11 @@ pub struct GroupLimit {
     pub deny: Option<Bytes>,
     /// Its usage crossing this is an event.
     pub tell: Option<Bytes>,
-    /// The line for its kernel memory.
+    /// Calls that take kernel memory are refused to everything in the group, and all below it, while its kernel memory is over
+    /// this. Not before [`Maps::seed_kernel`].
     pub kernel: Option<Bytes>,
+    /// Its kernel memory crossing this is an event. Not before [`Maps::seed_kernel`] either.
+    pub kernel_tell: Option<Bytes>,
     /// The `memory.high` that conditions of processes see, in place of the kernel's: the virtual high of v1.
     pub high: Option<Limit>,
     /// Comes back in events.
@@ -211,6 +221,11 @@ pub enum EventKind {
     CrossedOwn,
     /// A call was refused. At most one a group or process in 100 ms; [`Tier::denials_of`] counts them all.
     Denied,
+    /// The kernel memory of a group went over its line: once, until it was seen at or under it. `usage` and `limit` are of kernel memory.
+    KernelCrossed,
+    /// A call was refused for the kernel memory of a group, likewise. At most one a group in 100 ms; [`Maps::kernel_denials_of`] counts
+    /// them all.
+    KernelDenied,
     /// A signal was sent to a process by its own limit.
     Signalled,
     /// A process was killed by its own limit.

@@ -1,6 +1,7 @@
 //! The commands of the protocol. Parsing allocates nothing and keeps nothing: an agent under ENOMEM still understands.
 
 use super::growth::{Kind, Plan};
+use super::hoard;
 use super::pace::Call;
 use crate::sys::process::{NO_LIMIT, Resource};
 
@@ -10,6 +11,7 @@ grow KIND STEP INTERVAL_US UPTO | stop | shrink BYTES | free | hammer KIND STEP 
 probe | await refused|allowed [MASK] | spin | idle | progress | innocent INTERVAL_US | figures
 count SIGNAL | yield-on SIGNAL | counted SIGNAL | block SIGNAL | unblock SIGNAL | ignore SIGNAL | jobs
 fork IN OUT | thread IN OUT | exec | exec-file PATH | reap PID | groups | name COMM | become UID | drop-ipc-lock | memlock-max
+work-in PATH | prepare HOARD COUNT | hoard HOARD COUNT | let-go | kernel-calls-prepare | kernel-calls | give-back | fork-bomb
 limit as|data|memlock SOFT|inf HARD|inf | linger SECONDS | leave | exit CODE";
 
 /// One command.
@@ -89,6 +91,22 @@ pub enum Command<'a> {
     Leave,
     /// End.
     Exit(i32),
+    /// Change the working directory.
+    WorkIn(&'a str),
+    /// What a hoard needs beforehand.
+    Prepare(hoard::Kind, u64),
+    /// Take kernel memory.
+    Hoard(hoard::Kind, u64),
+    /// Give back all that was hoarded.
+    LetGo,
+    /// What [`Command::KernelCalls`] needs beforehand.
+    PrepareCalls,
+    /// Each call that takes kernel memory, once.
+    KernelCalls,
+    /// Calls that give kernel memory back.
+    GiveBack,
+    /// Fork for good.
+    ForkBomb,
     /// List the commands.
     Help,
 }
@@ -144,6 +162,14 @@ pub fn parse(line: &str) -> Option<Command<'_>> {
         "memlock-max" => Command::MemlockMax,
         "become" => Command::Become(word()?.parse().ok()?),
         "jobs" => Command::Jobs,
+        "work-in" => Command::WorkIn(word()?),
+        "prepare" => Command::Prepare(hoard::Kind::named(word()?)?, number(word()?)?),
+        "hoard" => Command::Hoard(hoard::Kind::named(word()?)?, number(word()?)?),
+        "let-go" => Command::LetGo,
+        "kernel-calls-prepare" => Command::PrepareCalls,
+        "kernel-calls" => Command::KernelCalls,
+        "give-back" => Command::GiveBack,
+        "fork-bomb" => Command::ForkBomb,
         "leave" => Command::Leave,
         "help" => Command::Help,
         _ => with_a_number(verb, word()?.parse().ok()?)?,

@@ -6,6 +6,7 @@ mod children;
 mod command;
 mod growth;
 mod histogram;
+mod hoard;
 mod innocent;
 mod pace;
 mod probe;

@@ -34,6 +34,28 @@ static __always_inline bool leased(__u64 now)
 	return now < control.lease_until_ns;
 }
 
+/*
+ * In an interrupt the running task is not who caused it. A kernel that keeps the count elsewhere than these two is taken
+ * to be interrupted: nothing is done then, and the portable tier is what remains.
+ */
+static __always_inline bool in_interrupt(void)
+{
+	if (&pcpu_hot) {
+		const struct pcpu_hot *hot = bpf_this_cpu_ptr(&pcpu_hot);
+
+		return hot->preempt_count & IN_INTERRUPT;
+	}
+	if (&__preempt_count)
+		return *(const int *)bpf_this_cpu_ptr(&__preempt_count) & IN_INTERRUPT;
+	return true;
+}
+
+/* The thread that sees whether this hook refuses. */
+static __always_inline bool selftested(struct task_struct *task, __u32 hook)
+{
+	return control.selftest_tid && control.selftest_tid == task->pid && control.selftest_hook == hook;
+}
+
 /* Of the process that is running: what it holds now, whatever its limit counts. */
 static __always_inline void tell_rss(struct event *event)
 {

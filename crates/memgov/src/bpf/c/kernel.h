@@ -43,10 +43,17 @@ typedef _Bool bool;
 
 /* include/linux/sched.h, include/linux/mm.h, include/uapi/linux/sched.h: the same for many years */
 #define PF_KTHREAD 0x00200000
+#define PF_EXITING 0x00000004
+#define VM_ACCESS 7 /* read, write, execute: the same bits as those of mprotect */
 #define VM_WRITE 2
 #define VM_SHARED 8
 #define PROT_WRITE 2
 #define CLONE_THREAD 0x00010000
+/* include/uapi/linux/stat.h, include/uapi/linux/fcntl.h, include/linux/socket.h */
+#define S_IFMT 0170000
+#define S_IFIFO 0010000
+#define F_SETPIPE_SZ 1031
+#define AF_UNIX 1
 /* include/linux/preempt.h: hard and soft interrupts being served, and NMI */
 #define IN_INTERRUPT 0x00ff0100
 
@@ -108,6 +115,11 @@ struct mem_cgroup {
 	atomic_long_t memory_events[MEMCG_OOM_KILL + 1];
 };
 
+enum memcg_stat_item {
+	/* pages of kernel memory; `kernel` in memory.stat */
+	MEMCG_KMEM = 1,
+};
+
 /* before 6.2 */
 struct mm_rss_stat {
 	atomic_long_t count[4];
@@ -124,6 +136,7 @@ struct percpu_counter {
 
 struct mm_struct {
 	unsigned long flags;
+	int map_count;
 };
 
 struct mm_struct___before_6_2 {
@@ -163,8 +176,40 @@ struct task_struct___before_6_2 {
 };
 
 struct vm_area_struct {
+	unsigned long vm_start;
+	unsigned long vm_end;
+	struct mm_struct *vm_mm;
 	unsigned long vm_flags;
 };
+
+struct inode {
+	__u16 i_mode;
+};
+
+struct file {
+	struct inode *f_inode;
+	void *private_data;
+};
+
+struct pipe_inode_info {
+	unsigned int ring_size; /* pages */
+};
+
+struct sock_common {
+	unsigned short skc_family;
+};
+
+struct sock {
+	struct sock_common __sk_common;
+};
+
+struct socket {
+	struct sock *sk;
+};
+
+/* Only handed through. */
+struct dentry;
+struct msghdr;
 
 struct oom_control {
 	struct mem_cgroup *memcg;

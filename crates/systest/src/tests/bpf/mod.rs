@@ -5,6 +5,9 @@ mod deny;
 mod groups;
 mod groups_daemon;
 mod instructions;
+mod kernel;
+mod kernel_attacks;
+mod kernel_rig;
 mod load;
 mod process;
 mod rig;
@@ -13,11 +16,13 @@ mod send;
 use crate::harness::run::Test;
 
 pub fn tests() -> Vec<Test> {
-    let themes: [fn() -> Vec<Test>; 8] = [
+    let themes: [fn() -> Vec<Test>; 10] = [
         load::tests,
         deny::tests,
         process::tests,
         send::tests,
+        kernel::tests,
+        kernel_attacks::tests,
         cost::tests,
         groups::tests,
         groups_daemon::tests,
