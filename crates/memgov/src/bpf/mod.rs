@@ -2,7 +2,7 @@
 //! and reads what happened; the programs decide alone and at once.
 //!
 //! What must hold:
-//! - **Fails open.** A program acts only while the lease is good ([`Tier::renew`]). Nothing is pinned: links close with the process. So
+//! - **Fails open.** A program acts only while the lease is good ([`Maps::renew`]). Nothing is pinned: links close with the process. So
 //!   kill -9 opens the door at once, and a daemon that hangs opens it when the lease ends.
 //! - **Nothing is attached until asked for** ([`Tier::require`]), and a hook that refuses is proven by a refusal before it counts.
 //! - **Found by trying**, never by kernel version. [`Absent`] says in words why this kernel or these privileges cannot.
@@ -64,7 +64,7 @@ pub const MAX_LEVEL: u32 = 63;
 pub struct Options {
     /// Room for so many groups with a limit.
     pub max_groups: u32,
-    /// How long programs go on acting after the last [`Tier::renew`].
+    /// How long programs go on acting after the last [`Maps::renew`].
     pub lease: Duration,
     /// Processes whose first thread has one of these names are exempt; at most [`MAX_PROTECTED_NAMES`].
     pub protected_names: Vec<Comm>,
@@ -219,7 +219,7 @@ pub enum EventKind {
     Crossed,
     /// A process went over its own line: once, until it was seen at or under it.
     CrossedOwn,
-    /// A call was refused. At most one a group or process in 100 ms; [`Tier::denials_of`] counts them all.
+    /// A call was refused. At most one a group or process in 100 ms; [`Maps::denials_of`] counts them all.
     Denied,
     /// The kernel memory of a group went over its line: once, until it was seen at or under it. `usage` and `limit` are of kernel memory.
     KernelCrossed,

@@ -16,36 +16,41 @@ static __always_inline __u64 kernel_of(struct group_slot *slot)
 	return pages < 0 ? 0 : pages;
 }
 
+static long look_at_kernel(__u32 index, struct walk *walk)
+{
+	struct cgroup_subsys_state *css = walk->css;
+	struct group_slot *slot;
+	struct seen *seen = walk->seen;
+	__u64 held;
+
+	if (!css || walk->level >= MAX_DEPTH || !governed_above(walk->levels, walk->level))
+		return 1;
+	if (!governed(walk->levels, walk->level))
+		return climb(walk, css);
+	slot = slot_of(id_of(css));
+	if (!slot || !slot->kernel_seeded || slot->kernel_line == NO_LINE)
+		return climb(walk, css);
+	held = kernel_of(slot);
+	seen->looked = true;
+	if (held <= slot->kernel_line)
+		return climb(walk, css);
+	seen->group = slot->id;
+	seen->usage = held;
+	seen->limit = slot->kernel_line;
+	seen->tag = slot->tag;
+	walk->found = slot;
+	return 1;
+}
+
 /* The nearest group that is over its line, or the first limited one above it that is. */
 static __always_inline struct group_slot *kernel_over(struct cgroup_subsys_state *css, struct seen *seen)
 {
-	__u64 levels = control.kernel_levels;
-	__u32 level = css->cgroup->level;
-	int i;
+	struct walk walk = { .css = css, .seen = seen, .levels = control.kernel_levels, .level = css->cgroup->level };
 
-	for (i = 0; i < MAX_DEPTH; i++) {
-		if (!css || level >= MAX_DEPTH || !governed_above(levels, level))
-			break;
-		if (governed(levels, level)) {
-			struct group_slot *slot = slot_of(id_of(css));
-
-			if (slot && slot->kernel_seeded && slot->kernel_line != NO_LINE) {
-				__u64 held = kernel_of(slot);
-
-				seen->looked = true;
-				if (held > slot->kernel_line) {
-					seen->group = slot->id;
-					seen->usage = held;
-					seen->limit = slot->kernel_line;
-					seen->tag = slot->tag;
-					return slot;
-				}
-			}
-		}
-		css = css->parent;
-		level--;
-	}
-	return NULL;
+	if (!governed_above(walk.levels, walk.level))
+		return NULL;
+	bpf_loop(MAX_DEPTH, look_at_kernel, &walk, 0);
+	return walk.found;
 }
 
 #endif

@@ -38,34 +38,36 @@ static __always_inline void kernel_crossing(struct group_slot *slot)
 	tell(EVENT_KERNEL_CROSSED, HOOK_KERNEL_MEMORY, task->group_leader, &seen, 0, bpf_ktime_get_ns());
 }
 
+static long count_in(__u32 index, struct walk *walk)
+{
+	struct cgroup_subsys_state *css = walk->css;
+	struct group_slot *slot;
+
+	if (!css || walk->level >= MAX_DEPTH || !governed_above(walk->levels, walk->level))
+		return 1;
+	if (!governed(walk->levels, walk->level))
+		return climb(walk, css);
+	slot = slot_of(id_of(css));
+	if (!slot || (slot->kernel_line == NO_LINE && slot->kernel_tell_line == NO_LINE))
+		return climb(walk, css);
+	__sync_fetch_and_add(&slot->kernel_pages, (__s64)walk->line);
+	kernel_crossing(slot);
+	walk->over = true;
+	return climb(walk, css);
+}
+
 static __always_inline int add(struct mem_cgroup *memcg, int item, int pages)
 {
-	struct cgroup_subsys_state *css;
-	__u64 levels = control.kernel_levels;
-	bool looked = false;
-	__u32 level;
-	int i;
+	struct walk walk = { .levels = control.kernel_levels, .line = (__s64)pages };
 
-	if (!levels || item != bpf_core_enum_value(enum memcg_stat_item, MEMCG_KMEM))
+	if (!walk.levels || item != bpf_core_enum_value(enum memcg_stat_item, MEMCG_KMEM))
 		return 0;
-	css = &memcg->css;
-	level = css->cgroup->level;
-	for (i = 0; i < MAX_DEPTH; i++) {
-		if (!css || level >= MAX_DEPTH || !governed_above(levels, level))
-			break;
-		if (governed(levels, level)) {
-			struct group_slot *slot = slot_of(id_of(css));
-
-			if (slot && (slot->kernel_line != NO_LINE || slot->kernel_tell_line != NO_LINE)) {
-				__sync_fetch_and_add(&slot->kernel_pages, pages);
-				kernel_crossing(slot);
-				looked = true;
-			}
-		}
-		css = css->parent;
-		level--;
-	}
-	if (looked)
+	walk.css = &memcg->css;
+	walk.level = walk.css->cgroup->level;
+	if (!governed_above(walk.levels, walk.level))
+		return 0;
+	bpf_loop(MAX_DEPTH, count_in, &walk, 0);
+	if (walk.over)
 		count(HOOK_KERNEL_MEMORY, false);
 	return 0;
 }

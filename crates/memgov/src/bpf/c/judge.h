@@ -153,12 +153,12 @@ struct walk {
 	struct group_slot *found;
 	struct seen *seen;
 	__u64 levels;
-	__u64 line; /* climit, or amount */
+	__u64 line; /* climit, amount, or what to add */
 	__u64 group; /* the one that is meant */
 	__u32 level;
 	__u32 hook;
 	bool all;
-	bool over;
+	bool over; /* or: something was found */
 };
 
 static __always_inline long climb(struct walk *walk, struct cgroup_subsys_state *css)
@@ -168,7 +168,7 @@ static __always_inline long climb(struct walk *walk, struct cgroup_subsys_state 
 	return 0;
 }
 
-static long look_at_lines(__u32 index, struct walk *walk)
+static __attribute__((unused)) long look_at_lines(__u32 index, struct walk *walk)
 {
 	struct cgroup_subsys_state *css = walk->css;
 	struct group_slot *slot;
@@ -221,7 +221,7 @@ static __always_inline struct group_slot *group_over(struct cgroup_subsys_state 
 	return walk.found;
 }
 
-static long look_at_high(__u32 index, struct walk *walk)
+static __attribute__((unused)) long look_at_high(__u32 index, struct walk *walk)
 {
 	struct cgroup_subsys_state *css = walk->css;
 	struct seen *seen = walk->seen;
@@ -260,7 +260,7 @@ static __always_inline bool over_high(struct cgroup_subsys_state *css, __u64 plu
 	return walk.over;
 }
 
-static long look_for_group(__u32 index, struct walk *walk)
+static __attribute__((unused)) long look_for_group(__u32 index, struct walk *walk)
 {
 	struct cgroup_subsys_state *css = walk->css;
 	struct seen *seen = walk->seen;
