@@ -7,7 +7,7 @@ use std::time::Duration;
 use anyhow::{Result, ensure};
 
 use crate::supervise::{self, End};
-use crate::vm::{self, Hierarchy, Kernel, Machine};
+use crate::vm::{self, Emulation, Hierarchy, Kernel, Machine};
 use crate::{interrupt, workspace};
 
 #[derive(clap::Args)]
@@ -51,6 +51,7 @@ fn in_a_machine() -> Result<ExitCode> {
         cgroup: Hierarchy::V2,
         memory_mib: 1024,
         kvm: false,
+        emulation: Emulation::of(Hierarchy::V2),
         modules: Vec::new(),
         append: Vec::new(),
         programs: vm::build_programs()?,

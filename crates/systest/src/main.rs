@@ -2,6 +2,9 @@
 //! drives the `memgov` binary from outside, as an administrator does, and uses none of its code; only the `bpf_` tests, which are about
 //! what happens inside the kernel, call the eBPF tier itself.
 
+// An allocator that counts: that a pass over all groups allocates nothing can be shown only where programs can be loaded.
+#[path = "../../memgov/tests/counting/mod.rs"]
+mod counting;
 mod demo;
 mod harness;
 mod sys;

@@ -10,7 +10,7 @@ use clap::ValueEnum;
 use super::report::Report;
 use super::summary::Summary;
 use crate::supervise::{self, End, OnInterrupt};
-use crate::vm::{self, Hierarchy, Kernel, Machine};
+use crate::vm::{self, Emulation, Hierarchy, Kernel, Machine};
 use crate::{interrupt, workspace};
 
 /// Where the system tests run.
@@ -29,34 +29,94 @@ pub enum Target {
     Linux61V1,
     /// User-mode Linux, cgroup v2: no PSI, no BTF, one processor
     Uml,
+    /// Debian 6.12, cgroup v2, enforcement inside the kernel
+    #[value(name = "6.12-v2-bpf")]
+    Linux612V2Bpf,
+    /// Debian 6.1, cgroup v2, enforcement inside the kernel
+    #[value(name = "6.1-v2-bpf")]
+    Linux61V2Bpf,
+    /// Debian 6.1, cgroup v1, enforcement inside the kernel
+    #[value(name = "6.1-v1-bpf")]
+    Linux61V1Bpf,
+    /// Debian 6.12, cgroup v2: what enforcement inside the kernel costs, in instructions
+    #[value(name = "6.12-v2-cost")]
+    Linux612V2Cost,
+    /// Debian 6.1, cgroup v2: what enforcement inside the kernel costs, in instructions
+    #[value(name = "6.1-v2-cost")]
+    Linux61V2Cost,
+}
+
+/// What a target is: its name, and what memgov-systest is told.
+struct Facts {
+    name: &'static str,
+    /// `None` for this machine.
+    boots: Option<(Kernel, Hierarchy)>,
+    /// As memgov-systest names the machine and the tier.
+    machine: &'static str,
+    tier: &'static str,
+    emulation: Emulation,
 }
 
 impl Target {
-    /// All, in the order they run.
-    pub const ALL: [Self; 5] = [Self::Host, Self::Linux612V2, Self::Linux61V2, Self::Linux61V1, Self::Uml];
+    /// All, in the order they run: what takes longest first.
+    pub const ALL: [Self; 10] = [
+        Self::Host,
+        Self::Linux612V2Bpf,
+        Self::Linux61V2Bpf,
+        Self::Linux61V1Bpf,
+        Self::Linux612V2Cost,
+        Self::Linux61V2Cost,
+        Self::Linux612V2,
+        Self::Linux61V2,
+        Self::Linux61V1,
+        Self::Uml,
+    ];
 
-    /// As on the command line, and as memgov-systest is told.
-    pub fn name(self) -> &'static str {
+    fn facts(self) -> Facts {
+        use Hierarchy::{V1, V2};
+        use Kernel::{Linux61, Linux612, Uml};
+        let of = |name, boots: Option<(Kernel, Hierarchy)>, machine, tier| {
+            let emulation = match (tier, boots) {
+                (PORTABLE, Some((_, cgroup))) => Emulation::of(cgroup),
+                _ => Emulation::Single,
+            };
+            Facts { name, boots, machine, tier, emulation }
+        };
+        let counting = |facts| Facts { emulation: Emulation::Counting, ..facts };
         match self {
-            Self::Host => "host",
-            Self::Linux612V2 => "6.12-v2",
-            Self::Linux61V2 => "6.1-v2",
-            Self::Linux61V1 => "6.1-v1",
-            Self::Uml => "uml",
+            Self::Host => of("host", None, "host", PORTABLE),
+            Self::Linux612V2 => of("6.12-v2", Some((Linux612, V2)), "6.12-v2", PORTABLE),
+            Self::Linux61V2 => of("6.1-v2", Some((Linux61, V2)), "6.1-v2", PORTABLE),
+            Self::Linux61V1 => of("6.1-v1", Some((Linux61, V1)), "6.1-v1", PORTABLE),
+            Self::Uml => of("uml", Some((Uml, V2)), "uml", PORTABLE),
+            Self::Linux612V2Bpf => of("6.12-v2-bpf", Some((Linux612, V2)), "6.12-v2", BPF),
+            Self::Linux61V2Bpf => of("6.1-v2-bpf", Some((Linux61, V2)), "6.1-v2", BPF),
+            Self::Linux61V1Bpf => of("6.1-v1-bpf", Some((Linux61, V1)), "6.1-v1", BPF),
+            Self::Linux612V2Cost => counting(of("6.12-v2-cost", Some((Linux612, V2)), "6.12-v2", BPF)),
+            Self::Linux61V2Cost => counting(of("6.1-v2-cost", Some((Linux61, V2)), "6.1-v2", BPF)),
         }
+    }
+
+    /// As on the command line.
+    pub fn name(self) -> &'static str {
+        self.facts().name
+    }
+
+    /// Run only when named by `--only`: not every test of it has been seen to pass yet.
+    pub fn waits(self) -> bool {
+        self.facts().tier == BPF
     }
 
     /// `None` for this machine.
     pub fn boots(self) -> Option<(Kernel, Hierarchy)> {
-        match self {
-            Self::Host => None,
-            Self::Linux612V2 => Some((Kernel::Linux612, Hierarchy::V2)),
-            Self::Linux61V2 => Some((Kernel::Linux61, Hierarchy::V2)),
-            Self::Linux61V1 => Some((Kernel::Linux61, Hierarchy::V1)),
-            Self::Uml => Some((Kernel::Uml, Hierarchy::V2)),
-        }
+        self.facts().boots
     }
 }
+
+const PORTABLE: &str = "portable";
+const BPF: &str = "bpf";
+/// The tests that are about instructions.
+const COUNTED: &str = "instructions_";
 
 /// How to run them.
 pub struct Options<'a> {
@@ -120,8 +180,13 @@ fn target(target: Target, options: &Options<'_>) -> Result<Summary> {
 }
 
 fn words(target: Target, memgov: &str, options: &Options<'_>) -> Vec<String> {
-    let mut words = ["run", "--target", target.name(), "--memgov", memgov].map(str::to_owned).to_vec();
-    words.extend(options.filter.iter().flat_map(|filter| ["--filter".to_owned(), (*filter).to_owned()]));
+    let Facts { machine, tier, .. } = target.facts();
+    let words = ["run", "--target", machine, "--tier", tier, "--memgov", memgov];
+    let mut words = words.map(str::to_owned).to_vec();
+    // Everything else takes minutes by a clock that counts.
+    let counted = (target.facts().emulation == Emulation::Counting).then_some(COUNTED);
+    let filter = options.filter.or(counted);
+    words.extend(filter.iter().flat_map(|filter| ["--filter".to_owned(), (*filter).to_owned()]));
     words
 }
 
@@ -146,6 +211,7 @@ fn in_a_machine(
         cgroup,
         memory_mib: 1024,
         kvm: options.kvm && kernel != Kernel::Uml,
+        emulation: target.facts().emulation,
         modules: Vec::new(),
         append: Vec::new(),
         programs: ["memgov", "memgov-systest"].map(workspace::release).to_vec(),

@@ -47,6 +47,37 @@ impl Hierarchy {
     }
 }
 
+/// How QEMU emulates the processors. The kernel rewrites its own text while other processors run it: when programs are attached to its functions, and
+/// whenever the v1 freezer switches a static branch (`freezer_active` in kernel/freezer.c). QEMU 7.2 with a thread a processor can miss that: a processor then
+/// runs on into a breakpoint that nobody knows of any more (seen as int3 oopses, and as soft lockups in get_signal). One thread for all cannot.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Emulation {
+    /// One thread for all processors: slower, and safe for kernel text that changes.
+    Single,
+    /// One a processor.
+    Multi,
+    /// One thread, and a clock that counts: each instruction of the guest is a nanosecond, so that two runs of the same code take the same time
+    /// whatever else this machine does. The slowest.
+    Counting,
+}
+
+impl Emulation {
+    /// What the hierarchy needs.
+    pub const fn of(cgroup: Hierarchy) -> Self {
+        match cgroup {
+            Hierarchy::V2 => Self::Multi,
+            Hierarchy::V1 | Hierarchy::Hybrid => Self::Single,
+        }
+    }
+
+    const fn acceleration(self) -> &'static str {
+        match self {
+            Self::Single | Self::Counting => "tcg,thread=single",
+            Self::Multi => "tcg,thread=multi",
+        }
+    }
+}
+
 impl Kernel {
     /// As on the command line.
     pub fn name(self) -> &'static str {
@@ -110,11 +141,8 @@ impl Kernel {
 /// memory, so that a mapped file is a file as on a real machine.
 const APPEND: &str = "panic=-1 oops=panic rootfstype=ramfs loglevel=6";
 
-/// How QEMU emulates the processors: all of them on one thread. The kernel rewrites its own text while other processors run it: when programs are
-/// attached to its functions, and whenever the v1 freezer switches a static branch (`freezer_active` in kernel/freezer.c). QEMU with
-/// a thread a processor can miss that: a processor then meets a breakpoint that nobody knows of any more (seen as int3 oopses when programs are
-/// attached, and as soft lockups in get_signal, with QEMU 7.2). One thread for all cannot.
-const EMULATION: &str = "tcg,thread=single";
+/// How the guest is told that its clock counts instructions: memgov-systest looks for it.
+const COUNTING: &str = " memgov.clock=instructions";
 
 fn qemu(machine: &Machine, image: &Path, initramfs: &Path) -> Result<Command> {
     let mut append = format!("console=ttyS0 {APPEND} psi=1 swapaccount=1");
@@ -128,7 +156,12 @@ fn qemu(machine: &Machine, image: &Path, initramfs: &Path) -> Result<Command> {
     if machine.kvm {
         qemu.args(["-accel", "kvm", "-cpu", "host"]);
     } else {
-        qemu.args(["-accel", EMULATION, "-cpu", "max"]);
+        qemu.args(["-accel", machine.emulation.acceleration(), "-cpu", "max"]);
+        if machine.emulation == Emulation::Counting {
+            append.push_str(COUNTING);
+            // Nobody waits: while all processors idle the clock jumps to what comes next.
+            qemu.args(["-icount", "shift=0,sleep=off"]);
+        }
     }
     qemu.args(["-smp", "2", "-m", &format!("{}M", machine.memory_mib)]);
     qemu.arg("-kernel").arg(image).arg("-initrd").arg(initramfs).args(["-append", &append]);

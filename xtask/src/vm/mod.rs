@@ -15,7 +15,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 
-pub use emulator::{Hierarchy, Kernel};
+pub use emulator::{Emulation, Hierarchy, Kernel};
 pub use session::run_command;
 
 use crate::{setup, workspace};
@@ -32,6 +32,8 @@ pub struct Machine {
     pub memory_mib: u32,
     /// Use KVM; the run fails where that does not work.
     pub kvm: bool,
+    /// How its processors are emulated.
+    pub emulation: Emulation,
     /// Modules to load.
     pub modules: Vec<String>,
     /// More words for the kernel's command line.
@@ -68,6 +70,9 @@ pub struct Arguments {
     /// Use KVM; never assumed, because /dev/kvm may be there and not work
     #[arg(long)]
     kvm: bool,
+    /// How its processors are emulated; `multi` is faster, and unsafe where programs are attached to the kernel
+    #[arg(long, default_value = "single")]
+    emulation: Emulation,
     /// A kernel module to load, with what it needs (may be repeated)
     #[arg(long = "module", value_name = "NAME")]
     modules: Vec<String>,
@@ -96,6 +101,7 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode> {
         cgroup: arguments.cgroup,
         memory_mib: arguments.mem,
         kvm: arguments.kvm,
+        emulation: arguments.emulation,
         modules: arguments.modules.clone(),
         append: arguments.append.clone(),
         programs: if arguments.bare { Vec::new() } else { build_programs()? },

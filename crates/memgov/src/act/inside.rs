@@ -286,6 +286,7 @@ fn tell_group(maps: &Maps, told: &mut ToldGroup) -> Result<(), Errno> {
         deny,
         tell,
         kernel: None,
+        kernel_tell: None,
         high: told.high,
         tag: 0,
     });

@@ -1,8 +1,11 @@
 //! The tier of a build without the feature `bpf`: there is none. These types have no values, so nothing here runs but `load`.
 
-use super::{Absent, Error, Event, GroupLimit, HookStatus, Hooks, Hot, Lost, Options, Parts, TaskLimit};
+use super::{
+    Absent, Error, Event, GroupLimit, GroupRecord, HookStatus, Hooks, Hot, Lost, Options, Parts, Seeding,
+    TaskLimit,
+};
 use memgov_decide::snapshot::{GroupId, ProcessId};
-use memgov_decide::units::Time;
+use memgov_decide::units::{Bytes, Time};
 use rustix::fd::BorrowedFd;
 use std::sync::Arc;
 
@@ -16,11 +19,15 @@ pub struct Maps(Never);
 pub struct Events(Never);
 /// As in a build with the feature `bpf`.
 pub struct Attachments(Never);
+/// As in a build with the feature `bpf`.
+pub struct GroupPass(Never);
+
+const WITHOUT: &str = "this memgov was built without the cargo feature `bpf`";
 
 #[allow(missing_docs, reason = "documented where they do something")]
 impl Tier {
     pub fn load(_: &Options) -> Result<Result<Self, Absent>, Error> {
-        Ok(Err(Absent { reason: "this memgov was built without the cargo feature `bpf`".to_owned() }))
+        Ok(Err(Absent { reason: WITHOUT.to_owned() }))
     }
     pub fn into_parts(self) -> Parts {
         match self.0 {}
@@ -94,6 +101,18 @@ impl Maps {
     pub fn denials_of(&self, _: GroupId) -> Option<u64> {
         match self.0 {}
     }
+    pub fn kernel_denials_of(&self, _: GroupId) -> Option<u64> {
+        match self.0 {}
+    }
+    pub fn kernel_usage(&self, _: GroupId) -> Option<Bytes> {
+        match self.0 {}
+    }
+    pub fn seed_kernel(&self, _: GroupId, _: &mut dyn FnMut() -> Hot<Bytes>) -> Hot<Seeding> {
+        match self.0 {}
+    }
+    pub fn sync_kernel(&self, _: GroupId, _: Bytes, _: &mut dyn FnMut() -> Hot<Bytes>) -> Hot<Seeding> {
+        match self.0 {}
+    }
 }
 
 #[allow(missing_docs, reason = "documented where they do something")]
@@ -121,6 +140,22 @@ impl Attachments {
         match self.0 {}
     }
     pub fn enable_run_stats(&mut self, _: bool) -> Result<(), Error> {
+        match self.0 {}
+    }
+}
+
+#[allow(missing_docs, reason = "documented where they do something")]
+impl GroupPass {
+    pub fn load(_: BorrowedFd<'_>, _: u32) -> Result<Self, Absent> {
+        Err(Absent { reason: WITHOUT.to_owned() })
+    }
+    pub fn read(&mut self) -> Hot<u64> {
+        match self.0 {}
+    }
+    pub fn ids(&self) -> impl Iterator<Item = (u32, GroupId)> {
+        std::iter::empty()
+    }
+    pub fn record(&self, _: u32) -> Option<GroupRecord> {
         match self.0 {}
     }
 }

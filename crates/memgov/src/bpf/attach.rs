@@ -3,89 +3,36 @@
 
 use super::load::{Failure, MapFds, Source};
 use super::maps::Maps;
+use super::programs::{PROGRAMS, Program, programs_of, programs_of_life};
 use super::raw;
 use super::record::{HookStats, StatId};
-use super::selftest::{Proof, prove};
+use super::selftest::prove;
 use super::{Error, Hook, HookStatus, Hooks, How, Lost};
 use libbpf_rs::{Link, Object};
 use rustix::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 
-/// One program and the ways to attach it, the preferred one first.
-struct Program {
-    /// What it is attached to.
-    name: &'static str,
-    set: Option<Hook>,
-    stat: StatId,
-    source: Source,
-    ways: &'static [(How, &'static str)],
-    proof: Option<Proof>,
-}
-
-const fn telling(
-    name: &'static str,
-    set: Option<Hook>,
-    stat: StatId,
-    source: Source,
-    ways: &'static [(How, &'static str)],
-) -> Program {
-    Program { name, set, stat, source, ways, proof: None }
-}
-
-/// In the order they are attached: what follows limits comes first, so that no child is missed.
-static PROGRAMS: [Program; 9] = [
-    telling("task_newtask", None, StatId::Fork, Source::Life, &[(How::Tracepoint, "fork_inherits")]),
-    telling("begin_new_exec", None, StatId::Exec, Source::Life, &[(How::Fentry, "exec_keeps")]),
-    telling("sched_process_exit", None, StatId::Exit, Source::Life, &[(How::Tracepoint, "exit_tells")]),
-    Program {
-        name: "security_mmap_addr",
-        set: Some(Hook::Deny),
-        stat: StatId::MmapAddr,
-        source: Source::Deny,
-        ways: &[(How::FmodRet, "mmap_addr_fmod"), (How::Lsm, "mmap_addr_lsm")],
-        proof: Some(Proof::MmapAddr),
-    },
-    Program {
-        name: "security_file_mprotect",
-        set: Some(Hook::Deny),
-        stat: StatId::FileMprotect,
-        source: Source::Deny,
-        ways: &[(How::FmodRet, "file_mprotect_fmod"), (How::Lsm, "file_mprotect_lsm")],
-        proof: Some(Proof::FileMprotect),
-    },
-    telling(
-        "try_charge_memcg",
-        Some(Hook::Charge),
-        StatId::Charge,
-        Source::Charge,
-        &[(How::Fexit, "charge")],
-    ),
-    telling("rss_stat", Some(Hook::Rss), StatId::Rss, Source::Rss, &[(How::Tracepoint, "rss_changes")]),
-    telling("out_of_memory", Some(Hook::Oom), StatId::Oom, Source::Oom, &[(How::Fentry, "oom_enters")]),
-    telling("mark_victim", Some(Hook::Oom), StatId::Victim, Source::Oom, &[(How::Tracepoint, "oom_takes")]),
-];
-
-/// The names of the programs that follow limits, which are loaded with the maps.
-pub(super) fn programs_of_life() -> Vec<&'static str> {
-    let life = PROGRAMS.iter().filter(|program| program.set.is_none());
-    life.flat_map(|program| program.ways).map(|(_, name)| *name).collect()
-}
-
 /// What became of a program so far.
 #[derive(Default)]
 struct State {
-    /// Dropped before the object it comes from.
     link: Option<Link>,
-    object: Option<Object>,
     /// The way that worked, as a position in `ways`.
     way: Option<usize>,
     proven: bool,
     unavailable: Option<String>,
 }
 
+/// Programs in the kernel, whether attached or not.
+struct Loaded {
+    object: Object,
+    names: Vec<&'static str>,
+}
+
 /// The programs. Dropping it detaches all of them.
 pub struct Attachments {
+    /// Their links are dropped before the objects they come from.
     states: [State; PROGRAMS.len()],
+    loaded: Vec<Loaded>,
     fds: MapFds,
     stats: OwnedFd,
     cpus: usize,
@@ -105,10 +52,8 @@ impl Attachments {
         let cpus =
             libbpf_rs::num_possible_cpus().map_err(|error| Error(format!("counting processors: {error}")))?;
         let states = std::array::from_fn(|_| State::default());
-        let mut new = Self { states, fds, stats, cpus, maps, run_stats: None, avoid };
-        // Kept with the first program; the others find theirs in it.
-        new.states[0].object = Some(life);
-        Ok(new)
+        let loaded = vec![Loaded { object: life, names: programs_of_life() }];
+        Ok(Self { states, loaded, fds, stats, cpus, maps, run_stats: None, avoid })
     }
 
     /// Attaches these sets and detaches all others. A hook that this kernel does not have, or that is not proven, is left out and says why
@@ -122,8 +67,8 @@ impl Attachments {
         }
         // Last attached, first detached: limits follow their processes to the end.
         for (program, state) in PROGRAMS.iter().zip(&mut self.states).rev() {
-            if !wanted(program) {
-                state.link = None;
+            if !wanted(program) && state.link.take().is_some() && program.source == Source::Counter {
+                self.maps.forget_kernel();
             }
         }
         Ok(())
@@ -164,6 +109,7 @@ impl Attachments {
 
     fn status(&self, program: &Program, state: &State) -> HookStatus {
         let sum = self.sum(program.stat);
+        let info = self.info(program, state);
         HookStatus {
             name: program.name,
             set: program.set,
@@ -172,19 +118,17 @@ impl Attachments {
             unavailable: state.unavailable.clone(),
             calls: sum.calls,
             acted: sum.acted,
-            run: self.run_stats.as_ref().and_then(|_| self.run(program, state)),
+            run: info.filter(|_| self.run_stats.is_some()).map(|info| info.run),
+            verified: info.map(|info| info.verified),
         }
     }
 
-    fn run(&self, program: &Program, state: &State) -> Option<(u64, u64)> {
+    /// `None` while it is not loaded.
+    fn info(&self, program: &Program, state: &State) -> Option<raw::ProgramInfo> {
         let name = program.ways[state.way?].1;
-        let object = self.object_of(program, state)?;
+        let object = &self.loaded.iter().find(|loaded| loaded.names.contains(&name))?.object;
         let loaded = object.progs().find(|loaded| loaded.name() == name)?;
-        raw::run_stats(loaded.as_fd()).ok()
-    }
-
-    fn object_of<'a>(&'a self, program: &Program, state: &'a State) -> Option<&'a Object> {
-        if program.source == Source::Life { self.states[0].object.as_ref() } else { state.object.as_ref() }
+        raw::program_info(loaded.as_fd()).ok()
     }
 
     fn sum(&self, stat: StatId) -> HookStats {
@@ -202,11 +146,11 @@ impl Attachments {
         let known = self.states[index].way;
         let mut reasons = Vec::new();
         for way in known.into_iter().chain((0..program.ways.len()).filter(|way| Some(*way) != known)) {
-            let (how, name) = program.ways[way];
+            let how = program.ways[way].0;
             if self.avoid == Some(how) {
                 continue;
             }
-            match self.attach_way(index, way, name) {
+            match self.attach_way(index, way) {
                 Ok(()) => {
                     self.states[index].unavailable = None;
                     return Ok(());
@@ -225,21 +169,39 @@ impl Attachments {
         Ok(())
     }
 
-    fn attach_way(&mut self, index: usize, way: usize, name: &str) -> Result<(), String> {
+    /// The object with this program, loaded if it is not yet: with all of its file that are attached the same way, because each
+    /// object takes its time, or alone if one of the others cannot be loaded here.
+    fn object_with(&mut self, source: Source, how: How, name: &'static str) -> Result<&mut Object, String> {
+        let known = self.loaded.iter().position(|loaded| loaded.names.contains(&name));
+        let at = match known {
+            Some(at) => at,
+            None => {
+                let together = programs_of(source, how);
+                let loaded = self.load(source, together).or_else(|_| self.load(source, vec![name]));
+                self.loaded.push(loaded.map_err(|failure| failure.brief())?);
+                self.loaded.len() - 1
+            }
+        };
+        Ok(&mut self.loaded[at].object)
+    }
+
+    fn load(&self, source: Source, names: Vec<&'static str>) -> Result<Loaded, Failure> {
+        let object = self.fds.load(source, &names)?;
+        Ok(Loaded { object, names })
+    }
+
+    fn attach_way(&mut self, index: usize, way: usize) -> Result<(), String> {
         let program = &PROGRAMS[index];
-        if program.source != Source::Life
-            && (self.states[index].way != Some(way) || self.states[index].object.is_none())
-        {
-            let object = self.fds.load(program.source, &[name]).map_err(|failure| failure.brief())?;
-            self.states[index].object = Some(object);
-        }
-        let holder = if program.source == Source::Life { 0 } else { index };
-        let object = self.states[holder].object.as_mut().ok_or("it is not loaded")?;
+        let (how, name) = program.ways[way];
+        let object = self.object_with(program.source, how, name)?;
         let link = attach(object, name).map_err(|failure| failure.brief())?;
         let proven = match program.proof {
             None => false,
-            Some(proof) => prove(proof, self.maps.control()).map(|()| true)?,
+            Some(proof) => prove(proof, program.stat, self.maps.control()).map(|()| true)?,
         };
+        if program.source == Source::Counter {
+            self.maps.forget_kernel();
+        }
         let state = &mut self.states[index];
         (state.link, state.way, state.proven) = (Some(link), Some(way), proven);
         Ok(())

@@ -41,6 +41,8 @@ fn event(raw: &RawEvent, ns_per_tick: u64) -> Option<Event> {
         6 => EventKind::OomVictim,
         7 => EventKind::Exit,
         8 => EventKind::CrossedOwn,
+        9 => EventKind::KernelCrossed,
+        10 => EventKind::KernelDenied,
         _ => return None,
     };
     let bytes = |pages: u64| Bytes(pages.saturating_mul(sys::page_size()));
@@ -83,8 +85,15 @@ mod tests {
     }
 
     #[test]
+    fn kernel_memory_has_kinds_of_its_own() {
+        for (raw, kind) in [(9, EventKind::KernelCrossed), (10, EventKind::KernelDenied)] {
+            assert_eq!(event(&RawEvent { kind: raw, ..RawEvent::default() }, 1).unwrap().kind, kind);
+        }
+    }
+
+    #[test]
     fn an_unknown_kind_is_left_out() {
-        for kind in [0, 9] {
+        for kind in [0, 11] {
             assert_eq!(event(&RawEvent { kind, ..RawEvent::default() }, 1), None);
         }
     }

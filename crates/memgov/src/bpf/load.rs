@@ -25,6 +25,9 @@ pub(super) enum Source {
     Charge,
     Rss,
     Oom,
+    Groups,
+    Counter,
+    Ceiling,
 }
 
 impl Source {
@@ -35,6 +38,9 @@ impl Source {
             Self::Charge => object!("charge"),
             Self::Rss => object!("rss"),
             Self::Oom => object!("oom"),
+            Self::Groups => object!("groups"),
+            Self::Counter => object!("counter"),
+            Self::Ceiling => object!("ceiling"),
         }
     }
 }

@@ -12,6 +12,7 @@ use memgov_decide::policy::Over;
 use memgov_decide::snapshot::{GroupId, ProcessId};
 use memgov_decide::units::{Bytes, Limit, Time};
 use rustix::fd::{AsRawFd, BorrowedFd};
+use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering::{AcqRel, Relaxed, Release};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -27,23 +28,36 @@ pub struct Maps {
     pub(super) table: Mutex<Table>,
 }
 
-/// Which slots are free, and how many are in use at each depth.
+/// Which slots are free, and at which depths there are lines.
 pub(super) struct Table {
     free: Vec<u32>,
-    at_level: [u32; MAX_LEVEL as usize + 1],
+    /// For usage, and a high.
+    usage: Depths,
+    /// For kernel memory.
+    kernel: Depths,
 }
+
+/// How many groups at each depth have a line.
+struct Depths([u32; MAX_LEVEL as usize + 1]);
 
 impl Table {
     /// All of them free.
     pub fn new(slots: u32) -> Self {
-        Self { free: (0..slots).rev().collect(), at_level: [0; MAX_LEVEL as usize + 1] }
+        let none = || Depths([0; MAX_LEVEL as usize + 1]);
+        Self { free: (0..slots).rev().collect(), usage: none(), kernel: none() }
+    }
+}
+
+impl Depths {
+    /// Counts what a group has there now and had before.
+    fn shift(&mut self, level: usize, had: bool, has: bool) {
+        let count = &mut self.0[level];
+        *count = (*count + u32::from(has)).saturating_sub(u32::from(had));
     }
 
-    /// Counts one slot more or less at this depth; the bits of depths that have any.
-    fn shift(&mut self, level: usize, used: bool) -> u64 {
-        let count = &mut self.at_level[level];
-        *count = if used { *count + 1 } else { count.saturating_sub(1) };
-        self.at_level.iter().enumerate().filter(|(_, n)| **n > 0).fold(0, |bits, (n, _)| bits | 1 << n)
+    /// A bit for each depth that has any.
+    fn bits(&self) -> u64 {
+        self.0.iter().enumerate().filter(|(_, n)| **n > 0).fold(0, |bits, (n, _)| bits | 1 << n)
     }
 }
 
@@ -57,20 +71,22 @@ impl Maps {
         }
         let mut table = self.table();
         if let Some(slot) = self.slot(id)? {
-            let before = usize::try_from(slot.level.load(Relaxed)).unwrap_or(0).min(MAX_LEVEL as usize);
+            let before = Lines::of(slot);
             fill(slot, limit);
-            let _ = table.shift(before, false);
-            self.control().levels.store(table.shift(level, true), Release);
+            self.publish(&mut table, &before, &Lines { level, ..Lines::wanted(limit) });
             return Ok(());
         }
         let index = table.free.pop().ok_or(Errno::NOSPC)?;
         let slot = self.slots.get(index as usize).ok_or(Errno::NOSPC)?;
-        for counter in [&slot.denials, &slot.kernel_denials, &slot.told_ns] {
+        for counter in [&slot.denials, &slot.kernel_denials, &slot.told_ns, &slot.kernel_told_ns] {
             counter.store(0, Relaxed);
         }
-        slot.crossed.store(0, Relaxed);
-        slot.kernel_crossed.store(0, Relaxed);
-        slot.kernel_bytes.store(0, Relaxed);
+        for flag in [&slot.crossed, &slot.kernel_crossed, &slot.kernel_seeded] {
+            flag.store(0, Relaxed);
+        }
+        slot.kernel_pages.store(0, Relaxed);
+        slot.kernel_line.store(NO_LINE, Relaxed);
+        slot.kernel_tell_line.store(NO_LINE, Relaxed);
         fill(slot, limit);
         slot.id.store(id.0, Release);
         if let Err(errno) = self.groups.update(&id.0, &index) {
@@ -79,8 +95,21 @@ impl Maps {
             return Err(errno);
         }
         // Last: until now programs do not even look at this depth.
-        self.control().levels.store(table.shift(level, true), Release);
+        let wanted = Lines { level, ..Lines::wanted(limit) };
+        self.publish(&mut table, &Lines { usage: false, kernel: false, level }, &wanted);
         Ok(())
+    }
+
+    /// Tells the programs at which depths they have to look.
+    fn publish(&self, table: &mut Table, before: &Lines, after: &Lines) {
+        for (depths, had, has) in
+            [(&mut table.usage, before.usage, after.usage), (&mut table.kernel, before.kernel, after.kernel)]
+        {
+            depths.shift(after.level, false, has);
+            depths.shift(before.level, had, false);
+        }
+        self.control().levels.store(table.usage.bits(), Release);
+        self.control().kernel_levels.store(table.kernel.bits(), Release);
     }
 
     /// Asks nothing of a group any more; nothing happens if nothing was asked. (hot)
@@ -93,9 +122,9 @@ impl Maps {
         }
         self.groups.delete(&id.0)?;
         let slot = self.slots.get(index as usize).ok_or(Errno::INVAL)?;
-        let level = usize::try_from(slot.level.load(Relaxed)).unwrap_or(0).min(MAX_LEVEL as usize);
+        let before = Lines::of(slot);
         slot.id.store(0, Release);
-        self.control().levels.store(table.shift(level, false), Release);
+        self.publish(&mut table, &before, &Lines { usage: false, kernel: false, level: before.level });
         table.free.push(index);
         Ok(())
     }
@@ -158,12 +187,17 @@ impl Maps {
         self.slot(id).ok()?.map(|slot| slot.denials.load(Relaxed))
     }
 
+    /// How many calls of a group were refused for its kernel memory since its limit was set. (hot)
+    pub fn kernel_denials_of(&self, id: GroupId) -> Option<u64> {
+        self.slot(id).ok()?.map(|slot| slot.kernel_denials.load(Relaxed))
+    }
+
     pub(super) fn control(&self) -> &Control {
         // Mapped with one value, always.
         &self.control[0]
     }
 
-    fn slot(&self, id: GroupId) -> Result<Option<&GroupSlot>, Errno> {
+    pub(super) fn slot(&self, id: GroupId) -> Result<Option<&GroupSlot>, Errno> {
         let mut index = 0;
         match self.groups.lookup(&id.0, &mut index) {
             Ok(()) => Ok(self.slots.get(index as usize)),
@@ -178,6 +212,35 @@ impl Maps {
     }
 }
 
+/// Which programs have to look at a group, and where.
+struct Lines {
+    usage: bool,
+    kernel: bool,
+    level: usize,
+}
+
+impl Lines {
+    fn of(slot: &GroupSlot) -> Self {
+        let some = |line: &AtomicU64| line.load(Relaxed) != NO_LINE;
+        let level = usize::try_from(slot.level.load(Relaxed)).unwrap_or(0).min(MAX_LEVEL as usize);
+        Self {
+            usage: some(&slot.deny_line)
+                || some(&slot.tell_line)
+                || slot.high.load(Relaxed) != HIGH_OF_KERNEL,
+            kernel: some(&slot.kernel_line) || some(&slot.kernel_tell_line),
+            level,
+        }
+    }
+
+    fn wanted(limit: &GroupLimit) -> Self {
+        Self {
+            usage: limit.deny.is_some() || limit.tell.is_some() || limit.high.is_some(),
+            kernel: limit.kernel.is_some() || limit.kernel_tell.is_some(),
+            level: 0,
+        }
+    }
+}
+
 /// Strictly above so many whole pages is strictly above so many bytes.
 fn pages(bytes: Bytes) -> u64 {
     bytes.pages(Bytes(sys::page_size()))
@@ -186,7 +249,14 @@ fn pages(bytes: Bytes) -> u64 {
 fn fill(slot: &GroupSlot, limit: &GroupLimit) {
     slot.deny_line.store(limit.deny.map_or(NO_LINE, pages), Relaxed);
     slot.tell_line.store(limit.tell.map_or(NO_LINE, pages), Relaxed);
+    if !Lines::of(slot).kernel {
+        // Nobody has counted since the last line went, so what was counted is worth nothing.
+        slot.kernel_seeded.store(0, Relaxed);
+        slot.kernel_crossed.store(0, Relaxed);
+        slot.kernel_pages.store(0, Relaxed);
+    }
     slot.kernel_line.store(limit.kernel.map_or(NO_LINE, pages), Relaxed);
+    slot.kernel_tell_line.store(limit.kernel_tell.map_or(NO_LINE, pages), Relaxed);
     let high = match limit.high {
         None => HIGH_OF_KERNEL,
         Some(Limit::Max) => HIGH_MAX,
@@ -252,15 +322,34 @@ mod tests {
     }
 
     #[test]
-    fn depths_with_a_limit_are_counted() {
-        let mut table = Table::new(3);
-        assert_eq!(table.shift(2, true), 0b100);
-        assert_eq!(table.shift(2, true), 0b100);
-        assert_eq!(table.shift(63, true), 1 << 63 | 0b100);
-        assert_eq!(table.shift(2, false), 1 << 63 | 0b100);
-        assert_eq!(table.shift(2, false), 1 << 63);
-        assert_eq!(table.shift(63, false), 0);
-        assert_eq!(table.free.len(), 3);
+    fn depths_with_a_line_are_counted() {
+        let mut depths = Table::new(3).usage;
+        let mut shift = |level, had, has| {
+            depths.shift(level, had, has);
+            depths.bits()
+        };
+        assert_eq!(shift(2, false, true), 0b100);
+        assert_eq!(shift(2, false, true), 0b100);
+        assert_eq!(shift(63, false, true), 1 << 63 | 0b100);
+        assert_eq!(shift(2, true, true), 1 << 63 | 0b100, "changed, not added");
+        assert_eq!(shift(2, true, false), 1 << 63 | 0b100);
+        assert_eq!(shift(2, true, false), 1 << 63);
+        assert_eq!(shift(63, true, false), 0);
+        assert_eq!(shift(5, false, false), 0);
+    }
+
+    #[test]
+    fn lines_of_usage_and_of_kernel_memory_are_looked_at_apart() {
+        let wanted = |limit: GroupLimit| {
+            let lines = Lines::wanted(&limit);
+            (lines.usage, lines.kernel)
+        };
+        let some = Some(Bytes(4096));
+        assert_eq!(wanted(GroupLimit { kernel: some, ..GroupLimit::default() }), (false, true));
+        assert_eq!(wanted(GroupLimit { kernel_tell: some, ..GroupLimit::default() }), (false, true));
+        assert_eq!(wanted(GroupLimit { deny: some, ..GroupLimit::default() }), (true, false));
+        assert_eq!(wanted(GroupLimit { high: Some(Limit::Max), ..GroupLimit::default() }), (true, false));
+        assert_eq!(wanted(GroupLimit::default()), (false, false));
     }
 
     #[test]

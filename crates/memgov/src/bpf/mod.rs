@@ -2,7 +2,7 @@
 //! and reads what happened; the programs decide alone and at once.
 //!
 //! What must hold:
-//! - **Fails open.** A program acts only while the lease is good ([`Tier::renew`]). Nothing is pinned: links close with the process. So
+//! - **Fails open.** A program acts only while the lease is good ([`Maps::renew`]). Nothing is pinned: links close with the process. So
 //!   kill -9 opens the door at once, and a daemon that hangs opens it when the lease ends.
 //! - **Nothing is attached until asked for** ([`Tier::require`]), and a hook that refuses is proven by a refusal before it counts.
 //! - **Found by trying**, never by kernel version. [`Absent`] says in words why this kernel or these privileges cannot.
@@ -18,9 +18,14 @@ mod attach;
 #[cfg(feature = "bpf")]
 mod events;
 #[cfg(feature = "bpf")]
+mod groups;
+mod kernel_memory;
+#[cfg(feature = "bpf")]
 mod load;
 #[cfg(feature = "bpf")]
 mod maps;
+#[cfg(feature = "bpf")]
+mod programs;
 #[cfg(feature = "bpf")]
 mod raw;
 #[cfg(feature = "bpf")]
@@ -29,16 +34,19 @@ mod record;
 mod selftest;
 #[cfg(feature = "bpf")]
 mod tier;
+#[cfg(feature = "bpf")]
+mod trials;
 
 #[cfg(feature = "bpf")]
-pub use self::{attach::Attachments, events::Events, maps::Maps, tier::Tier};
+pub use self::{attach::Attachments, events::Events, groups::GroupPass, maps::Maps, tier::Tier};
 #[cfg(not(feature = "bpf"))]
-pub use absent::{Attachments, Events, Maps, Tier};
+pub use absent::{Attachments, Events, GroupPass, Maps, Tier};
 
+pub use self::kernel_memory::{Seeding, correction, stat_lateness};
 pub use memgov_decide::policy::Condition;
 
 use crate::kernel::Errno;
-use memgov_decide::snapshot::{GroupId, ProcessId, Rss};
+use memgov_decide::snapshot::{Events as GroupEvents, GroupId, ProcessId, Rss};
 use memgov_decide::units::{Bytes, Limit, Time};
 use std::fmt;
 use std::time::Duration;
@@ -56,7 +64,7 @@ pub const MAX_LEVEL: u32 = 63;
 pub struct Options {
     /// Room for so many groups with a limit.
     pub max_groups: u32,
-    /// How long programs go on acting after the last [`Tier::renew`].
+    /// How long programs go on acting after the last [`Maps::renew`].
     pub lease: Duration,
     /// Processes whose first thread has one of these names are exempt; at most [`MAX_PROTECTED_NAMES`].
     pub protected_names: Vec<Comm>,
@@ -99,7 +107,8 @@ pub enum Hook {
     Rss,
     /// Out of memory: entry and victims, as events.
     Oom,
-    /// Kernel memory: refusing fork, inodes, files and sockets by [`GroupLimit::kernel`].
+    /// Kernel memory: counting it ([`Maps::kernel_usage`]), and refusing fork, inodes, files, sockets, unix messages, larger pipes and
+    /// more mappings by [`GroupLimit::kernel`].
     Kernel,
 }
 
@@ -156,8 +165,11 @@ pub struct GroupLimit {
     pub deny: Option<Bytes>,
     /// Its usage crossing this is an event.
     pub tell: Option<Bytes>,
-    /// The line for its kernel memory.
+    /// Calls that take kernel memory are refused to everything in the group, and all below it, while its kernel memory is over
+    /// this. Not before [`Maps::seed_kernel`].
     pub kernel: Option<Bytes>,
+    /// Its kernel memory crossing this is an event. Not before [`Maps::seed_kernel`] either.
+    pub kernel_tell: Option<Bytes>,
     /// The `memory.high` that conditions of processes see, in place of the kernel's: the virtual high of v1.
     pub high: Option<Limit>,
     /// Comes back in events.
@@ -209,8 +221,13 @@ pub enum EventKind {
     Crossed,
     /// A process went over its own line: once, until it was seen at or under it.
     CrossedOwn,
-    /// A call was refused. At most one a group or process in 100 ms; [`Tier::denials_of`] counts them all.
+    /// A call was refused. At most one a group or process in 100 ms; [`Maps::denials_of`] counts them all.
     Denied,
+    /// The kernel memory of a group went over its line: once, until it was seen at or under it. `usage` and `limit` are of kernel memory.
+    KernelCrossed,
+    /// A call was refused for the kernel memory of a group, likewise. At most one a group in 100 ms; [`Maps::kernel_denials_of`] counts
+    /// them all.
+    KernelDenied,
     /// A signal was sent to a process by its own limit.
     Signalled,
     /// A process was killed by its own limit.
@@ -298,6 +315,8 @@ pub struct HookStatus {
     pub acted: u64,
     /// Nanoseconds in it and runs of it as the kernel counts them, while [`Tier::enable_run_stats`] is on.
     pub run: Option<(u64, u64)>,
+    /// Instructions the verifier looked at until it accepted the program; what loading takes grows with them. `None`: not loaded.
+    pub verified: Option<u32>,
 }
 
 /// Events and children that the programs could not do justice to, since the tier was loaded.
@@ -307,6 +326,27 @@ pub struct Lost {
     pub events: u64,
     /// No memory for a child's limit at fork or exec.
     pub children: u64,
+}
+
+/// A group as the iterator has read it: what its control files say, in their units.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct GroupRecord {
+    /// Who it is.
+    pub id: GroupId,
+    /// `memory.current`; v1 `memory.usage_in_bytes`.
+    pub usage: Bytes,
+    /// `memory.high`; `Max` on v1, which has none.
+    pub high: Limit,
+    /// `memory.max`; v1 `memory.limit_in_bytes`.
+    pub max: Limit,
+    /// `memory.swap.current`; v1 `memory.memsw.usage_in_bytes`, which is memory and swap.
+    pub swap: Bytes,
+    /// v1 `memory.failcnt`; 0 on v2.
+    pub failcnt: u64,
+    /// `memory.events`; on v1 only `oom_kill` of `memory.oom_control` is kept there.
+    pub events: GroupEvents,
+    /// `memory.oom.group`.
+    pub oom_group: bool,
 }
 
 /// The tier in three parts, for as many threads.

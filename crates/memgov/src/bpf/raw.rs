@@ -217,14 +217,23 @@ pub(super) fn record<T: Copy>(bytes: &[u8]) -> Option<T> {
     (bytes.len() >= size_of::<T>()).then(|| unsafe { ptr::read_unaligned(bytes.as_ptr().cast()) })
 }
 
-/// Nanoseconds in a program and runs of it, as the kernel counts them.
-pub(super) fn run_stats(program: BorrowedFd<'_>) -> Result<(u64, u64), Errno> {
+/// What the kernel says of a loaded program (`struct bpf_prog_info` of include/uapi/linux/bpf.h).
+#[derive(Clone, Copy, Debug)]
+pub(super) struct ProgramInfo {
+    /// Nanoseconds in it and runs of it, counted while [`enable_run_stats`] is on.
+    pub run: (u64, u64),
+    /// Instructions the verifier looked at until it accepted the program.
+    pub verified: u32,
+}
+
+/// Asks the kernel about a loaded program.
+pub(super) fn program_info(program: BorrowedFd<'_>) -> Result<ProgramInfo, Errno> {
     let mut info = libbpf_sys::bpf_prog_info::default();
     let mut length = u32::try_from(size_of_val(&info)).map_err(|_| Errno::INVAL)?;
     let at = ptr::from_mut(&mut info);
     // SAFETY: `info` is all zero, so it asks for no arrays, and its length is given.
     match unsafe { libbpf_sys::bpf_prog_get_info_by_fd(program.as_raw_fd(), at, &raw mut length) } {
-        0 => Ok((info.run_time_ns, info.run_cnt)),
+        0 => Ok(ProgramInfo { run: (info.run_time_ns, info.run_cnt), verified: info.verified_insns }),
         _ => Err(errno()),
     }
 }
@@ -240,8 +249,40 @@ pub(super) fn enable_run_stats() -> Result<OwnedFd, Errno> {
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
 
+/// A new run of an iterator (BPF_ITER_CREATE): reading from it runs the program.
+pub(super) fn iter_create(link: BorrowedFd<'_>) -> Result<OwnedFd, Errno> {
+    // SAFETY: a plain number.
+    let fd = unsafe { libbpf_sys::bpf_iter_create(link.as_raw_fd()) };
+    if fd < 0 {
+        return Err(errno());
+    }
+    // SAFETY: a descriptor the kernel has just given to nobody else.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
 fn page() -> usize {
     usize::try_from(sys::page_size()).unwrap_or(4096)
+}
+
+/// `fork(2)` by the system call itself; the child does nothing but end. Allowed with threads.
+pub(super) fn fork_and_reap() -> Result<(), Errno> {
+    // SAFETY: without CLONE_VM the child has its own copy of memory, and makes one system call, by which it ends.
+    let child = unsafe { libc::syscall(libc::SYS_clone, libc::SIGCHLD, 0usize, 0usize, 0usize, 0usize) };
+    match child {
+        -1 => return Err(errno()),
+        // SAFETY: ends the child, with nothing of it left to be dropped.
+        0 => unsafe {
+            libc::syscall(libc::SYS_exit_group, 0);
+        },
+        _ => {}
+    }
+    let child = libc::pid_t::try_from(child).map_err(|_| Errno::IO)?;
+    loop {
+        // SAFETY: no status is asked for. ECHILD: who ignores SIGCHLD has nobody to wait for.
+        if unsafe { libc::waitpid(child, ptr::null_mut(), 0) } != -1 || errno() != Errno::INTR {
+            return Ok(());
+        }
+    }
 }
 
 /// The calls that the deny hooks must refuse, on memory of their own. Made before the test, so that during it nothing else is asked for.

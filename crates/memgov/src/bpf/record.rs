@@ -22,11 +22,14 @@ pub(super) const ACTION_TELL: u8 = 4;
 pub(super) struct Control {
     pub lease_until_ns: AtomicU64,
     pub levels: AtomicU64,
+    pub kernel_levels: AtomicU64,
     pub event_gap_ns: AtomicU64,
     pub ns_per_tick: AtomicU64,
     pub selftest_tid: AtomicU32,
+    pub selftest_hook: AtomicU32,
     pub tasks: AtomicU32,
     pub protected_count: AtomicU32,
+    pub page_size: AtomicU32,
     pub unused: AtomicU32,
     pub kills_left: AtomicI64,
     pub protected_names: [[AtomicU8; 16]; super::MAX_PROTECTED_NAMES],
@@ -39,17 +42,18 @@ pub(super) struct GroupSlot {
     pub deny_line: AtomicU64,
     pub tell_line: AtomicU64,
     pub kernel_line: AtomicU64,
+    pub kernel_tell_line: AtomicU64,
     pub high: AtomicU64,
     pub tag: AtomicU64,
     pub level: AtomicU32,
-    pub unused_low: AtomicU32,
+    pub kernel_seeded: AtomicU32,
     pub denials: AtomicU64,
     pub kernel_denials: AtomicU64,
     pub told_ns: AtomicU64,
+    pub kernel_told_ns: AtomicU64,
     pub crossed: AtomicU32,
     pub kernel_crossed: AtomicU32,
-    pub kernel_bytes: AtomicI64,
-    pub unused: AtomicU64,
+    pub kernel_pages: AtomicI64,
 }
 
 #[repr(C)]
@@ -106,6 +110,29 @@ pub(super) struct HookStats {
     pub acted: u64,
 }
 
+/// Mapped memory, written by the iterator while it is read from; amounts in pages.
+#[repr(C)]
+pub(super) struct RawGroupRecord {
+    pub id: AtomicU64,
+    pub usage: AtomicU64,
+    pub high: AtomicU64,
+    pub max: AtomicU64,
+    pub swap: AtomicU64,
+    pub failcnt: AtomicU64,
+    pub high_events: AtomicU64,
+    pub max_events: AtomicU64,
+    pub oom_events: AtomicU64,
+    pub oom_kills: AtomicU64,
+    pub oom_group: AtomicU64,
+}
+
+/// Mapped memory, likewise.
+#[repr(C)]
+pub(super) struct RawGroupPass {
+    pub seen: AtomicU64,
+    pub complete: AtomicU64,
+}
+
 /// `enum hook`: where a program's statistics are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u32)]
@@ -121,6 +148,19 @@ pub(super) enum StatId {
     Exit,
     LostEvents,
     LostChildren,
+    KernelMemory,
+    TaskAlloc,
+    InodeCreate,
+    InodeMkdir,
+    InodeMknod,
+    InodeSymlink,
+    InodeLink,
+    InodeSetxattr,
+    FileAlloc,
+    SkAlloc,
+    SocketSendmsg,
+    FileFcntl,
+    KernelMprotect,
 }
 
 #[cfg(test)]
@@ -163,11 +203,14 @@ mod tests {
             Control,
             lease_until_ns,
             levels,
+            kernel_levels,
             event_gap_ns,
             ns_per_tick,
             selftest_tid,
+            selftest_hook,
             tasks,
             protected_count,
+            page_size,
             unused,
             kills_left,
             protected_names
@@ -180,17 +223,18 @@ mod tests {
             deny_line,
             tell_line,
             kernel_line,
+            kernel_tell_line,
             high,
             tag,
             level,
-            unused_low,
+            kernel_seeded,
             denials,
             kernel_denials,
             told_ns,
+            kernel_told_ns,
             crossed,
             kernel_crossed,
-            kernel_bytes,
-            unused
+            kernel_pages
         );
         same!(
             &btf,
@@ -220,5 +264,44 @@ mod tests {
         // SAFETY: the object lives until the end of the test.
         let btf = Btf::from_bpf_object(unsafe { object.as_ref() }).unwrap().unwrap();
         same!(&btf, "exempt_key", ExemptKey, start_ticks, tgid, unused);
+    }
+
+    #[test]
+    fn both_sides_lay_readings_of_groups_out_alike() {
+        let programs = load::open(Source::Groups).unwrap();
+        let object = libbpf_rs::AsRawLibbpf::as_libbpf_object(&programs);
+        // SAFETY: the object lives until the end of the test.
+        let btf = Btf::from_bpf_object(unsafe { object.as_ref() }).unwrap().unwrap();
+        same!(
+            &btf,
+            "group_record",
+            RawGroupRecord,
+            id,
+            usage,
+            high,
+            max,
+            swap,
+            failcnt,
+            high_events,
+            max_events,
+            oom_events,
+            oom_kills,
+            oom_group
+        );
+        same!(&btf, "group_pass", RawGroupPass, seen, complete);
+    }
+
+    /// Each program's place in the statistics: the last ones of the list, which a name too many or too few on either side would move.
+    #[test]
+    fn both_sides_number_hooks_alike() {
+        let header = include_str!("c/record.h");
+        let list = header.split("enum hook {").nth(1).and_then(|rest| rest.split('}').next()).unwrap();
+        let names: Vec<&str> =
+            list.lines().filter_map(|line| line.trim().strip_prefix("HOOK_")?.split(',').next()).collect();
+        let at = |name: &str| names.iter().position(|it| *it == name).unwrap();
+        assert_eq!(at("LOST_CHILDREN"), StatId::LostChildren as usize);
+        assert_eq!(at("KERNEL_MEMORY"), StatId::KernelMemory as usize);
+        assert_eq!(at("KERNEL_MPROTECT"), StatId::KernelMprotect as usize);
+        assert_eq!(names.len(), StatId::KernelMprotect as usize + 2, "COUNT comes last");
     }
 }

@@ -1,8 +1,8 @@
 //! Proof by refusal: that a program is attached says nothing about whether it is ever called. The calling thread asks to be refused, makes
 //! the calls, and takes that back. Between the two nothing but those calls is made: everything would be refused.
 
-use super::raw::Trials;
-use super::record::Control;
+use super::record::{Control, StatId};
+use super::trials::Trials;
 use crate::kernel::Errno;
 use std::sync::atomic::Ordering::SeqCst;
 
@@ -13,6 +13,30 @@ pub(super) enum Proof {
     MmapAddr,
     /// mprotect to writable.
     FileMprotect,
+    /// fork.
+    TaskAlloc,
+    /// A plain file.
+    InodeCreate,
+    /// A directory.
+    InodeMkdir,
+    /// A FIFO.
+    InodeMknod,
+    /// A symbolic link.
+    InodeSymlink,
+    /// Another name.
+    InodeLink,
+    /// An attribute.
+    InodeSetxattr,
+    /// Descriptors: open, pipe, memfd.
+    FileAlloc,
+    /// A socket.
+    SkAlloc,
+    /// A message.
+    SocketSendmsg,
+    /// A larger pipe.
+    FileFcntl,
+    /// Any mprotect, by the hook of kernel memory.
+    KernelMprotect,
 }
 
 type Call = (&'static str, fn(&mut Trials) -> Result<(), Errno>);
@@ -21,24 +45,45 @@ impl Proof {
     fn calls(self) -> &'static [Call] {
         match self {
             Self::MmapAddr => &[
-                ("mmap", |trials| trials.mmap()),
-                ("brk", |trials| trials.brk()),
-                ("mremap", |trials| trials.mremap()),
+                ("mmap", |trials| trials.memory.mmap()),
+                ("brk", |trials| trials.memory.brk()),
+                ("mremap", |trials| trials.memory.mremap()),
             ],
-            Self::FileMprotect => &[("mprotect", |trials| trials.mprotect())],
+            Self::FileMprotect | Self::KernelMprotect => &[("mprotect", |trials| trials.memory.mprotect())],
+            Self::TaskAlloc => &[("fork", Trials::fork)],
+            Self::InodeCreate => &[("creating a file", Trials::create)],
+            Self::InodeMkdir => &[("mkdir", Trials::mkdir)],
+            Self::InodeMknod => &[("mknod", Trials::mknod)],
+            Self::InodeSymlink => &[("symlink", Trials::symlink)],
+            Self::InodeLink => &[("link", Trials::link)],
+            Self::InodeSetxattr => &[("setxattr", Trials::setxattr)],
+            Self::FileAlloc => {
+                &[("open", Trials::open), ("pipe", Trials::pipe), ("memfd_create", Trials::memfd)]
+            }
+            Self::SkAlloc => &[("socket", Trials::socket)],
+            Self::SocketSendmsg => &[("send", Trials::send)],
+            Self::FileFcntl => &[("F_SETPIPE_SZ", Trials::enlarge_pipe)],
         }
+    }
+
+    /// Whether it needs more than memory to try on.
+    fn on_files(self) -> bool {
+        !matches!(self, Self::MmapAddr | Self::FileMprotect | Self::KernelMprotect | Self::TaskAlloc)
     }
 }
 
 /// At most so many calls a proof.
 const CALLS: usize = 3;
 
-/// Makes the calls, refused and granted. `Err`: which did not go as it must.
-pub(super) fn prove(proof: Proof, control: &Control) -> Result<(), String> {
-    let mut trials = Trials::new().map_err(|errno| format!("memory for the self-test: {errno}"))?;
+/// Makes the calls, refused by `hook` and granted. `Err`: which did not go as it must.
+pub(super) fn prove(proof: Proof, hook: StatId, control: &Control) -> Result<(), String> {
+    let mut trials =
+        Trials::new(proof.on_files()).map_err(|errno| format!("preparing the self-test: {errno}"))?;
     let calls = proof.calls();
     let mut refused = [Ok(()); CALLS];
     let thread = rustix::thread::gettid().as_raw_nonzero().get().unsigned_abs();
+    // Only this hook: another that refuses the same call would prove nothing about it.
+    control.selftest_hook.store(hook as u32, SeqCst);
     control.selftest_tid.store(thread, SeqCst);
     for (result, (_, call)) in refused.iter_mut().zip(calls) {
         *result = call(&mut trials);

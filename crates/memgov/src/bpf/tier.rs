@@ -1,9 +1,10 @@
 //! The tier as one value, and its three parts.
 
-use super::attach::{Attachments, programs_of_life};
+use super::attach::Attachments;
 use super::events::Events;
 use super::load::{self, Failure, MapFds, Source};
 use super::maps::{Maps, Table};
+use super::programs::programs_of_life;
 use super::raw::{Ring, Shared, TypedMap};
 use super::record::Control;
 use super::{Absent, Error, Event, HookStatus, Hooks, Lost, MAX_PROTECTED_NAMES, Options, Parts};
@@ -131,6 +132,7 @@ fn load_life(options: &Options) -> Result<Object, Failure> {
 fn prepare(control: &Control, options: &Options, ns_per_tick: u64) {
     control.event_gap_ns.store(EVENT_GAP_NS, Relaxed);
     control.ns_per_tick.store(ns_per_tick, Relaxed);
+    control.page_size.store(u32::try_from(sys::page_size()).unwrap_or(4096), Relaxed);
     let names = options.protected_names.iter().take(MAX_PROTECTED_NAMES);
     let mut count = 0;
     for (to, name) in control.protected_names.iter().zip(names) {

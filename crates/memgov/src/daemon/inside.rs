@@ -1,17 +1,20 @@
 //! Enforcement inside the kernel, from the daemon's side: loaded at the start, attached while some rule needs it and by a
 //! thread that may wait, told of rows as they change.
 
+use std::fs;
 use std::sync::{Mutex, PoisonError};
 
 use memgov_decide::governor::{Governor, Stands};
 use memgov_decide::policy::{Pattern, ProcessMatch};
 use memgov_decide::snapshot::{GroupSlot, ProcessSlot, Snapshot};
+use rustix::fd::AsFd as _;
 
 use super::say;
 use crate::act::Inside;
-use crate::bpf::{self, Attachments, Comm, Events, Hook, Hooks};
+use crate::bpf::{self, Attachments, Comm, Events, GroupPass, Hook, Hooks};
 use crate::config::{Settings, Tier};
 use crate::kernel::{Layout, proc};
+use crate::observe::Observer;
 use crate::serve::wire;
 
 /// What was loaded, in the parts that different threads have; the first two are the loop's.
@@ -72,6 +75,21 @@ fn try_load(
             say(&format!("memgov: enforcement inside the kernel: {error}"));
             Err(error.to_string())
         }
+    }
+}
+
+/// So many records for each row there can be: a host has groups that no rule concerns.
+const RECORDS_A_ROW: u32 = 2;
+
+/// Has the observer read crowds of groups by an iterator, where there can be one. That there is none changes no decision.
+pub(super) fn read_in_one_pass(observer: &mut Observer, max_groups: u32) {
+    let capacity = max_groups.saturating_mul(RECORDS_A_ROW);
+    let pass = fs::File::open(&observer.layout().memory.mount)
+        .map_err(|error| error.to_string())
+        .and_then(|root| GroupPass::load(root.as_fd(), capacity).map_err(|absent| absent.to_string()));
+    match pass {
+        Ok(pass) => observer.read_in_one_pass(pass),
+        Err(why) => say(&format!("memgov: groups are read by their files alone: {why}")),
     }
 }
 

@@ -172,7 +172,7 @@ impl Started {
         snap.host = host();
         let sentry = succession.sentry();
         let guardian = sentry.as_ref().map(|sentry| sentry.pid);
-        let observer = Observer::new(layout.clone(), own(guardian), bounds.groups, bounds.processes)?;
+        let mut observer = Observer::new(layout.clone(), own(guardian), bounds.groups, bounds.processes)?;
         let mut actor =
             Actor::new(&layout, ledger, act_options(&config.policy, &settings, dry_run, guardian))?;
         let ready = rehearse(&mut actor, &layout, dry_run);
@@ -181,6 +181,7 @@ impl Started {
             inside::load(tier, &settings, &config.policy.never, &own(guardian).pids, dry_run)?;
         if let Some(events) = &events {
             observer.also_wait_for(events.fd(), governing::INSIDE)?;
+            inside::read_in_one_pass(&mut observer, settings.max_groups);
         }
         let ready = format!("{ready}; tier {}", attached.status().name);
         actor.inside = inside;

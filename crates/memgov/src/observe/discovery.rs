@@ -9,7 +9,8 @@ use memgov_decide::policy::{Action, Over, Pattern, Policy, ProcessMatch, Scope};
 use memgov_decide::snapshot::{GroupSlot, ProcessSlot, Snapshot};
 use memgov_decide::units::Time;
 
-use super::groups::{Lines, parent_of};
+use super::groups::parent_of;
+use super::lines::Lines;
 use super::wake::{FILE, FOLDER};
 use super::{Observer, Woken};
 use crate::act::ledger::HOLD_PREFIX;
@@ -271,9 +272,9 @@ impl Observer {
         tape: &mut Tape,
     ) -> Option<GroupSlot> {
         let lines = Lines::of(governor, controls, path);
-        let Self { groups, layout, wake, buffer, .. } = self;
+        let Self { groups, layout, wake, buffer, overlay, .. } = self;
         let slot = groups.open(layout, path, snap, lines, wake, tape).ok().flatten()?;
-        groups.look(slot, snap, buffer, governor, tape);
+        groups.look(slot, snap, buffer, governor, overlay, tape);
         Some(slot)
     }
 

@@ -5,12 +5,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use memgov_decide::governor::Governor;
-use memgov_decide::policy::{Over, Rule, Scope, names_it_or_above};
 use memgov_decide::snapshot::{Group, GroupId, GroupSlot, Snapshot};
-use memgov_decide::units::{Bytes, Limit, Time};
+use memgov_decide::units::Time;
 
 use super::discovery::ControlledLines;
+use super::lines::{Alarm, Lines};
+use super::overlay::{At, Overlay};
 use super::wake::Wake;
+use crate::kernel::cgroup::Tap;
 use crate::kernel::notify::Threshold;
 use crate::kernel::{Errno, Error, GroupDir, Layout, MemoryVersion, Reading, sys};
 use crate::record::trace::Tape;
@@ -23,33 +25,6 @@ const LIMITS_AGE: Duration = Duration::from_secs(10);
 /// v1 thresholds are set so many a tick: each takes the kernel some 10 ms. Until then the group is sampled.
 const ARMED_A_TICK: usize = 2;
 
-/// Who tells when usage crosses the lowest line of a group.
-#[derive(Clone, Copy, Debug, Default)]
-struct Alarm {
-    /// v1: a threshold stands on every line. v2: `memory.events` is watched.
-    set: bool,
-    /// v2: the lowest line that is a plain amount; `memory.events` speaks of `memory.high` only.
-    amount: Option<Bytes>,
-    /// v2: the configuration's high stands in for the kernel's, which is the only one that tells.
-    blind: bool,
-}
-
-impl Alarm {
-    /// Whether nothing can be crossed without being told. A group with no high and no amount has no line at all;
-    /// should it get one, crossing it is told.
-    fn covers(&self, reading: &Reading, version: MemoryVersion) -> bool {
-        match version {
-            MemoryVersion::V1 => self.set,
-            MemoryVersion::V2 => {
-                let high = reading.high.and_then(Limit::bytes);
-                self.set
-                    && !self.blind
-                    && self.amount.is_none_or(|amount| high.is_some_and(|high| high <= amount))
-            }
-        }
-    }
-}
-
 #[derive(Debug)]
 struct Row {
     dir: GroupDir,
@@ -60,6 +35,8 @@ struct Row {
     limits_stale: bool,
     /// When its processes are listed next; `FAR` while nobody wants them.
     sweep: Time,
+    /// Where the last pass over all groups that found it has put it.
+    overlaid: Option<At>,
 }
 
 /// What observe holds for each row of the group table.
@@ -67,6 +44,7 @@ struct Row {
 pub(super) struct GroupRows {
     rows: Vec<Option<Row>>,
     by_path: HashMap<Arc<[u8]>, GroupSlot>,
+    by_id: HashMap<GroupId, GroupSlot>,
     next_sweep: Time,
     /// Rows whose alarm is still to be set.
     unarmed: Vec<GroupSlot>,
@@ -78,6 +56,7 @@ impl GroupRows {
         Self {
             rows,
             by_path: HashMap::with_capacity(capacity as usize),
+            by_id: HashMap::with_capacity(capacity as usize),
             next_sweep: Time::FAR,
             unarmed: Vec::new(),
         }
@@ -89,6 +68,11 @@ impl GroupRows {
 
     pub(super) fn slot(&self, path: &[u8]) -> Option<GroupSlot> {
         self.by_path.get(path).copied()
+    }
+
+    /// The row of a group, also one that was just found to be gone.
+    pub(super) fn slot_of(&self, id: GroupId) -> Option<GroupSlot> {
+        self.by_id.get(&id).copied()
     }
 
     /// Opens a group that has no row yet. `Ok(None)`: it is gone again, or the table is full (counted).
@@ -123,6 +107,7 @@ impl GroupRows {
             limits_read: Time(0),
             limits_stale: true,
             sweep: Time::FAR,
+            overlaid: None,
         };
         match layout.version {
             MemoryVersion::V2 => row.set_alarm(slot, layout.version, wake),
@@ -131,6 +116,7 @@ impl GroupRows {
         if let Some(group) = snap.group(slot) {
             tape.group_new(slot, group);
         }
+        self.by_id.insert(row.dir.id(), slot);
         self.rows[index as usize] = Some(row);
         self.by_path.insert(name, slot);
         snap.touch_group(slot);
@@ -220,8 +206,10 @@ impl GroupRows {
 
     /// Closes a row whose group is gone.
     pub(super) fn close(&mut self, slot: GroupSlot, path: &[u8], wake: &mut Wake) {
-        if let Some(row) = self.rows.get_mut(slot.0 as usize) {
-            *row = None;
+        if let Some(row) = self.rows.get_mut(slot.0 as usize).and_then(Option::take)
+            && self.slot_of(row.dir.id()) == Some(slot)
+        {
+            self.by_id.remove(&row.dir.id());
         }
         wake.ignore_group(slot);
         if self.slot(path) == Some(slot) {
@@ -236,6 +224,18 @@ impl GroupRows {
         }
     }
 
+    /// Reads many groups at once, if so many are due that it pays: where a row is in what was read.
+    pub(super) fn lay(&mut self, overlay: &mut Overlay, due: usize, now: Time) {
+        let Self { rows, by_id, .. } = self;
+        overlay.lay(due, now, &mut |id, at| {
+            if let Some(slot) = by_id.get(&id)
+                && let Some(Some(row)) = rows.get_mut(slot.0 as usize)
+            {
+                row.overlaid = Some(at);
+            }
+        });
+    }
+
     /// Reads one group.
     pub(super) fn look(
         &mut self,
@@ -243,6 +243,7 @@ impl GroupRows {
         snap: &mut Snapshot,
         buffer: &mut [u8],
         governor: &Governor,
+        overlay: &Overlay,
         tape: &mut Tape,
     ) {
         let at = snap.at;
@@ -256,14 +257,14 @@ impl GroupRows {
             oom_group: group.oom_group,
             under_oom: None,
         };
-        let mut tap = |name: &str, text: &[u8]| tape.group_file(slot, name, text);
-        let whole = row.limits_stale || at.since(row.limits_read) >= LIMITS_AGE;
-        let result = if whole {
-            (row.limits_read, row.limits_stale) = (at, false);
-            let read = row.dir.read(buffer, &mut reading, &mut tap);
-            read.and_then(|()| row.dir.read_limits(buffer, &mut reading, &mut tap))
-        } else {
-            row.dir.read_usage(buffer, &mut reading, &mut tap)
+        let result = match row.overlaid(overlay) {
+            Some(found) => {
+                reading = found;
+                (row.limits_read, row.limits_stale) = (at, false);
+                tape.group_overlay(slot, &reading);
+                Ok(())
+            }
+            None => row.read(at, buffer, &mut reading, &mut |name, text| tape.group_file(slot, name, text)),
         };
         group.read_at = at;
         match result {
@@ -327,6 +328,30 @@ impl GroupRows {
 }
 
 impl Row {
+    /// What the pass of this look says. Only of a row that was read by its files once, and has them: they say whether the group has the
+    /// memory controller at all.
+    fn overlaid(&self, overlay: &Overlay) -> Option<Reading> {
+        let known = self.limits_read != Time(0) && self.dir.has_memory();
+        let found = || overlay.reading(self.overlaid, self.dir.id(), self.dir.version());
+        known.then(found).flatten()
+    }
+
+    /// Reads its files: usage, and from time to time the rest.
+    fn read(
+        &mut self,
+        at: Time,
+        buffer: &mut [u8],
+        reading: &mut Reading,
+        tap: Tap<'_>,
+    ) -> Result<(), Errno> {
+        if !self.limits_stale && at.since(self.limits_read) < LIMITS_AGE {
+            return self.dir.read_usage(buffer, reading, tap);
+        }
+        (self.limits_read, self.limits_stale) = (at, false);
+        self.dir.read(buffer, reading, tap)?;
+        self.dir.read_limits(buffer, reading, tap)
+    }
+
     fn disarm(&mut self, slot: GroupSlot, wake: &mut Wake) {
         self.thresholds.clear();
         self.alarm = Alarm::default();
@@ -358,53 +383,6 @@ impl Row {
                 Alarm { set, ..Alarm::default() }
             }
         };
-    }
-}
-
-/// The lines of usage that matter to a group, lowest first.
-#[derive(Debug, PartialEq, Eq)]
-pub(super) struct Lines {
-    /// Plain amounts.
-    amounts: Vec<Bytes>,
-    /// The virtual high with what rules and controls put on top; v1 only, where it is the only high there is.
-    over_high: Vec<Bytes>,
-    /// The configuration gives the group a high.
-    virtual_high: bool,
-}
-
-impl Lines {
-    pub(super) fn of(governor: &Governor, controls: &ControlledLines, path: &[u8]) -> Self {
-        let mut group = Group::new(GroupId(0), path);
-        group.high = governor.virtual_high(path);
-        let concerned = |rule: &&Rule| match &rule.scope {
-            Scope::Groups(patterns) => names_it_or_above(patterns, path),
-            Scope::Processes(of) => of.groups.is_empty() || names_it_or_above(&of.groups, path),
-        };
-        let of_rules = governor.policy().rules.iter().filter(concerned).filter_map(|rule| rule.when.group);
-        // A control counts in its process's group and in all above it.
-        let at_or_above =
-            |of: &[u8]| of.strip_prefix(path).is_some_and(|rest| rest.is_empty() || rest[0] == b'/');
-        let of_controls = controls.iter().filter(|(of, _)| at_or_above(of)).map(|(_, over)| *over);
-        let virtual_high = group.high.is_some();
-        let mut lines = Self { amounts: Vec::new(), over_high: Vec::new(), virtual_high };
-        for over in of_rules.chain(of_controls) {
-            let kind = match over {
-                Over::Amount(_) => &mut lines.amounts,
-                Over::High { .. } => &mut lines.over_high,
-            };
-            kind.extend(over.line(&group));
-        }
-        lines.amounts.sort_unstable();
-        lines.over_high.sort_unstable();
-        lines.over_high.dedup();
-        lines
-    }
-
-    fn all(&self) -> Vec<Bytes> {
-        let mut all = [self.amounts.as_slice(), &self.over_high].concat();
-        all.sort_unstable();
-        all.dedup();
-        all
     }
 }
 

@@ -6,6 +6,8 @@
 mod births;
 mod discovery;
 mod groups;
+mod lines;
+mod overlay;
 mod processes;
 mod upkeep;
 mod wake;
@@ -20,10 +22,12 @@ use memgov_decide::snapshot::{GroupSlot, ProcessSlot, Snapshot};
 use memgov_decide::units::Time;
 
 use crate::act::GroupDirs;
+use crate::bpf::GroupPass;
 use crate::kernel::{Error, GroupDir, Layout};
 use crate::record::trace::Tape;
 use discovery::{Concerns, Folders};
 use groups::GroupRows;
+use overlay::Overlay;
 use processes::ProcessRows;
 use wake::Wake;
 
@@ -34,6 +38,7 @@ const BUFFER: usize = 16 << 10;
 pub struct Observer {
     layout: Layout,
     groups: GroupRows,
+    overlay: Overlay,
     processes: ProcessRows,
     folders: Folders,
     wake: Wake,
@@ -61,6 +66,7 @@ impl Observer {
         let wake = Wake::new(groups)?;
         Ok(Self {
             groups: GroupRows::with_capacity(groups),
+            overlay: Overlay::default(),
             processes: ProcessRows::with_capacity(processes, own),
             folders: Folders::default(),
             wake,
@@ -79,6 +85,11 @@ impl Observer {
         &self.layout
     }
 
+    /// From now on, many groups that are due at once are read in one pass of this.
+    pub fn read_in_one_pass(&mut self, pass: GroupPass) {
+        self.overlay = Overlay::over(pass);
+    }
+
     /// Another guardian, or none: it is memgov's own.
     pub fn set_guardian(&mut self, guardian: Option<u32>) {
         self.processes.set_guardian(guardian);
@@ -93,9 +104,11 @@ impl Observer {
         governor: &Governor,
         tape: &mut Tape,
     ) {
+        self.groups.lay(&mut self.overlay, groups.len(), snap.at);
         for &slot in groups {
-            self.groups.look(slot, snap, &mut self.buffer, governor, tape);
+            self.groups.look(slot, snap, &mut self.buffer, governor, &self.overlay, tape);
         }
+        self.overlay.lift();
         for &slot in processes {
             self.processes.look(slot, snap, &mut self.buffer, tape);
         }

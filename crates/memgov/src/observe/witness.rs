@@ -27,7 +27,7 @@ impl Observer {
             governor.pace_hint_process(slot, now);
         }
         for event in events {
-            if let Some(slot) = group_of(snap, event) {
+            if let Some(slot) = self.slot_about(snap, event) {
                 governor.pace_hint_event(slot, now);
             }
             if event.kind == EventKind::Exit {
@@ -76,7 +76,7 @@ impl Observer {
     pub fn witness(&mut self, events: &[Event], snap: &mut Snapshot, tape: &mut Tape) {
         for event in events {
             if event.usage.0 > 0
-                && let Some(slot) = group_of(snap, event)
+                && let Some(slot) = self.slot_about(snap, event)
                 && let Some(row) = snap.groups.get_mut(slot.0)
                 && row.usage.is_none_or(|usage| usage < event.usage)
             {
@@ -101,6 +101,12 @@ impl Observer {
             }
         }
     }
+
+    /// The row of the group an event is about.
+    fn slot_about(&self, snap: &Snapshot, event: &Event) -> Option<GroupSlot> {
+        let slot = self.groups.slot_of(event.group)?;
+        snap.group(slot).is_some_and(|row| row.id == event.group && !row.gone).then_some(slot)
+    }
 }
 
 /// Puts down that the kernel has killed a process, or that this is dealt with.
@@ -112,12 +118,6 @@ fn set_killed(slot: ProcessSlot, killed: bool, snap: &mut Snapshot, tape: &mut T
         tape.process_killed(slot, killed);
         snap.touch_process(slot);
     }
-}
-
-/// The row of the group an event is about.
-fn group_of(snap: &Snapshot, event: &Event) -> Option<GroupSlot> {
-    let found = snap.groups.iter().find(|(_, row)| row.id == event.group && !row.gone);
-    found.map(|(slot, _)| GroupSlot(slot))
 }
 
 /// Whether the event says something of a process's own line, not only who happened to be the one to cross its group's.

@@ -8,6 +8,7 @@
 pub mod event;
 pub mod happening;
 pub mod journal;
+mod overlaid;
 pub mod replay;
 pub mod text;
 pub mod trace;

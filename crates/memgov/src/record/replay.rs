@@ -17,8 +17,8 @@ use memgov_decide::snapshot::{
 };
 use memgov_decide::units::{Bytes, Limit, Time};
 
-use super::event;
 use super::trace::{self, Frame, TraceError};
+use super::{event, overlaid};
 use crate::kernel::{Reading, proc};
 use crate::serve::wire::{self, Event};
 use crate::terminal;
@@ -163,6 +163,7 @@ impl Player {
             "gap" => self.gaps += words.number(1)?,
             "group+" => self.group_new(&words)?,
             "group" => self.group_file(&words)?,
+            "group=" => self.group_overlay(&words)?,
             "group!" => {
                 let slot = GroupSlot(words.slot(1)?);
                 let row = self.snap.groups.get_mut(slot.0).ok_or_else(|| words.bad("a reading of nobody"))?;
@@ -275,13 +276,28 @@ impl Player {
         if !reading.apply(words.text(2)?, words.frame.payload, page) {
             return Err(words.bad("unknown file of a group"));
         }
+        self.group_read(words, slot)
+    }
+
+    fn group_overlay(&mut self, words: &Words<'_>) -> Result<(), TraceError> {
+        let slot = words.slot(1)?;
+        let rest = words.frame.words.get(2..).unwrap_or_default();
+        let reading = overlaid::parse(rest).ok_or_else(|| words.bad("not a reading"))?;
+        self.readings.insert(slot, reading);
+        self.group_read(words, slot)
+    }
+
+    /// Takes a reading over into its row.
+    fn group_read(&mut self, words: &Words<'_>, slot: u32) -> Result<(), TraceError> {
         let virtual_high = match self.snap.groups.get(slot) {
             Some(group) => self.governor.virtual_high(&group.path),
             None => return Err(words.bad("a reading of a group without a row")),
         };
         if let Some(group) = self.snap.groups.get_mut(slot) {
             group.read_at = self.snap.at;
-            reading.fill(group, virtual_high);
+            if let Some(reading) = self.readings.get(&slot) {
+                reading.fill(group, virtual_high);
+            }
         }
         self.snap.touch_group(GroupSlot(slot));
         Ok(())

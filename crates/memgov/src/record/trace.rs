@@ -10,6 +10,7 @@
 //! /builds
 //! group 3 memory.current 9            slot, file; payload: what was read
 //! 1048576
+//! group= 3 8192 max max 0 0 0 0 0 0  slot, a reading from a pass over all groups (`overlaid.rs`)
 //! group! 3 8388608 0                 slot, usage as seen inside the kernel, over what was read
 //! decision 1 312                      number; payload: JSON
 //! ```
@@ -29,7 +30,8 @@ use memgov_decide::snapshot::{Group, GroupSlot, Host, Process, ProcessId, Proces
 use memgov_decide::units::{Bytes, Time};
 
 use super::event;
-use crate::kernel::Error;
+use super::overlaid::Overlaid;
+use crate::kernel::{Error, Reading};
 
 /// The frame for the engine's turn.
 const STEP: &[u8] = b"step 0\n\n";
@@ -147,6 +149,10 @@ impl Tape {
     /// A file of a group was read.
     pub fn group_file(&mut self, slot: GroupSlot, name: &str, text: &[u8]) {
         self.frame(format_args!("group {} {name}", slot.0), text);
+    }
+    /// All of a group was read by a program inside the kernel, and no file.
+    pub fn group_overlay(&mut self, slot: GroupSlot, reading: &Reading) {
+        self.frame(format_args!("group= {} {}", slot.0, Overlaid(reading)), b"");
     }
     /// Usage of a group as a program inside the kernel has seen it, over what was read.
     pub fn group_witness(&mut self, slot: GroupSlot, usage: Bytes) {

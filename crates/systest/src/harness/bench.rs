@@ -9,7 +9,7 @@ use super::agent::Agent;
 use super::crossing::Crossing;
 use super::daemon::{Daemon, Place};
 use super::group::Group;
-use super::host::{Host, Version};
+use super::host::{Host, Tier, Version};
 use super::state::State;
 use super::{MIB, lateness, poll_until};
 
@@ -108,24 +108,29 @@ impl<'a> Bench<'a> {
 
     /// A daemon whose events nobody follows.
     pub fn quiet_daemon(&self, config: &str, arguments: &[&str]) -> Result<Daemon> {
-        self.placed_daemon(config, arguments, true)
+        self.placed_daemon(config, arguments, self.host.tier, true)
+    }
+
+    /// The same in a tier of its own.
+    pub fn quiet_daemon_of(&self, tier: Tier, config: &str, arguments: &[&str]) -> Result<Daemon> {
+        self.placed_daemon(config, arguments, tier, true)
     }
 
     /// A daemon that may not lock its memory, its events followed.
     pub fn daemon_without_ipc_lock(&self, config: &str) -> Result<Daemon> {
-        let mut daemon = self.placed_daemon(config, &[], false)?;
+        let mut daemon = self.placed_daemon(config, &[], self.host.tier, false)?;
         daemon.follow()?;
         Ok(daemon)
     }
 
-    fn placed_daemon(&self, config: &str, arguments: &[&str], locks: bool) -> Result<Daemon> {
+    fn placed_daemon(&self, config: &str, arguments: &[&str], tier: Tier, locks: bool) -> Result<Daemon> {
         let group = self.daemon_group()?;
         let place = Place {
             memgov: &self.host.memgov,
             group: &group,
             dir: &self.dir,
             patience: self.patience(),
-            tier: self.host.tier,
+            tier,
             locks,
         };
         Daemon::start(&place, config, arguments)

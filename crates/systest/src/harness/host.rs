@@ -60,6 +60,8 @@ pub struct Host {
     pub file_memory: Result<PathBuf, String>,
     /// Whether the pid of the next process can be chosen.
     pub choose_pid: bool,
+    /// The clock counts instructions: what is measured is exact.
+    pub counts_instructions: bool,
     /// Directory of this run, removed at its end.
     pub dir: PathBuf,
     /// How much longer than on plain hardware things may take here, where a criterion does not say.
@@ -83,6 +85,8 @@ pub enum Need {
     ChoosePid,
     /// The daemon enforces inside the kernel.
     Bpf,
+    /// A machine whose clock counts instructions.
+    InstructionClock,
 }
 
 impl Need {
@@ -99,6 +103,10 @@ impl Need {
             Self::Bpf => {
                 (host.tier == Tier::Bpf, "about enforcement inside the kernel: shown with --tier bpf")
             }
+            Self::InstructionClock => (
+                host.counts_instructions,
+                "shown on a machine whose clock counts instructions: 6.12-v2-cost and 6.1-v2-cost",
+            ),
             Self::FileMemory => return host.file_memory.as_ref().err().cloned(),
         };
         (!met).then(|| why.to_owned())
@@ -134,6 +142,8 @@ impl Host {
             sys_resource: has_capability(CAP_SYS_RESOURCE),
             file_memory: file_memory(&dir),
             choose_pid: fs::OpenOptions::new().write(true).open("/proc/sys/kernel/ns_last_pid").is_ok(),
+            counts_instructions: fs::read_to_string("/proc/cmdline")
+                .is_ok_and(|line| line.contains("memgov.clock=instructions")),
             dir,
             patience: if target == "host" { 1 } else { 4 },
         })

@@ -77,29 +77,6 @@ const ON_USER_MODE_LINUX: [&str; 17] = [
     "doctor",
 ];
 
-/// What enforcement inside the kernel is asked to show. Not `wl_02` and the strict threshold of `wl_03`: a process that is held exactly at
-/// its line is over it for moments only, and those tests want to see it stay over. Not the programs that are started by a denied process
-/// either: inside the kernel they have no room to start in yet. The rest does not come near it.
-const INSIDE: [&str; 17] = [
-    "bpf_",
-    "wl_01",
-    "wl_03_climit",
-    "wl_04",
-    "wl_05",
-    "wl_07",
-    "wl_08",
-    "wl_09",
-    "wl_10",
-    "deny_reaches",
-    "deny_group_rule",
-    "deny_children",
-    "deny_setuid_child_is_held",
-    "kill9_every_step_of_deny",
-    "hung_daemon",
-    "sigterm_restores_deny",
-    "replay",
-];
-
 /// An emulated machine stands still at times, in ways no bound allows for: there a test that fails is run once more, and
 /// says so. On plain hardware it is run once.
 fn tried(host: &Arc<Host>, test: &Test, number: usize) -> Verdict {
@@ -117,9 +94,6 @@ fn tried(host: &Arc<Host>, test: &Test, number: usize) -> Verdict {
 
 /// Why a test is not run here although it could be.
 fn left_to_others(host: &Host, name: &str) -> Option<String> {
-    if host.tier == Tier::Bpf && !INSIDE.iter().any(|part| name.starts_with(part)) {
-        return Some("shown with the portable tier".to_owned());
-    }
     let shown = host.target != "uml" || ON_USER_MODE_LINUX.iter().any(|part| name.starts_with(part));
     (!shown).then(|| "left to 6.1-v2, which has the same kernel and is ten times as fast".to_owned())
 }

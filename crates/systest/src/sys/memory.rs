@@ -51,6 +51,12 @@ pub fn unmap(address: usize, length: usize) -> Result<(), Errno> {
     check(unsafe { libc::syscall(libc::SYS_munmap, address, length) })
 }
 
+/// `madvise(2)` with MADV_DONTNEED: the pages are given back, the mapping stays.
+pub fn discard(address: usize, length: usize) -> Result<(), Errno> {
+    // SAFETY: callers pass regions made by `map`, whose content nobody relies on.
+    check(unsafe { libc::syscall(libc::SYS_madvise, address, length, libc::MADV_DONTNEED) })
+}
+
 /// Writes one byte to each page.
 pub fn touch(address: usize, length: usize) {
     for at in (address..address + length).step_by(PAGE) {

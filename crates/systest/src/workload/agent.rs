@@ -8,7 +8,9 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use super::children::{self, Path};
 use super::command::{self, Command};
 use super::growth::{Growth, Plan, Step, timed_step};
+use super::hoard::{Calls, Hoard};
 use super::innocent::Innocent;
+use super::pace;
 use super::probe::Probe;
 use super::text::{Channel, Input, LINE};
 use crate::sys::process::NO_LIMIT;
@@ -35,6 +37,8 @@ pub struct Agent {
     turns: u64,
     linger: u64,
     yield_on: Option<(i32, u32)>,
+    hoard: Hoard,
+    calls: Option<Calls>,
 }
 
 /// Runs an agent on standard input and output until told to exit or the input ends.
@@ -71,6 +75,8 @@ impl Agent {
             turns: 0,
             linger: 0,
             yield_on: None,
+            hoard: Hoard::default(),
+            calls: None,
         })
     }
 
@@ -232,6 +238,28 @@ impl Agent {
             }
             Command::Fork(input, output) => return self.fork(input, output),
             Command::Thread(input, output) => return self.thread(input, output),
+            other => return self.about_kernel_memory(other),
+        }
+        self.done(Ok(()))
+    }
+
+    fn about_kernel_memory(&mut self, command: Command<'_>) -> Result<(), Errno> {
+        match command {
+            Command::Prepare(kind, count) => self.hoard.prepare(kind, count)?,
+            Command::Hoard(kind, count) => {
+                let (taken, errno) = self.hoard.take(kind, count);
+                return self.answer(format_args!("{taken} {errno}"));
+            }
+            Command::LetGo => self.hoard.let_go()?,
+            Command::PrepareCalls => self.calls = Some(Calls::prepare()?),
+            Command::KernelCalls => {
+                let calls = self.calls.as_ref().ok_or(libc::ESRCH)?;
+                return self.answer(format_args!("{calls}"));
+            }
+            Command::GiveBack => {
+                let calls = self.calls.as_ref().ok_or(libc::ESRCH)?;
+                return self.answer(format_args!("{}", calls.give_back()));
+            }
             other => return self.about_itself(other),
         }
         self.done(Ok(()))
@@ -264,6 +292,10 @@ impl Agent {
 
     fn about_itself(&self, command: Command<'_>) -> Result<(), Errno> {
         match command {
+            Command::Pace(call, calls, batches) => {
+                let (least, median) = pace::measure(call, calls, batches)?;
+                self.answer(format_args!("{least} {median}"))
+            }
             Command::Held => self.answer(format_args!("{} {}", self.growth.held(), now())),
             Command::Usage => self.answer(format_args!("{}", self.growth.usage().ok_or(libc::ENOENT)?)),
             Command::Progress => self.answer(format_args!("{} {}", self.turns, now())),
@@ -352,6 +384,11 @@ fn change_itself(command: Command<'_>) -> Result<(), Errno> {
                 .or_else(|_| process::set_limits(0, process::Resource::MemLock, (hard, hard)))
         }
         Command::Limit(resource, pair) => process::set_limits(0, resource, pair),
+        Command::WorkIn(path) => {
+            let path = Path::new(path).ok_or(libc::ENAMETOOLONG)?;
+            rustix::process::chdir(path.as_c()).map_err(rustix::io::Errno::raw_os_error)
+        }
+        Command::ForkBomb => crate::sys::hoard::fork_bomb(),
         Command::Leave => process::exit_thread(),
         Command::Exit(code) => process::exit_now(code),
         _ => Err(libc::EINVAL),

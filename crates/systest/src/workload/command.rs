@@ -1,14 +1,17 @@
 //! The commands of the protocol. Parsing allocates nothing and keeps nothing: an agent under ENOMEM still understands.
 
 use super::growth::{Kind, Plan};
+use super::hoard;
+use super::pace::Call;
 use crate::sys::process::{NO_LIMIT, Resource};
 
 /// What `help` prints.
 pub const HELP: &str = "\
-grow KIND STEP INTERVAL_US UPTO | stop | shrink BYTES | free | hammer KIND STEP UPTO ROUNDS | held | usage | watch FILE LINE | file PATH
+grow KIND STEP INTERVAL_US UPTO | stop | shrink BYTES | free | hammer KIND STEP UPTO ROUNDS | pace CALL CALLS BATCHES | held | usage | watch FILE LINE | file PATH
 probe | await refused|allowed [MASK] | spin | idle | progress | innocent INTERVAL_US | figures
 count SIGNAL | yield-on SIGNAL | counted SIGNAL | block SIGNAL | unblock SIGNAL | ignore SIGNAL | jobs
 fork IN OUT | thread IN OUT | exec | exec-file PATH | reap PID | groups | name COMM | become UID | drop-ipc-lock | memlock-max
+work-in PATH | prepare HOARD COUNT | hoard HOARD COUNT | let-go | kernel-calls-prepare | kernel-calls | give-back | fork-bomb
 limit as|data|memlock SOFT|inf HARD|inf | linger SECONDS | leave | exit CODE";
 
 /// One command.
@@ -17,6 +20,8 @@ pub enum Command<'a> {
     Grow(Plan),
     /// So many times: take at full speed until refused or full, and give everything back.
     Hammer(Plan, u64),
+    /// How long a call takes: so many, in so many batches.
+    Pace(Call, u64, usize),
     /// Stop taking, keep what there is.
     Stop,
     /// Give back until so much is left.
@@ -86,6 +91,22 @@ pub enum Command<'a> {
     Leave,
     /// End.
     Exit(i32),
+    /// Change the working directory.
+    WorkIn(&'a str),
+    /// What a hoard needs beforehand.
+    Prepare(hoard::Kind, u64),
+    /// Take kernel memory.
+    Hoard(hoard::Kind, u64),
+    /// Give back all that was hoarded.
+    LetGo,
+    /// What [`Command::KernelCalls`] needs beforehand.
+    PrepareCalls,
+    /// Each call that takes kernel memory, once.
+    KernelCalls,
+    /// Calls that give kernel memory back.
+    GiveBack,
+    /// Fork for good.
+    ForkBomb,
     /// List the commands.
     Help,
 }
@@ -106,6 +127,9 @@ pub fn parse(line: &str) -> Option<Command<'_>> {
             Plan { kind: Kind::named(word()?)?, step: number(word()?)?, interval: 0, upto: number(word()?)? },
             number(word()?)?,
         ),
+        "pace" => {
+            Command::Pace(Call::named(word()?)?, number(word()?)?, usize::try_from(number(word()?)?).ok()?)
+        }
         "stop" => Command::Stop,
         "shrink" => Command::Shrink(number(word()?)?),
         "free" => Command::Shrink(0),
@@ -138,6 +162,14 @@ pub fn parse(line: &str) -> Option<Command<'_>> {
         "memlock-max" => Command::MemlockMax,
         "become" => Command::Become(word()?.parse().ok()?),
         "jobs" => Command::Jobs,
+        "work-in" => Command::WorkIn(word()?),
+        "prepare" => Command::Prepare(hoard::Kind::named(word()?)?, number(word()?)?),
+        "hoard" => Command::Hoard(hoard::Kind::named(word()?)?, number(word()?)?),
+        "let-go" => Command::LetGo,
+        "kernel-calls-prepare" => Command::PrepareCalls,
+        "kernel-calls" => Command::KernelCalls,
+        "give-back" => Command::GiveBack,
+        "fork-bomb" => Command::ForkBomb,
         "leave" => Command::Leave,
         "help" => Command::Help,
         _ => with_a_number(verb, word()?.parse().ok()?)?,

@@ -6,7 +6,9 @@ mod children;
 mod command;
 mod growth;
 mod histogram;
+mod hoard;
 mod innocent;
+mod pace;
 mod probe;
 mod text;
 

@@ -36,7 +36,7 @@ static __always_inline int refuse(__u32 hook)
 	struct seen seen = {};
 	__u64 now;
 
-	if (control.selftest_tid && control.selftest_tid == task->pid)
+	if (selftested(task, hook))
 		return -ENOMEM;
 	if (!control.levels && !control.tasks)
 		return 0;

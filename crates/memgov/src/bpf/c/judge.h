@@ -35,6 +35,28 @@ static __always_inline bool leased(__u64 now)
 	return now < control.lease_until_ns;
 }
 
+/*
+ * In an interrupt the running task is not who caused it. A kernel that keeps the count elsewhere than these two is taken
+ * to be interrupted: nothing is done then, and the portable tier is what remains.
+ */
+static __always_inline bool in_interrupt(void)
+{
+	if (&pcpu_hot) {
+		const struct pcpu_hot *hot = bpf_this_cpu_ptr(&pcpu_hot);
+
+		return hot->preempt_count & IN_INTERRUPT;
+	}
+	if (&__preempt_count)
+		return *(const int *)bpf_this_cpu_ptr(&__preempt_count) & IN_INTERRUPT;
+	return true;
+}
+
+/* The thread that sees whether this hook refuses. */
+static __always_inline bool selftested(struct task_struct *task, __u32 hook)
+{
+	return control.selftest_tid && control.selftest_tid == task->pid && control.selftest_hook == hook;
+}
+
 /* What a process holds now, whatever its limit counts. */
 static __always_inline void tell_rss(struct event *event, struct task_struct *task)
 {
@@ -132,97 +154,145 @@ static __always_inline void crossing(struct group_slot *slot, __u64 usage, __u32
 }
 
 /*
+ * From a group to the root, a step a level, by bpf_loop: the verifier looks at a step once, not once for each of 64 levels, which took it seconds. A
+ * step gives 1 to end the walk.
+ */
+struct walk {
+	struct cgroup_subsys_state *css;
+	struct task_struct *leader;
+	struct group_slot *found;
+	struct seen *seen;
+	__u64 levels;
+	__u64 line; /* climit, amount, or what to add */
+	__u64 group; /* the one that is meant */
+	__u32 level;
+	__u32 hook;
+	bool all;
+	bool over; /* or: something was found */
+};
+
+static __always_inline long climb(struct walk *walk, struct cgroup_subsys_state *css)
+{
+	walk->css = css->parent;
+	walk->level--;
+	return 0;
+}
+
+static __attribute__((unused)) long look_at_lines(__u32 index, struct walk *walk)
+{
+	struct cgroup_subsys_state *css = walk->css;
+	struct group_slot *slot;
+	struct seen *seen = walk->seen;
+	__u64 usage;
+
+	if (!css || walk->level >= MAX_DEPTH || !governed_above(walk->levels, walk->level))
+		return 1;
+	if (!governed(walk->levels, walk->level))
+		return climb(walk, css);
+	slot = slot_of(id_of(css));
+	if (!slot || (slot->deny_line == NO_LINE && slot->tell_line == NO_LINE))
+		return climb(walk, css);
+	usage = usage_of(css);
+	seen->looked = true;
+	crossing(slot, usage, walk->hook, walk->leader);
+	if (!walk->found && usage > slot->deny_line) {
+		seen->group = slot->id;
+		seen->usage = usage;
+		seen->limit = slot->deny_line;
+		seen->tag = slot->tag;
+		walk->found = slot;
+		if (!walk->all)
+			return 1;
+	}
+	return climb(walk, css);
+}
+
+/*
  * Looks at every group with a line from here to the root. Gives the first one that is over and refuses; with `all`, looks
  * at those above it too, so that each crossing is told.
  */
 static __always_inline struct group_slot *group_over(struct cgroup_subsys_state *css, struct task_struct *leader, __u32 hook,
 						     bool all, struct seen *seen)
 {
-	__u64 levels = control.levels;
-	struct group_slot *found = NULL;
-	__u32 level = css->cgroup->level;
-	int i;
+	struct walk walk = {
+		.css = css,
+		.leader = leader,
+		.seen = seen,
+		.levels = control.levels,
+		.level = css->cgroup->level,
+		.hook = hook,
+		.all = all,
+	};
 
-	for (i = 0; i < MAX_DEPTH; i++) {
-		if (!css || level >= MAX_DEPTH || !governed_above(levels, level))
-			break;
-		if (governed(levels, level)) {
-			struct group_slot *slot = slot_of(id_of(css));
+	/* Most groups are not below a governed one. */
+	if (!governed_above(walk.levels, walk.level))
+		return NULL;
+	bpf_loop(MAX_DEPTH, look_at_lines, &walk, 0);
+	return walk.found;
+}
 
-			if (slot && (slot->deny_line != NO_LINE || slot->tell_line != NO_LINE)) {
-				__u64 usage = usage_of(css);
+static __attribute__((unused)) long look_at_high(__u32 index, struct walk *walk)
+{
+	struct cgroup_subsys_state *css = walk->css;
+	struct seen *seen = walk->seen;
+	__u64 high = HIGH_OF_KERNEL, usage;
 
-				seen->looked = true;
-				crossing(slot, usage, hook, leader);
-				if (!found && usage > slot->deny_line) {
-					seen->group = slot->id;
-					seen->usage = usage;
-					seen->limit = slot->deny_line;
-					seen->tag = slot->tag;
-					found = slot;
-					if (!all)
-						break;
-				}
-			}
-		}
-		css = css->parent;
-		level--;
+	if (!css || walk->level >= MAX_DEPTH)
+		return 1;
+	if (governed(walk->levels, walk->level)) {
+		struct group_slot *slot = slot_of(id_of(css));
+
+		if (slot)
+			high = slot->high;
 	}
-	return found;
+	if (high == HIGH_OF_KERNEL)
+		high = high_of(css);
+	if (high == HIGH_MAX)
+		return climb(walk, css);
+	usage = usage_of(css);
+	if (usage <= high + walk->line)
+		return climb(walk, css);
+	seen->group = id_of(css);
+	seen->usage = usage;
+	seen->limit = high + walk->line;
+	walk->over = true;
+	return 1;
 }
 
 /* Over memory.high plus climit, in its own group or one above. */
 static __always_inline bool over_high(struct cgroup_subsys_state *css, __u64 plus, struct seen *seen)
 {
-	__u64 levels = control.levels;
-	__u32 level = css->cgroup->level;
-	int i;
+	struct walk walk = {
+		.css = css, .seen = seen, .levels = control.levels, .line = plus, .level = css->cgroup->level,
+	};
 
-	for (i = 0; i < MAX_DEPTH; i++) {
-		__u64 high = HIGH_OF_KERNEL, usage;
+	bpf_loop(MAX_DEPTH, look_at_high, &walk, 0);
+	return walk.over;
+}
 
-		if (!css || level >= MAX_DEPTH)
-			break;
-		if (governed(levels, level)) {
-			struct group_slot *slot = slot_of(id_of(css));
+static __attribute__((unused)) long look_for_group(__u32 index, struct walk *walk)
+{
+	struct cgroup_subsys_state *css = walk->css;
+	struct seen *seen = walk->seen;
 
-			if (slot)
-				high = slot->high;
-		}
-		if (high == HIGH_OF_KERNEL)
-			high = high_of(css);
-		if (high != HIGH_MAX) {
-			usage = usage_of(css);
-			if (usage > high + plus) {
-				seen->group = id_of(css);
-				seen->usage = usage;
-				seen->limit = high + plus;
-				return true;
-			}
-		}
-		css = css->parent;
-		level--;
-	}
-	return false;
+	if (!css)
+		return 1;
+	if (walk->group && id_of(css) != walk->group)
+		return climb(walk, css);
+	seen->group = id_of(css);
+	seen->usage = usage_of(css);
+	seen->limit = walk->line;
+	walk->over = seen->usage > walk->line;
+	return 1;
 }
 
 /* Over a plain amount: the nearest group, or the one that is named. */
 static __always_inline bool over_amount(struct cgroup_subsys_state *css, __u64 group, __u64 line, struct seen *seen)
 {
-	int i;
+	struct walk walk = { .css = css, .seen = seen, .line = line, .group = group };
 
-	for (i = 0; i < MAX_DEPTH; i++) {
-		if (!css)
-			break;
-		if (!group || id_of(css) == group) {
-			seen->group = id_of(css);
-			seen->usage = usage_of(css);
-			seen->limit = line;
-			return seen->usage > line;
-		}
-		css = css->parent;
-	}
-	return false;
+	bpf_loop(MAX_DEPTH, look_for_group, &walk, 0);
+	return walk.over;
 }
 
 /* Both parts of a process's condition must hold if both are given. The cheaper one is asked first. */

@@ -44,10 +44,17 @@ typedef _Bool bool;
 
 /* include/linux/sched.h, include/linux/mm.h, include/uapi/linux/sched.h: the same for many years */
 #define PF_KTHREAD 0x00200000
+#define PF_EXITING 0x00000004
+#define VM_ACCESS 7 /* read, write, execute: the same bits as those of mprotect */
 #define VM_WRITE 2
 #define VM_SHARED 8
 #define PROT_WRITE 2
 #define CLONE_THREAD 0x00010000
+/* include/uapi/linux/stat.h, include/uapi/linux/fcntl.h, include/linux/socket.h */
+#define S_IFMT 0170000
+#define S_IFIFO 0010000
+#define F_SETPIPE_SZ 1031
+#define AF_UNIX 1
 /* include/linux/preempt.h: hard and soft interrupts being served, and NMI */
 #define IN_INTERRUPT 0x00ff0100
 
@@ -66,14 +73,18 @@ struct kernfs_node {
 	__u64 id;
 };
 
+struct cgroup_subsys_state;
+
 struct cgroup {
 	int level;
 	struct kernfs_node *kn;
+	struct cgroup_subsys_state *subsys[1];
 };
 
 struct cgroup_subsys_state {
 	struct cgroup *cgroup;
 	struct cgroup_subsys_state *parent;
+	unsigned int flags;
 };
 
 enum cgroup_subsys_id {
@@ -88,11 +99,26 @@ struct page_counter {
 	atomic_long_t usage;
 	unsigned long high;
 	unsigned long max;
+	unsigned long failcnt; /* v1 */
 };
+
+/* enum memcg_memory_event in include/linux/memcontrol.h: the order of memory.events */
+#define MEMCG_HIGH 1
+#define MEMCG_MAX 2
+#define MEMCG_OOM 3
+#define MEMCG_OOM_KILL 4
 
 struct mem_cgroup {
 	struct cgroup_subsys_state css;
 	struct page_counter memory;
+	struct page_counter swap; /* v2 */
+	bool oom_group;
+	atomic_long_t memory_events[MEMCG_OOM_KILL + 1];
+};
+
+enum memcg_stat_item {
+	/* pages of kernel memory; `kernel` in memory.stat */
+	MEMCG_KMEM = 1,
 };
 
 /* before 6.2 */
@@ -111,6 +137,7 @@ struct percpu_counter {
 
 struct mm_struct {
 	unsigned long flags;
+	int map_count;
 };
 
 struct mm_struct___before_6_2 {
@@ -159,8 +186,40 @@ struct task_struct___before_6_2 {
 };
 
 struct vm_area_struct {
+	unsigned long vm_start;
+	unsigned long vm_end;
+	struct mm_struct *vm_mm;
 	unsigned long vm_flags;
 };
+
+struct inode {
+	__u16 i_mode;
+};
+
+struct file {
+	struct inode *f_inode;
+	void *private_data;
+};
+
+struct pipe_inode_info {
+	unsigned int ring_size; /* pages */
+};
+
+struct sock_common {
+	unsigned short skc_family;
+};
+
+struct sock {
+	struct sock_common __sk_common;
+};
+
+struct socket {
+	struct sock *sk;
+};
+
+/* Only handed through. */
+struct dentry;
+struct msghdr;
 
 struct oom_control {
 	struct mem_cgroup *memcg;

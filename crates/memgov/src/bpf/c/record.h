@@ -20,18 +20,23 @@
 struct control {
 	/* CLOCK_MONOTONIC; after it no program acts. */
 	__u64 lease_until_ns;
-	/* Bit n: some group at depth n has a slot. Where no bit fits, programs leave at once. */
+	/* Bit n: some group at depth n has a line for usage, or a high. Where no bit fits, programs leave at once. */
 	__u64 levels;
+	/* Bit n: some group at depth n has a line for kernel memory. Likewise, for the programs about that. */
+	__u64 kernel_levels;
 	/* At least so far between two Denied events of one group or process. */
 	__u64 event_gap_ns;
 	/* Field 22 of /proc/PID/stat counts in these. */
 	__u64 ns_per_tick;
-	/* This thread is refused whatever it asks for: the self-test. */
+	/* This thread is refused by this hook (enum hook), whatever it holds: the self-test. */
 	__u32 selftest_tid;
+	__u32 selftest_hook;
 	/* Some process has a limit, or had one. */
 	__u32 tasks;
 	/* So many names are in use. */
 	__u32 protected_count;
+	/* bytes */
+	__u32 page_size;
 	__u32 unused;
 	/* So many may be killed here; each takes one. The loop takes back what is left before it decides on kills itself. */
 	__s64 kills_left;
@@ -43,20 +48,21 @@ struct group_slot {
 	__u64 id; /* 0: free */
 	__u64 deny_line; /* pages of usage: refused over it */
 	__u64 tell_line; /* pages of usage: crossing it is told */
-	__u64 kernel_line; /* pages */
+	__u64 kernel_line; /* pages of kernel memory: refused over it */
+	__u64 kernel_tell_line; /* pages of kernel memory: crossing it is told */
 	__u64 high; /* pages, HIGH_OF_KERNEL or HIGH_MAX */
 	__u64 tag;
 	__u32 level;
-	__u32 unused_low;
+	__u32 kernel_seeded; /* kernel_pages is the whole, not only what was added since somebody began to count */
 
 	__u64 denials;
 	__u64 kernel_denials;
 	__u64 told_ns; /* the last Denied event */
+	__u64 kernel_told_ns; /* the last KernelDenied event */
 	__u32 crossed; /* over tell_line, and told so */
 	__u32 kernel_crossed;
-	/* bytes of kernel memory, kept by the live counter; in bytes because the kernel counts some in bytes */
-	__s64 kernel_bytes;
-	__u64 unused;
+	/* Kept by the live counter. Below 0 for moments, and before it is seeded: what was there before can go away too. */
+	__s64 kernel_pages;
 };
 
 enum action {
@@ -106,6 +112,8 @@ enum event_kind {
 	EVENT_OOM_VICTIM,
 	EVENT_EXIT,
 	EVENT_CROSSED_OWN,
+	EVENT_KERNEL_CROSSED, /* usage and limit are of kernel memory, likewise in the next */
+	EVENT_KERNEL_DENIED,
 };
 
 struct event {
@@ -146,13 +154,46 @@ enum hook {
 	HOOK_EXIT,
 	HOOK_LOST_EVENTS, /* calls: no room in the ring */
 	HOOK_LOST_CHILDREN, /* calls: a child could not be given its parent's limit */
-	HOOK_KERNEL_FIRST,
-	HOOK_COUNT = HOOK_KERNEL_FIRST + 16,
+	HOOK_KERNEL_MEMORY,
+	HOOK_TASK_ALLOC,
+	HOOK_INODE_CREATE,
+	HOOK_INODE_MKDIR,
+	HOOK_INODE_MKNOD,
+	HOOK_INODE_SYMLINK,
+	HOOK_INODE_LINK,
+	HOOK_INODE_SETXATTR,
+	HOOK_FILE_ALLOC,
+	HOOK_SK_ALLOC,
+	HOOK_SOCKET_SENDMSG,
+	HOOK_FILE_FCNTL,
+	HOOK_KERNEL_MPROTECT,
+	HOOK_COUNT,
 };
 
 struct hook_stats {
 	__u64 calls;
 	__u64 acted;
+};
+
+/* One reading of a group by the iterator; amounts in pages, limits as the kernel keeps them (LONG_MAX / page size: none). */
+struct group_record {
+	__u64 id;
+	__u64 usage;
+	__u64 high;
+	__u64 max;
+	__u64 swap; /* v1: memory and swap together */
+	__u64 failcnt; /* v1 */
+	__u64 high_events;
+	__u64 max_events;
+	__u64 oom_events;
+	__u64 oom_kills;
+	__u64 oom_group;
+};
+
+/* How far a pass got. Zeroed by user space before it. */
+struct group_pass {
+	__u64 seen; /* groups with the memory controller; those past the end of the array are only counted */
+	__u64 complete;
 };
 
 #endif

@@ -7,22 +7,6 @@
 
 #include "judge.h"
 
-/*
- * In an interrupt the running task is not who caused it. A kernel that keeps the count elsewhere than these two is taken
- * to be interrupted: nothing is sent then, and the portable tier is what remains.
- */
-static __always_inline bool in_interrupt(void)
-{
-	if (&pcpu_hot) {
-		const struct pcpu_hot *hot = bpf_this_cpu_ptr(&pcpu_hot);
-
-		return hot->preempt_count & IN_INTERRUPT;
-	}
-	if (&__preempt_count)
-		return *(const int *)bpf_this_cpu_ptr(&__preempt_count) & IN_INTERRUPT;
-	return true;
-}
-
 /* Whether it is this call's turn to send; of several threads at once only one gets it. */
 static __always_inline bool takes_turn(struct task_limit *limit, __u64 now)
 {

@@ -3,6 +3,12 @@
 mod cost;
 mod deny;
 mod feed;
+mod groups;
+mod groups_daemon;
+mod instructions;
+mod kernel;
+mod kernel_attacks;
+mod kernel_rig;
 mod load;
 mod process;
 mod rig;
@@ -11,7 +17,18 @@ mod send;
 use crate::harness::run::Test;
 
 pub fn tests() -> Vec<Test> {
-    let themes: [fn() -> Vec<Test>; 6] =
-        [load::tests, deny::tests, process::tests, send::tests, cost::tests, feed::tests];
+    let themes: [fn() -> Vec<Test>; 11] = [
+        load::tests,
+        deny::tests,
+        process::tests,
+        send::tests,
+        feed::tests,
+        kernel::tests,
+        kernel_attacks::tests,
+        cost::tests,
+        groups::tests,
+        groups_daemon::tests,
+        instructions::tests,
+    ];
     themes.iter().flat_map(|tests| tests()).collect()
 }

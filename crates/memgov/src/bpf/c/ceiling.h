@@ -1,0 +1,56 @@
+/* SPDX-License-Identifier: MIT OR Apache-2.0 OR GPL-2.0 */
+/*
+ * Kernel memory of groups: where it is counted, and which group is over its line. A group whose counter is not seeded yet is over
+ * nothing: what was counted so far is less than what there is, or nothing to do with it.
+ */
+#ifndef MEMGOV_CEILING_H
+#define MEMGOV_CEILING_H
+
+#include "judge.h"
+
+/* Of kernel memory. Below 0 is a moment between two processors' counting. */
+static __always_inline __u64 kernel_of(struct group_slot *slot)
+{
+	__s64 pages = slot->kernel_pages;
+
+	return pages < 0 ? 0 : pages;
+}
+
+static long look_at_kernel(__u32 index, struct walk *walk)
+{
+	struct cgroup_subsys_state *css = walk->css;
+	struct group_slot *slot;
+	struct seen *seen = walk->seen;
+	__u64 held;
+
+	if (!css || walk->level >= MAX_DEPTH || !governed_above(walk->levels, walk->level))
+		return 1;
+	if (!governed(walk->levels, walk->level))
+		return climb(walk, css);
+	slot = slot_of(id_of(css));
+	if (!slot || !slot->kernel_seeded || slot->kernel_line == NO_LINE)
+		return climb(walk, css);
+	held = kernel_of(slot);
+	seen->looked = true;
+	if (held <= slot->kernel_line)
+		return climb(walk, css);
+	seen->group = slot->id;
+	seen->usage = held;
+	seen->limit = slot->kernel_line;
+	seen->tag = slot->tag;
+	walk->found = slot;
+	return 1;
+}
+
+/* The nearest group that is over its line, or the first limited one above it that is. */
+static __always_inline struct group_slot *kernel_over(struct cgroup_subsys_state *css, struct seen *seen)
+{
+	struct walk walk = { .css = css, .seen = seen, .levels = control.kernel_levels, .level = css->cgroup->level };
+
+	if (!governed_above(walk.levels, walk.level))
+		return NULL;
+	bpf_loop(MAX_DEPTH, look_at_kernel, &walk, 0);
+	return walk.found;
+}
+
+#endif

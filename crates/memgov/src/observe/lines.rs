@@ -1,0 +1,83 @@
+//! The lines of usage that matter to a group, and whether somebody tells when they are crossed.
+
+use memgov_decide::governor::Governor;
+use memgov_decide::policy::{Over, Rule, Scope, names_it_or_above};
+use memgov_decide::snapshot::{Group, GroupId};
+use memgov_decide::units::{Bytes, Limit};
+
+use super::discovery::ControlledLines;
+use crate::kernel::{MemoryVersion, Reading};
+
+/// Who tells when usage crosses the lowest line of a group.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Alarm {
+    /// v1: a threshold stands on every line. v2: `memory.events` is watched.
+    pub set: bool,
+    /// v2: the lowest line that is a plain amount; `memory.events` speaks of `memory.high` only.
+    pub amount: Option<Bytes>,
+    /// v2: the configuration's high stands in for the kernel's, which is the only one that tells.
+    pub blind: bool,
+}
+
+impl Alarm {
+    /// Whether nothing can be crossed without being told. A group with no high and no amount has no line at all;
+    /// should it get one, crossing it is told.
+    pub(super) fn covers(&self, reading: &Reading, version: MemoryVersion) -> bool {
+        match version {
+            MemoryVersion::V1 => self.set,
+            MemoryVersion::V2 => {
+                let high = reading.high.and_then(Limit::bytes);
+                self.set
+                    && !self.blind
+                    && self.amount.is_none_or(|amount| high.is_some_and(|high| high <= amount))
+            }
+        }
+    }
+}
+
+/// The lines of usage that matter to a group, lowest first.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Lines {
+    /// Plain amounts.
+    pub amounts: Vec<Bytes>,
+    /// The virtual high with what rules and controls put on top; v1 only, where it is the only high there is.
+    over_high: Vec<Bytes>,
+    /// The configuration gives the group a high.
+    pub virtual_high: bool,
+}
+
+impl Lines {
+    pub(super) fn of(governor: &Governor, controls: &ControlledLines, path: &[u8]) -> Self {
+        let mut group = Group::new(GroupId(0), path);
+        group.high = governor.virtual_high(path);
+        let concerned = |rule: &&Rule| match &rule.scope {
+            Scope::Groups(patterns) => names_it_or_above(patterns, path),
+            Scope::Processes(of) => of.groups.is_empty() || names_it_or_above(&of.groups, path),
+        };
+        let of_rules = governor.policy().rules.iter().filter(concerned).filter_map(|rule| rule.when.group);
+        // A control counts in its process's group and in all above it.
+        let at_or_above =
+            |of: &[u8]| of.strip_prefix(path).is_some_and(|rest| rest.is_empty() || rest[0] == b'/');
+        let of_controls = controls.iter().filter(|(of, _)| at_or_above(of)).map(|(_, over)| *over);
+        let virtual_high = group.high.is_some();
+        let mut lines = Self { amounts: Vec::new(), over_high: Vec::new(), virtual_high };
+        for over in of_rules.chain(of_controls) {
+            let kind = match over {
+                Over::Amount(_) => &mut lines.amounts,
+                Over::High { .. } => &mut lines.over_high,
+            };
+            kind.extend(over.line(&group));
+        }
+        lines.amounts.sort_unstable();
+        lines.over_high.sort_unstable();
+        lines.over_high.dedup();
+        lines
+    }
+
+    pub(super) fn all(&self) -> Vec<Bytes> {
+        let mut all = [self.amounts.as_slice(), &self.over_high].concat();
+        all.sort_unstable();
+        all.dedup();
+        all
+    }
+}
