@@ -249,8 +249,8 @@ fn pages(bytes: Bytes) -> u64 {
 fn fill(slot: &GroupSlot, limit: &GroupLimit) {
     slot.deny_line.store(limit.deny.map_or(NO_LINE, pages), Relaxed);
     slot.tell_line.store(limit.tell.map_or(NO_LINE, pages), Relaxed);
-    if !Lines::of(slot).kernel {
-        // Nobody has counted since the last line went, so what was counted is worth nothing.
+    if !(Lines::of(slot).kernel && Lines::wanted(limit).kernel) {
+        // Nobody counts, or nobody has: what was counted is worth nothing.
         slot.kernel_seeded.store(0, Relaxed);
         slot.kernel_crossed.store(0, Relaxed);
         slot.kernel_pages.store(0, Relaxed);

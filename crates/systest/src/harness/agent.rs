@@ -141,6 +141,11 @@ impl Agent {
         }
     }
 
+    /// The numbers of the answer to a command that was only said.
+    pub fn answered(&mut self) -> Result<Vec<u64>> {
+        Ok(numbers(&self.answer(self.patience)?))
+    }
+
     fn answer(&mut self, within: Duration) -> Result<String> {
         let end = Instant::now() + within;
         while self.answers.is_empty() {

@@ -278,8 +278,11 @@ fn siblings(bench: &mut Bench<'_>) -> Result<String> {
         (rig.tier.kernel_denials_of(id)? >= 2).then_some(())
     });
     ensure!(done.is_some(), "not refused by the parent's line");
-    ensure!(in_a.numbers("kernel-calls")?.len() >= CALLS && refused(&mut in_b)?.len() == CALLS, "in b");
-    in_a.drain()?;
+    for agent in [&mut in_a, &mut in_b] {
+        let taken = agent.answered()?;
+        ensure!(taken[1] == 12, "not refused: {taken:?}");
+    }
+    ensure!(refused(&mut in_b)?.len() == CALLS, "in b");
     ensure!(refused(&mut in_a)?.len() == CALLS, "in a");
     ensure!(rig.tier.kernel_denials_of(inner) == Some(0), "refused by the far line of a");
     neighbour.is_free(&rig)?;
