@@ -147,15 +147,19 @@ fn a_line_on_what_a_process_holds_is_told_of_whatever_comes_of_it() {
     let named =
         || Scope::Processes(ProcessMatch { comm: vec![Pattern::new("hog")], ..ProcessMatch::default() });
     let over = |mib| Some(RssOver { over: Bytes::mib(mib), ..ANON });
-    let kill = || vec![step(Action::Kill { victim: Victim::Group }, 0)];
-    let rules = vec![
-        rule(named(), None, over(9), kill()),
-        rule(named(), None, over(5), vec![step(Action::Record, 0)]),
-    ];
-    let mut world = World::new(Policy { rules, ..Policy::default() });
-    let process = world.process(7, None);
-    world.tick(10);
-    let standing = world.governor.standing_of_process(process, &world.snap).unwrap();
-    assert_eq!((standing.action, standing.condition.rss), (StandingAction::Tell, over(5)));
-    assert_eq!(world.governor.stands(), Stands { rss: true, ..Stands::default() });
+    let kill = |after| vec![step(Action::Kill { victim: Victim::Group }, after)];
+    let standing = |rules: Vec<Rule>| {
+        let mut world = World::new(Policy { rules, ..Policy::default() });
+        let process = world.process(7, None);
+        world.tick(10);
+        assert_eq!(world.governor.stands(), Stands { rss: true, ..Stands::default() });
+        let standing = world.governor.standing_of_process(process, &world.snap).unwrap();
+        (standing.action, standing.condition.rss)
+    };
+    let record = || rule(named(), None, over(5), vec![step(Action::Record, 0)]);
+    let late = rule(named(), None, over(9), kill(1));
+    assert_eq!(standing(vec![late, record()]), (StandingAction::Tell, over(5)));
+    // A process has one line inside: the one at which something is done at once comes before one that is only told.
+    let at_once = rule(named(), None, over(9), kill(0));
+    assert_eq!(standing(vec![at_once, record()]), (StandingAction::Kill, over(9)));
 }
