@@ -21,6 +21,8 @@ pub struct Events(Never);
 pub struct Attachments(Never);
 /// As in a build with the feature `bpf`.
 pub struct GroupPass(Never);
+/// As in a build with the feature `bpf`.
+pub struct RunStats(Never);
 
 const WITHOUT: &str = "this memgov was built without the cargo feature `bpf`";
 
@@ -45,9 +47,6 @@ impl Tier {
         match self.0 {}
     }
     pub fn lost(&self) -> Lost {
-        match self.0 {}
-    }
-    pub fn enable_run_stats(&mut self, _: bool) -> Result<(), Error> {
         match self.0 {}
     }
     pub fn events(&self) -> BorrowedFd<'_> {
@@ -139,8 +138,12 @@ impl Attachments {
     pub fn lost(&self) -> Lost {
         match self.0 {}
     }
-    pub fn enable_run_stats(&mut self, _: bool) -> Result<(), Error> {
-        match self.0 {}
+}
+
+#[allow(missing_docs, reason = "documented where they do something")]
+impl RunStats {
+    pub fn enable() -> Result<Self, Error> {
+        Err(Error(WITHOUT.to_owned()))
     }
 }
 

@@ -37,7 +37,6 @@ pub struct Attachments {
     stats: OwnedFd,
     cpus: usize,
     maps: Arc<Maps>,
-    run_stats: Option<OwnedFd>,
     avoid: Option<How>,
 }
 
@@ -53,7 +52,7 @@ impl Attachments {
             libbpf_rs::num_possible_cpus().map_err(|error| Error(format!("counting processors: {error}")))?;
         let states = std::array::from_fn(|_| State::default());
         let loaded = vec![Loaded { object: life, names: programs_of_life() }];
-        Ok(Self { states, loaded, fds, stats, cpus, maps, run_stats: None, avoid })
+        Ok(Self { states, loaded, fds, stats, cpus, maps, avoid })
     }
 
     /// Attaches these sets and detaches all others. A hook that this kernel does not have, or that is not proven, is left out and says why
@@ -96,17 +95,6 @@ impl Attachments {
         Lost { events: self.sum(StatId::LostEvents).calls, children: self.sum(StatId::LostChildren).calls }
     }
 
-    /// Has the kernel measure how long programs run; it costs every program on the machine some 20 ns a run.
-    pub fn enable_run_stats(&mut self, on: bool) -> Result<(), Error> {
-        self.run_stats = match on {
-            true => {
-                Some(raw::enable_run_stats().map_err(|errno| Error(format!("BPF_ENABLE_STATS: {errno}")))?)
-            }
-            false => None,
-        };
-        Ok(())
-    }
-
     fn status(&self, program: &Program, state: &State) -> HookStatus {
         let sum = self.sum(program.stat);
         let info = self.info(program, state);
@@ -118,7 +106,7 @@ impl Attachments {
             unavailable: state.unavailable.clone(),
             calls: sum.calls,
             acted: sum.acted,
-            run: info.filter(|_| self.run_stats.is_some()).map(|info| info.run),
+            run: info.map(|info| info.run),
             verified: info.map(|info| info.verified),
         }
     }

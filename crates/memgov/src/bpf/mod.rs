@@ -31,6 +31,8 @@ mod raw;
 #[cfg(feature = "bpf")]
 mod record;
 #[cfg(feature = "bpf")]
+mod run_stats;
+#[cfg(feature = "bpf")]
 mod selftest;
 #[cfg(feature = "bpf")]
 mod tier;
@@ -38,9 +40,11 @@ mod tier;
 mod trials;
 
 #[cfg(feature = "bpf")]
-pub use self::{attach::Attachments, events::Events, groups::GroupPass, maps::Maps, tier::Tier};
+pub use self::{
+    attach::Attachments, events::Events, groups::GroupPass, maps::Maps, run_stats::RunStats, tier::Tier,
+};
 #[cfg(not(feature = "bpf"))]
-pub use absent::{Attachments, Events, GroupPass, Maps, Tier};
+pub use absent::{Attachments, Events, GroupPass, Maps, RunStats, Tier};
 
 pub use self::kernel_memory::{Seeding, correction, stat_lateness};
 pub use memgov_decide::policy::Condition;
@@ -313,7 +317,7 @@ pub struct HookStatus {
     pub calls: u64,
     /// How often it refused, signalled or killed.
     pub acted: u64,
-    /// Nanoseconds in it and runs of it as the kernel counts them, while [`Tier::enable_run_stats`] is on.
+    /// Nanoseconds in it and runs of it, counted by the kernel while somebody has it done ([`RunStats`]).
     pub run: Option<(u64, u64)>,
     /// Instructions the verifier looked at until it accepted the program; what loading takes grows with them. `None`: not loaded.
     pub verified: Option<u32>,

@@ -220,7 +220,7 @@ pub(super) fn record<T: Copy>(bytes: &[u8]) -> Option<T> {
 /// What the kernel says of a loaded program (`struct bpf_prog_info` of include/uapi/linux/bpf.h).
 #[derive(Clone, Copy, Debug)]
 pub(super) struct ProgramInfo {
-    /// Nanoseconds in it and runs of it, counted while [`enable_run_stats`] is on.
+    /// Nanoseconds in it and runs of it, counted while somebody has it done ([`enable_run_stats`]).
     pub run: (u64, u64),
     /// Instructions the verifier looked at until it accepted the program.
     pub verified: u32,

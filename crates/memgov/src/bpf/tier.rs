@@ -89,10 +89,6 @@ impl Tier {
     pub fn lost(&self) -> Lost {
         self.attachments.lost()
     }
-    /// See [`Attachments::enable_run_stats`].
-    pub fn enable_run_stats(&mut self, on: bool) -> Result<(), Error> {
-        self.attachments.enable_run_stats(on)
-    }
     /// See [`Events::fd`].
     pub fn events(&self) -> BorrowedFd<'_> {
         self.events.fd()

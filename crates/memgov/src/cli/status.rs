@@ -9,6 +9,7 @@ use serde_json::json;
 
 use super::output::{self, shown};
 use super::target::control_text;
+use crate::bpf;
 use crate::serve::client::Client;
 use crate::serve::wire;
 
@@ -18,6 +19,9 @@ pub(crate) struct Status {
     /// Print JSON.
     #[arg(long)]
     json: bool,
+    /// Also what each program inside the kernel costs: has the kernel count for so many seconds (needs CAP_SYS_ADMIN)
+    #[arg(long, value_name = "SECONDS", num_args = 0..=1, default_missing_value = "1", value_parser = clap::value_parser!(u64).range(1..=3600))]
+    costs: Option<u64>,
 }
 
 #[derive(Deserialize)]
@@ -27,17 +31,35 @@ struct Reply {
 
 impl Status {
     pub(crate) fn run(&self, client: &mut Client, out: &mut dyn Write) -> anyhow::Result<()> {
-        let Reply { status } = client.call("Status", json!({}))?;
+        let Reply { mut status } = client.call("Status", json!({}))?;
+        if let Some(seconds) = self.costs {
+            // The kernel counts while this is held: nothing is left behind, however this ends.
+            let _counting = bpf::RunStats::enable()?;
+            let Reply { status: before } = client.call("Status", json!({}))?;
+            std::thread::sleep(Duration::from_secs(seconds));
+            Reply { status } = client.call("Status", json!({}))?;
+            since(&mut status.tier.hooks, &before.tier.hooks);
+        }
         if self.json {
             output::json(out, &status)?;
         } else {
-            print(&status, out)?;
+            print(&status, self.costs, out)?;
         }
         Ok(())
     }
 }
 
-fn print(status: &wire::Status, out: &mut dyn Write) -> std::io::Result<()> {
+/// Leaves of the run times what came after `before`.
+fn since(hooks: &mut [wire::HookStatus], before: &[wire::HookStatus]) {
+    for hook in hooks {
+        if let Some(then) = before.iter().find(|then| then.name == hook.name) {
+            hook.run_ns = hook.run_ns.zip(then.run_ns).map(|(now, then)| now.saturating_sub(then));
+            hook.runs = hook.runs.zip(then.runs).map(|(now, then)| now.saturating_sub(then));
+        }
+    }
+}
+
+fn print(status: &wire::Status, costs: Option<u64>, out: &mut dyn Write) -> std::io::Result<()> {
     let uptime = Duration::from_secs(Duration::from_nanos(status.uptime_ns).as_secs());
     let dry = if status.dry_run { ", dry run: touches nothing" } else { "" };
     writeln!(
@@ -53,7 +75,7 @@ fn print(status: &wire::Status, out: &mut dyn Write) -> std::io::Result<()> {
     if !mechanisms.is_empty() {
         writeln!(out, "actions: {}", mechanisms.join(", "))?;
     }
-    tier(&status.tier, out)?;
+    tier(&status.tier, costs, out)?;
     for file in &status.files {
         writeln!(out, "configuration: {}", shown(file))?;
     }
@@ -81,7 +103,7 @@ fn print(status: &wire::Status, out: &mut dyn Write) -> std::io::Result<()> {
     losses(&status.lost, out)
 }
 
-fn tier(tier: &wire::TierStatus, out: &mut dyn Write) -> std::io::Result<()> {
+fn tier(tier: &wire::TierStatus, costs: Option<u64>, out: &mut dyn Write) -> std::io::Result<()> {
     if let Some(why) = &tier.why {
         return writeln!(out, "enforcement inside the kernel: none, {}", shown(why));
     }
@@ -93,18 +115,32 @@ fn tier(tier: &wire::TierStatus, out: &mut dyn Write) -> std::io::Result<()> {
     }
     writeln!(out, "enforcement inside the kernel: bpf")?;
     let row = |hook: &wire::HookStatus| {
-        let each = hook.run_ns.filter(|_| hook.calls > 0).map(|ns| (ns / hook.calls).to_string());
-        vec![
+        let mut row = vec![
             hook.name.clone(),
             hook.how.clone(),
             if hook.proven { "yes" } else { "no" }.into(),
             hook.calls.to_string(),
             hook.acted.to_string(),
-            each.unwrap_or_default(),
-        ]
+        ];
+        if let Some(seconds) = costs {
+            let (ns, runs) = (hook.run_ns.unwrap_or(0), hook.runs.unwrap_or(0));
+            let each = ns.checked_div(runs).map_or_else(|| "-".to_owned(), |each| each.to_string());
+            row.extend([(runs / seconds.max(1)).to_string(), each]);
+        }
+        row
     };
     let rows: Vec<_> = tier.hooks.iter().map(row).collect();
-    output::table(out, &["HOOK", "BY", "PROVEN", "CALLS", "ACTED", "NS EACH"], &rows)
+    let columns = ["HOOK", "BY", "PROVEN", "CALLS", "ACTED", "RUNS/S", "NS EACH"];
+    output::table(out, if costs.is_some() { &columns } else { &columns[..5] }, &rows)?;
+    for (count, what) in [
+        (tier.lost_events, "events of programs found no room"),
+        (tier.lost_children, "children did not get their parent's limit"),
+    ] {
+        if count > 0 {
+            writeln!(out, "lost: {count} {what}")?;
+        }
+    }
+    Ok(())
 }
 
 /// The step of the ladder an episode is at.

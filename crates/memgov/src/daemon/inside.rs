@@ -189,7 +189,7 @@ impl Attached {
             return wire::TierStatus {
                 name: Tier::Portable.name().into(),
                 why: self.why.clone(),
-                hooks: vec![],
+                ..wire::TierStatus::default()
             };
         };
         let hooks = attachments.hooks().into_iter().filter_map(|hook| {
@@ -200,9 +200,17 @@ impl Attached {
                 calls: hook.calls,
                 acted: hook.acted,
                 run_ns: hook.run.map(|(ns, _)| ns),
+                runs: hook.run.map(|(_, runs)| runs),
             })
         });
-        wire::TierStatus { name: Tier::Bpf.name().into(), why: None, hooks: hooks.collect() }
+        let (hooks, lost) = (hooks.collect(), attachments.lost());
+        wire::TierStatus {
+            name: Tier::Bpf.name().into(),
+            why: None,
+            hooks,
+            lost_events: lost.events,
+            lost_children: lost.children,
+        }
     }
 }
 

@@ -432,6 +432,12 @@ pub struct TierStatus {
     /// What is attached at this moment; nothing while no rule needs it.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub hooks: Vec<HookStatus>,
+    /// Events that found no room on their way from the kernel.
+    #[serde(default)]
+    pub lost_events: u64,
+    /// Children that did not get their parent's limit for want of memory.
+    #[serde(default)]
+    pub lost_children: u64,
 }
 
 /// A program attached to a place in the kernel.
@@ -443,13 +449,16 @@ pub struct HookStatus {
     pub how: String,
     /// It was seen to refuse, or needs no such proof.
     pub proven: bool,
-    /// Times it ran.
+    /// Times it ran and looked at somebody with a limit.
     pub calls: u64,
     /// Times it refused or sent something.
     pub acted: u64,
-    /// Time spent in it, while the kernel keeps such statistics (`kernel.bpf_stats_enabled`).
+    /// Nanoseconds spent in it, counted while the kernel keeps such statistics (`memgov status --costs`, `kernel.bpf_stats_enabled`).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub run_ns: Option<u64>,
+    /// Runs of it, likewise.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub runs: Option<u64>,
 }
 
 /// How an action is carried out.

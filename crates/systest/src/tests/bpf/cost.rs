@@ -1,7 +1,7 @@
 //! What the programs cost, as the kernel counts it: nanoseconds a run, with no rule for a process, with rules for another group, and under a rule.
 
 use anyhow::Result;
-use memgov::bpf::{Hook, TaskAction};
+use memgov::bpf::{Hook, RunStats, TaskAction};
 
 use super::process::{ANON, limit, rss};
 use super::rig::Rig;
@@ -16,7 +16,7 @@ pub fn tests() -> Vec<Test> {
 
 fn cost(bench: &mut Bench<'_>) -> Result<String> {
     let mut rig = Rig::new(&[Hook::Deny, Hook::Charge, Hook::Rss])?;
-    rig.tier.enable_run_stats(true)?;
+    let _counting = RunStats::enable()?;
     let (job, other) = (bench.group("job")?, bench.group("other")?);
     let mut agent = bench.agent(&job, "worker")?;
     let mut said = vec![format!("(a) no rule: {}", measure(&mut rig, &mut agent)?)];
