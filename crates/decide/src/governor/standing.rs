@@ -146,6 +146,12 @@ impl Governor {
         Some(Standing { condition, action, serial: set.serial })
     }
 
+    /// Whether nothing may be done to this process.
+    pub fn protects(&self, slot: ProcessSlot, snap: &Snapshot) -> bool {
+        let id = snap.process(slot).map(|row| row.id);
+        self.processes.get(slot.0 as usize).is_some_and(|state| state.id == id && state.protected.is_some())
+    }
+
     /// Counts whatever may change [`Governor::stands`], so that it need not be asked for each tick.
     pub fn stands_version(&self) -> u64 {
         self.asked

@@ -94,6 +94,8 @@ pub struct Inside {
     pub denies: bool,
     groups: Vec<Option<ToldGroup>>,
     processes: Vec<Option<ToldProcess>>,
+    /// Who of the rows is protected, and known as such.
+    exempt: Vec<Option<ProcessId>>,
     /// What the kernel did by itself, the youngest last, and with which signal.
     done: Vec<(EventKind, ProcessId, u8)>,
     /// Kills it was allowed to make and has not answered for: with [`Inside::settle_kills`].
@@ -117,6 +119,7 @@ impl Inside {
             denies: false,
             groups: vec![None; groups as usize],
             processes: vec![None; processes as usize],
+            exempt: vec![None; processes as usize],
             done: Vec::with_capacity(REMEMBERED),
             allowed: 0,
             unheard: 0,
@@ -139,6 +142,17 @@ impl Inside {
     pub fn exempt(&self, who: ProcessId) {
         // No room: the sweep before each order comes to it again.
         let _ = self.maps.exempt(who, true);
+    }
+
+    /// Who of this row is protected; `None`: nobody, or nobody any more.
+    pub fn set_exempt(&mut self, slot: ProcessSlot, who: Option<ProcessId>) {
+        let Some(place) = self.exempt.get_mut(slot.0 as usize).filter(|place| **place != who) else { return };
+        if let Some(former) = std::mem::replace(place, who) {
+            let _ = self.maps.exempt(former, false);
+        }
+        if let Some(who) = who {
+            self.exempt(who);
+        }
     }
 
     /// Puts down what the kernel says it did.
@@ -201,6 +215,7 @@ impl Inside {
         if let Some(place) = self.processes.get_mut(slot.0 as usize) {
             *place = None;
         }
+        self.set_exempt(slot, None);
     }
 
     /// Refuses memory to the target until the episode ends.

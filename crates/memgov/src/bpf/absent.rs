@@ -1,8 +1,8 @@
 //! The tier of a build without the feature `bpf`: there is none. These types have no values, so nothing here runs but `load`.
 
 use super::{
-    Absent, Error, Event, GroupLimit, GroupRecord, HookStatus, Hooks, Hot, Lost, Options, Parts, Seeding,
-    TaskLimit,
+    Absent, Comm, Error, Event, ExemptFile, GroupLimit, GroupRecord, HookStatus, Hooks, Hot, Lost, Options,
+    Parts, Seeding, TaskLimit,
 };
 use memgov_decide::snapshot::{GroupId, ProcessId};
 use memgov_decide::units::{Bytes, Time};
@@ -82,6 +82,9 @@ impl Maps {
     pub fn process(&self, _: BorrowedFd<'_>) -> Option<(u64, u64)> {
         match self.0 {}
     }
+    pub fn protect(&self, _: &[Comm], _: &[ExemptFile]) -> Hot {
+        match self.0 {}
+    }
     pub fn exempt(&self, _: ProcessId, _: bool) -> Hot {
         match self.0 {}
     }
@@ -126,6 +129,9 @@ impl Events {
 
 #[allow(missing_docs, reason = "documented where they do something")]
 impl Attachments {
+    pub fn maps(&self) -> &Maps {
+        match self.0 {}
+    }
     pub fn require(&mut self, _: Hooks) -> Result<(), Error> {
         match self.0 {}
     }

@@ -55,6 +55,11 @@ impl Attachments {
         Ok(Self { states, loaded, fds, stats, cpus, maps, avoid })
     }
 
+    /// What the programs read.
+    pub fn maps(&self) -> &Maps {
+        &self.maps
+    }
+
     /// Attaches these sets and detaches all others. A hook that this kernel does not have, or that is not proven, is left out and says why
     /// in [`Attachments::hooks`]; [`Attachments::in_force`] says what is there.
     pub fn require(&mut self, hooks: Hooks) -> Result<(), Error> {

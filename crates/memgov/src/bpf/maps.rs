@@ -3,13 +3,14 @@
 
 use super::raw::{Shared, TypedMap};
 use super::record::{
-    ACTION_DENY, ACTION_KILL, ACTION_SIGNAL, ACTION_TELL, Control, ExemptKey, GroupSlot, HIGH_MAX,
-    HIGH_OF_KERNEL, KIND_ANON, KIND_FILE, KIND_SHMEM, NO_LINE, RawTaskLimit, TASK_HELD, TASK_HIGH, TASK_RULE,
+    ACTION_DENY, ACTION_KILL, ACTION_SIGNAL, ACTION_TELL, Control, ExemptFileKey, ExemptKey, GroupSlot,
+    HIGH_MAX, HIGH_OF_KERNEL, KIND_ANON, KIND_FILE, KIND_SHMEM, NO_LINE, RawTaskLimit, TASK_HELD, TASK_HIGH,
+    TASK_RULE,
 };
 use super::{GroupLimit, Hot, MAX_LEVEL, TaskAction, TaskLimit};
 use crate::kernel::{Errno, sys};
 use memgov_decide::policy::Over;
-use memgov_decide::snapshot::{GroupId, ProcessId};
+use memgov_decide::snapshot::GroupId;
 use memgov_decide::units::{Bytes, Limit, Time};
 use rustix::fd::{AsRawFd, BorrowedFd};
 use std::sync::atomic::AtomicU64;
@@ -24,6 +25,9 @@ pub struct Maps {
     pub(super) groups: TypedMap<u64, u32>,
     pub(super) tasks: TypedMap<i32, RawTaskLimit>,
     pub(super) exempt: TypedMap<ExemptKey, u8>,
+    pub(super) exempt_files: TypedMap<ExemptFileKey, u8>,
+    /// What is in `exempt_files`.
+    pub(super) files: Mutex<Vec<ExemptFileKey>>,
     pub(super) lease: Duration,
     pub(super) table: Mutex<Table>,
 }
@@ -150,16 +154,6 @@ impl Maps {
         let mut raw = RawTaskLimit::default();
         self.tasks.lookup(&pid.as_raw_fd(), &mut raw).ok()?;
         Some((raw.tag, raw.denials))
-    }
-
-    /// Nothing is done to this process, whatever its limits say. `2BIG`: too many are exempt. (hot)
-    pub fn exempt(&self, who: ProcessId, on: bool) -> Hot {
-        let key = ExemptKey { start_ticks: who.start, tgid: who.pid, unused: 0 };
-        match (on, self.exempt.delete(&key)) {
-            (true, _) => self.exempt.update(&key, &1),
-            (false, Err(Errno::NOENT)) => Ok(()),
-            (false, other) => other,
-        }
     }
 
     /// Programs go on acting for [`super::Options::lease`] from `now`. (hot: a store)

@@ -18,6 +18,8 @@ mod attach;
 #[cfg(feature = "bpf")]
 mod events;
 #[cfg(feature = "bpf")]
+mod exemptions;
+#[cfg(feature = "bpf")]
 mod groups;
 mod kernel_memory;
 #[cfg(feature = "bpf")]
@@ -63,6 +65,20 @@ pub const MAX_PROTECTED_NAMES: usize = 32;
 /// A limit can be set on groups down to this depth (the root is 0).
 pub const MAX_LEVEL: u32 = 63;
 
+/// At most so many executables are exempt.
+pub const MAX_EXEMPT_FILES: usize = 1024;
+
+/// An executable whose processes are exempt.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ExemptFile {
+    /// Inode number.
+    pub inode: u64,
+    /// The device of its file system as the kernel keeps it (include/linux/kdev_t.h): `major << 20 | minor`.
+    pub device: u64,
+    /// Only processes of uid 0, of the first user namespace.
+    pub of_root: bool,
+}
+
 /// What is fixed when the tier is loaded.
 #[derive(Clone, Debug)]
 pub struct Options {
@@ -72,13 +88,21 @@ pub struct Options {
     pub lease: Duration,
     /// Processes whose first thread has one of these names are exempt; at most [`MAX_PROTECTED_NAMES`].
     pub protected_names: Vec<Comm>,
+    /// Processes that run one of these are exempt; at most [`MAX_EXEMPT_FILES`].
+    pub exempt_files: Vec<ExemptFile>,
     /// Never attach this way, where there is another: for a kernel on which it misbehaves, and for tests of the other way.
     pub avoid: Option<How>,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Self { max_groups: 4096, lease: Duration::from_secs(2), protected_names: Vec::new(), avoid: None }
+        Self {
+            max_groups: 4096,
+            lease: Duration::from_secs(2),
+            protected_names: Vec::new(),
+            exempt_files: Vec::new(),
+            avoid: None,
+        }
     }
 }
 

@@ -2,6 +2,9 @@
 
 use std::sync::atomic::{AtomicI64, AtomicU8, AtomicU32, AtomicU64};
 
+pub(super) const EXEMPT_OF_ANY: u8 = 1;
+pub(super) const EXEMPT_OF_ROOT: u8 = 2;
+
 pub(super) const NO_LINE: u64 = u64::MAX;
 pub(super) const HIGH_OF_KERNEL: u64 = u64::MAX;
 pub(super) const HIGH_MAX: u64 = u64::MAX - 1;
@@ -30,7 +33,7 @@ pub(super) struct Control {
     pub tasks: AtomicU32,
     pub protected_count: AtomicU32,
     pub page_size: AtomicU32,
-    pub unused: AtomicU32,
+    pub exempt_files: AtomicU32,
     pub kills_left: AtomicI64,
     pub protected_names: [[AtomicU8; 16]; super::MAX_PROTECTED_NAMES],
 }
@@ -133,6 +136,13 @@ pub(super) struct RawGroupPass {
     pub complete: AtomicU64,
 }
 
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct ExemptFileKey {
+    pub inode: u64,
+    pub device: u64,
+}
+
 /// `enum hook`: where a program's statistics are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u32)]
@@ -211,7 +221,7 @@ mod tests {
             tasks,
             protected_count,
             page_size,
-            unused,
+            exempt_files,
             kills_left,
             protected_names
         );
@@ -264,6 +274,7 @@ mod tests {
         // SAFETY: the object lives until the end of the test.
         let btf = Btf::from_bpf_object(unsafe { object.as_ref() }).unwrap().unwrap();
         same!(&btf, "exempt_key", ExemptKey, start_ticks, tgid, unused);
+        same!(&btf, "exempt_file", ExemptFileKey, inode, device);
     }
 
     #[test]

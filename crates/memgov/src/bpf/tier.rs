@@ -7,11 +7,11 @@ use super::maps::{Maps, Table};
 use super::programs::programs_of_life;
 use super::raw::{Ring, Shared, TypedMap};
 use super::record::Control;
-use super::{Absent, Error, Event, HookStatus, Hooks, Lost, MAX_PROTECTED_NAMES, Options, Parts};
+use super::{Absent, Error, Event, HookStatus, Hooks, Lost, Options, Parts};
 use crate::kernel::sys;
 use libbpf_rs::{ErrorKind, MapCore, Object};
 use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::sync::atomic::Ordering::{Relaxed, Release};
+use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, Mutex};
 
 /// The tier. Dropping it detaches everything.
@@ -53,10 +53,14 @@ impl Tier {
             groups: typed(&life, "groups")?,
             tasks: typed(&life, "tasks")?,
             exempt: typed(&life, "exempt")?,
+            exempt_files: typed(&life, "exempt_files")?,
+            files: Mutex::default(),
             lease: options.lease,
             table: Mutex::new(Table::new(options.max_groups)),
         });
-        prepare(maps.control(), options, ns_per_tick);
+        prepare(maps.control(), ns_per_tick);
+        maps.protect(&options.protected_names, &options.exempt_files)
+            .map_err(|errno| Error(format!("naming executables that are exempt: {errno}")))?;
         let size = map(&life, "events")?.max_entries() as usize;
         let ring = Ring::map(descriptor(&life, "events")?, size)
             .map_err(|errno| Error(format!("mapping the ring of events: {errno}")))?;
@@ -125,19 +129,10 @@ fn load_life(options: &Options) -> Result<Object, Failure> {
     })
 }
 
-fn prepare(control: &Control, options: &Options, ns_per_tick: u64) {
+fn prepare(control: &Control, ns_per_tick: u64) {
     control.event_gap_ns.store(EVENT_GAP_NS, Relaxed);
     control.ns_per_tick.store(ns_per_tick, Relaxed);
     control.page_size.store(u32::try_from(sys::page_size()).unwrap_or(4096), Relaxed);
-    let names = options.protected_names.iter().take(MAX_PROTECTED_NAMES);
-    let mut count = 0;
-    for (to, name) in control.protected_names.iter().zip(names) {
-        for (to, byte) in to.iter().zip(name) {
-            to.store(*byte, Relaxed);
-        }
-        count += 1;
-    }
-    control.protected_count.store(count, Release);
 }
 
 fn map<'o>(object: &'o Object, name: &str) -> Result<libbpf_rs::Map<'o>, Error> {

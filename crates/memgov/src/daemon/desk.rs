@@ -325,6 +325,7 @@ impl Governed for Desk {
         }
         in_force.reload_error = None;
         let config = &in_force.config;
+        self.attached.protect(&config.policy.never);
         Ok(wire::Reloaded {
             files: config.files.iter().map(|f| f.display().to_string()).collect(),
             rules: config.policy.rules.len() as u64,

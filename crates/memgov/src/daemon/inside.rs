@@ -5,13 +5,13 @@ use std::fs;
 use std::sync::{Mutex, PoisonError};
 
 use memgov_decide::governor::{Governor, Stands};
-use memgov_decide::policy::{Pattern, ProcessMatch};
+use memgov_decide::policy::ProcessMatch;
 use memgov_decide::snapshot::{GroupSlot, ProcessSlot, Snapshot};
 use rustix::fd::AsFd as _;
 
-use super::say;
+use super::{exemptions, say};
 use crate::act::Inside;
-use crate::bpf::{self, Attachments, Comm, Events, GroupPass, Hook, Hooks};
+use crate::bpf::{self, Attachments, Events, GroupPass, Hook, Hooks};
 use crate::config::{Settings, Tier};
 use crate::kernel::{Layout, proc};
 use crate::observe::Observer;
@@ -64,7 +64,8 @@ fn try_load(
     let options = bpf::Options {
         max_groups: settings.max_groups,
         lease: settings.lease,
-        protected_names: names(never),
+        protected_names: exemptions::names(never),
+        exempt_files: exemptions::files(never),
         ..bpf::Options::default()
     };
     match bpf::Tier::load(&options) {
@@ -91,22 +92,6 @@ pub(super) fn read_in_one_pass(observer: &mut Observer, max_groups: u32) {
         Ok(pass) => observer.read_in_one_pass(pass),
         Err(why) => say(&format!("memgov: groups are read by their files alone: {why}")),
     }
-}
-
-/// Names on the never-list that stand for themselves. A process may call itself what it likes: whoever lists a bare name has
-/// chosen that. What is listed by its program is exempted process by process.
-fn names(never: &[ProcessMatch]) -> Vec<Comm> {
-    let bare =
-        |entry: &&ProcessMatch| entry.exe.is_empty() && entry.uid.is_empty() && entry.groups.is_empty();
-    let literal = |pattern: &&Pattern| !pattern.as_bytes().iter().any(|byte| b"*?\\".contains(byte));
-    let comm = |pattern: &Pattern| {
-        let mut name = [0; 16];
-        let bytes = pattern.as_bytes();
-        name[..15].get_mut(..bytes.len())?.copy_from_slice(bytes);
-        Some(name)
-    };
-    let named = never.iter().filter(bare).flat_map(|entry| entry.comm.iter().filter(literal));
-    named.filter_map(comm).take(bpf::MAX_PROTECTED_NAMES).collect()
 }
 
 /// Keeps memgov and those it was started from out of it.
@@ -146,6 +131,7 @@ fn tell_group(inside: &mut Inside, layout: &Layout, governor: &Governor, snap: &
 fn tell_process(inside: &mut Inside, governor: &Governor, snap: &Snapshot, slot: ProcessSlot) {
     match snap.process(slot) {
         Some(row) if !row.gone => {
+            inside.set_exempt(slot, governor.protects(slot, snap).then_some(row.id));
             inside.stand_process(slot, row.id, governor.standing_of_process(slot, snap));
         }
         _ => inside.forget_process(slot),
@@ -163,6 +149,17 @@ impl Attached {
     /// Whether anything can be attached at all.
     pub fn is_there(&self) -> bool {
         self.why.is_none()
+    }
+
+    /// Another never-list.
+    pub fn protect(&self, never: &[ProcessMatch]) {
+        let attachments = self.attachments.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(attachments) = attachments.as_ref() else { return };
+        if let Err(errno) = attachments.maps().protect(&exemptions::names(never), &exemptions::files(never)) {
+            say(&format!(
+                "memgov: not all of the never-list could be told to the kernel ({errno}); the rest is exempted process by process"
+            ));
+        }
     }
 
     /// Attaches what is needed and detaches what is not. Whether calls that allocate are refused now.
@@ -217,20 +214,6 @@ impl Attached {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn only_bare_names_are_protected_by_name() {
-        let entry = |comm: &[&str], exe: &[&str]| ProcessMatch {
-            comm: comm.iter().map(|word| Pattern::new(word)).collect(),
-            exe: exe.iter().map(|word| Pattern::new(word)).collect(),
-            ..ProcessMatch::default()
-        };
-        let never =
-            [entry(&["rescue", "net*", "a-name-of-16-byt"], &[]), entry(&["sshd"], &["/usr/sbin/sshd"])];
-        let found = names(&never);
-        assert_eq!(found.len(), 1);
-        assert_eq!(found[0].split(|&byte| byte == 0).next(), Some(b"rescue".as_slice()));
-    }
 
     #[test]
     fn each_need_has_its_hook() {

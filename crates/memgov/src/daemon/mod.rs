@@ -3,6 +3,7 @@
 
 mod answers;
 mod desk;
+mod exemptions;
 mod governing;
 mod happenings;
 mod inside;

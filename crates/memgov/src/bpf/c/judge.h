@@ -108,7 +108,29 @@ static __always_inline void tell(__u32 kind, __u32 hook, struct task_struct *lea
 	tell_of(kind, hook, leader, bpf_get_current_task_btf(), seen, signal, now);
 }
 
-/* Only asked about somebody who is over: it is the slow part. */
+/*
+ * Whether the running process runs an executable that is exempt. By what the file is, not by its path: in a container anybody
+ * may have a file of that path. The uid is that of the first user namespace.
+ */
+static __always_inline bool runs_exempt_file(void)
+{
+	struct task_struct *task = bpf_get_current_task_btf();
+	struct inode *inode;
+	struct exempt_file file = {};
+	__u8 *of;
+
+	if (!control.exempt_files)
+		return false;
+	inode = BPF_CORE_READ(task, mm, exe_file, f_inode);
+	if (!inode)
+		return false;
+	file.inode = BPF_CORE_READ(inode, i_ino);
+	file.device = BPF_CORE_READ(inode, i_sb, s_dev);
+	of = bpf_map_lookup_elem(&exempt_files, &file);
+	return of && (*of == EXEMPT_OF_ANY || !BPF_CORE_READ(task, real_cred, uid.val));
+}
+
+/* Only asked about the running process, when it is over: it is the slow part. */
 static __noinline __attribute__((unused)) bool is_exempt(struct task_struct *leader)
 {
 	struct exempt_key key = { .tgid = leader->tgid };
@@ -119,7 +141,7 @@ static __noinline __attribute__((unused)) bool is_exempt(struct task_struct *lea
 	if (leader->tgid == 1)
 		return true;
 	key.start_ticks = ticks ? leader->start_boottime / ticks : 0;
-	if (bpf_map_lookup_elem(&exempt, &key))
+	if (bpf_map_lookup_elem(&exempt, &key) || runs_exempt_file())
 		return true;
 	bpf_core_read(&name, sizeof(name), &leader->comm);
 	for (i = 0; i < PROTECTED_NAMES; i++) {

@@ -138,6 +138,7 @@ struct percpu_counter {
 struct mm_struct {
 	unsigned long flags;
 	int map_count;
+	struct file *exe_file;
 };
 
 struct mm_struct___before_6_2 {
@@ -192,8 +193,14 @@ struct vm_area_struct {
 	unsigned long vm_flags;
 };
 
+struct super_block {
+	__u32 s_dev;
+};
+
 struct inode {
 	__u16 i_mode;
+	unsigned long i_ino;
+	struct super_block *i_sb;
 };
 
 struct file {

@@ -41,6 +41,13 @@ struct {
 } exempt SEC(".maps");
 
 struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, 1024);
+	__type(key, struct exempt_file);
+	__type(value, __u8);
+} exempt_files SEC(".maps");
+
+struct {
 	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
 	__uint(max_entries, HOOK_COUNT);
 	__type(key, __u32);

@@ -37,7 +37,8 @@ struct control {
 	__u32 protected_count;
 	/* bytes */
 	__u32 page_size;
-	__u32 unused;
+	/* So many executables are exempt. */
+	__u32 exempt_files;
 	/* So many may be killed here; each takes one. The loop takes back what is left before it decides on kills itself. */
 	__s64 kills_left;
 	char protected_names[PROTECTED_NAMES][COMM_LEN];
@@ -140,6 +141,16 @@ struct exempt_key {
 	__u32 tgid;
 	__u32 unused;
 };
+
+/* An executable whose processes are exempt: inode number, and device as the kernel keeps it (include/linux/kdev_t.h: major << 20 | minor). */
+struct exempt_file {
+	__u64 inode;
+	__u64 device;
+};
+
+/* Values of such an entry. */
+#define EXEMPT_OF_ANY 1
+#define EXEMPT_OF_ROOT 2
 
 /* Indices of the statistics. */
 enum hook {

@@ -1,0 +1,62 @@
+//! Who is never refused, signalled or killed, whatever the limits say: known to the programs beforehand, so that not even the first call is
+//! refused.
+
+use super::maps::Maps;
+use super::record::{Control, EXEMPT_OF_ANY, EXEMPT_OF_ROOT, ExemptFileKey, ExemptKey};
+use super::{Comm, ExemptFile, Hot, MAX_PROTECTED_NAMES};
+use crate::kernel::Errno;
+use memgov_decide::snapshot::ProcessId;
+use std::sync::PoisonError;
+use std::sync::atomic::Ordering::{Relaxed, Release};
+
+impl Maps {
+    /// This process. `2BIG`: too many are exempt. (hot)
+    pub fn exempt(&self, who: ProcessId, on: bool) -> Hot {
+        let key = ExemptKey { start_ticks: who.start, tgid: who.pid, unused: 0 };
+        match (on, self.exempt.delete(&key)) {
+            (true, _) => self.exempt.update(&key, &1),
+            (false, Err(Errno::NOENT)) => Ok(()),
+            (false, other) => other,
+        }
+    }
+
+    /// Processes whose first thread has one of these names, and processes that run one of these executables, in place of those given before.
+    /// At most [`MAX_PROTECTED_NAMES`] and [`super::MAX_EXEMPT_FILES`] count; `Err`: not all could be put in.
+    pub fn protect(&self, names: &[Comm], files: &[ExemptFile]) -> Hot {
+        set_names(self.control(), names);
+        let mut known = self.files.lock().unwrap_or_else(PoisonError::into_inner);
+        let key = |file: &ExemptFile| ExemptFileKey { inode: file.inode, device: file.device };
+        known.retain(|old| {
+            let stays = files.iter().any(|file| key(file) == *old);
+            if !stays {
+                // Gone already, or about to be put in again.
+                let _ = self.exempt_files.delete(old);
+            }
+            stays
+        });
+        let mut result = Ok(());
+        for file in files {
+            let of = if file.of_root { EXEMPT_OF_ROOT } else { EXEMPT_OF_ANY };
+            match self.exempt_files.update(&key(file), &of) {
+                Ok(()) if !known.contains(&key(file)) => known.push(key(file)),
+                Ok(()) => {}
+                Err(errno) => result = Err(errno),
+            }
+        }
+        let count = u32::try_from(known.len()).unwrap_or(u32::MAX);
+        self.control().exempt_files.store(count, Release);
+        result
+    }
+}
+
+fn set_names(control: &Control, names: &[Comm]) {
+    let names = names.iter().take(MAX_PROTECTED_NAMES);
+    let mut count = 0;
+    for (to, name) in control.protected_names.iter().zip(names) {
+        for (to, byte) in to.iter().zip(name) {
+            to.store(*byte, Relaxed);
+        }
+        count += 1;
+    }
+    control.protected_count.store(count, Release);
+}

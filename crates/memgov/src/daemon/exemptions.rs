@@ -1,0 +1,129 @@
+//! The never-list as programs inside the kernel can know it beforehand: names and executables. What cannot be said so (users, groups,
+//! patterns over whole trees) is exempted process by process, when a process gets its row and by the sweep with which each order begins.
+
+use std::ffi::OsStr;
+use std::fs;
+use std::os::unix::ffi::OsStrExt as _;
+use std::os::unix::fs::MetadataExt as _;
+use std::path::Path;
+
+use memgov_decide::policy::{Pattern, ProcessMatch};
+
+use crate::bpf::{self, Comm, ExemptFile};
+
+/// Names on the never-list that stand for themselves. A process may call itself what it likes: whoever lists a bare name has
+/// chosen that.
+pub(super) fn names(never: &[ProcessMatch]) -> Vec<Comm> {
+    let bare =
+        |entry: &&ProcessMatch| entry.exe.is_empty() && entry.uid.is_empty() && entry.groups.is_empty();
+    let comm = |pattern: &Pattern| {
+        let mut name = [0; 16];
+        let bytes = pattern.as_bytes();
+        name[..15].get_mut(..bytes.len())?.copy_from_slice(bytes);
+        Some(name)
+    };
+    let named = never.iter().filter(bare).flat_map(|entry| entry.comm.iter().filter(|it| is_literal(it)));
+    named.filter_map(comm).take(bpf::MAX_PROTECTED_NAMES).collect()
+}
+
+/// The executables it names that are there now: of each path the file, of a pattern in the last component the files of that directory that match. Reads
+/// directories, so not for the loop.
+pub(super) fn files(never: &[ProcessMatch]) -> Vec<ExemptFile> {
+    let mut found: Vec<ExemptFile> = Vec::new();
+    for entry in never.iter().filter(|entry| entry.comm.is_empty() && entry.groups.is_empty()) {
+        let of_root = match entry.uid.as_slice() {
+            [] => false,
+            [0] => true,
+            // Programs are told of root and of everybody, not of others.
+            _ => continue,
+        };
+        for pattern in &entry.exe {
+            each_match(pattern, &mut |path| {
+                let Some(file) = identify(path, of_root) else { return };
+                let same = |known: &&mut ExemptFile| (known.inode, known.device) == (file.inode, file.device);
+                if let Some(known) = found.iter_mut().find(same) {
+                    known.of_root &= of_root;
+                } else if found.len() < bpf::MAX_EXEMPT_FILES {
+                    found.push(file);
+                }
+            });
+        }
+    }
+    found
+}
+
+fn is_literal(pattern: &Pattern) -> bool {
+    !pattern.as_bytes().iter().any(|byte| b"*?\\".contains(byte))
+}
+
+fn each_match(pattern: &Pattern, f: &mut dyn FnMut(&Path)) {
+    let text = pattern.as_bytes();
+    if is_literal(pattern) {
+        return f(Path::new(OsStr::from_bytes(text)));
+    }
+    let Some(cut) = text.iter().rposition(|&byte| byte == b'/') else { return };
+    let dir = Pattern::new(&String::from_utf8_lossy(&text[..cut]));
+    if !is_literal(&dir) {
+        return;
+    }
+    let Ok(entries) = fs::read_dir(OsStr::from_bytes(&text[..cut.max(1)])) else { return };
+    for path in entries.flatten().map(|entry| entry.path()) {
+        if pattern.matches(path.as_os_str().as_bytes()) {
+            f(&path);
+        }
+    }
+}
+
+/// What programs inside the kernel see of it; `None`: it is not there, or no file.
+fn identify(path: &Path, of_root: bool) -> Option<ExemptFile> {
+    let meta = fs::metadata(path).ok().filter(fs::Metadata::is_file)?;
+    let (major, minor) = (rustix::fs::major(meta.dev()), rustix::fs::minor(meta.dev()));
+    Some(ExemptFile { inode: meta.ino(), device: u64::from(major) << 20 | u64::from(minor), of_root })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn entry(comm: &[&str], exe: &[&str], uid: &[u32]) -> ProcessMatch {
+        ProcessMatch {
+            comm: comm.iter().map(|word| Pattern::new(word)).collect(),
+            exe: exe.iter().map(|word| Pattern::new(word)).collect(),
+            uid: uid.to_vec(),
+            ..ProcessMatch::default()
+        }
+    }
+
+    #[test]
+    fn only_bare_names_are_protected_by_name() {
+        let never = [
+            entry(&["rescue", "net*", "a-name-of-16-byt"], &[], &[]),
+            entry(&["sshd"], &["/usr/sbin/sshd"], &[]),
+        ];
+        let found = names(&never);
+        assert_eq!(found.len(), 1);
+        assert_eq!(found[0].split(|&byte| byte == 0).next(), Some(b"rescue".as_slice()));
+    }
+
+    #[test]
+    fn executables_are_known_by_what_they_are() {
+        let dir = tempfile::tempdir().unwrap();
+        let at = |name: &str| dir.path().join(name).display().to_string();
+        for name in ["one", "two-a", "two-b"] {
+            fs::write(dir.path().join(name), name).unwrap();
+        }
+        fs::hard_link(dir.path().join("one"), dir.path().join("two-c")).unwrap();
+        let inode = |name: &str| fs::metadata(dir.path().join(name)).unwrap().ino();
+        let found = files(&[
+            entry(&[], &[&at("two-*"), &at("none"), &at("*/x")], &[0]),
+            entry(&[], &[&at("one")], &[]),
+        ]);
+        let mut known: Vec<_> = found.iter().map(|file| (file.inode, file.of_root)).collect();
+        known.sort_unstable();
+        let mut wanted = vec![(inode("one"), false), (inode("two-a"), true), (inode("two-b"), true)];
+        wanted.sort_unstable();
+        assert_eq!(known, wanted, "the one that is everybody's is not root's alone");
+        let narrow = [entry(&["x"], &[&at("one")], &[]), entry(&[], &[&at("one")], &[7])];
+        assert_eq!(files(&narrow), [], "more is asked than a program can know");
+    }
+}
