@@ -79,6 +79,7 @@ impl Maps {
         if seeding != Seeding::Busy
             && let Some(slot) = self.slot(id)?
         {
+            slot.kernel_forks.store(0, Release);
             slot.kernel_seeded.store(1, Release);
         }
         Ok(seeding)

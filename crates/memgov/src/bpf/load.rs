@@ -28,6 +28,7 @@ pub(super) enum Source {
     Groups,
     Counter,
     Ceiling,
+    Forks,
 }
 
 impl Source {
@@ -41,6 +42,7 @@ impl Source {
             Self::Groups => object!("groups"),
             Self::Counter => object!("counter"),
             Self::Ceiling => object!("ceiling"),
+            Self::Forks => object!("forks"),
         }
     }
 }

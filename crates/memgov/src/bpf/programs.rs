@@ -40,7 +40,7 @@ macro_rules! twice {
 /// In the order they are attached: what follows limits comes first, so that no child is missed, and what counts before what
 /// refuses by the count.
 #[rustfmt::skip]
-pub(super) static PROGRAMS: [Program; 22] = [
+pub(super) static PROGRAMS: [Program; 25] = [
     telling("task_newtask", None, StatId::Fork, Source::Life, &[(How::Tracepoint, "fork_inherits")]),
     telling("begin_new_exec", None, StatId::Exec, Source::Life, &[(How::Fentry, "exec_keeps")]),
     telling("sched_process_exit", None, StatId::Exit, Source::Life, &[(How::Tracepoint, "exit_tells")]),
@@ -53,6 +53,9 @@ pub(super) static PROGRAMS: [Program; 22] = [
     // The second name is that of kernels since 6.18.
     telling("__mod_memcg_state", Some(Hook::Kernel), StatId::KernelMemory, Source::Counter,
         &[(How::Fentry, "kernel_memory"), (How::Fentry, "kernel_memory_6_18")]),
+    telling("kernel_clone", Some(Hook::Kernel), StatId::KernelForks, Source::Forks, &[(How::Fentry, "fork_begins")]),
+    telling("kernel_clone (return)", Some(Hook::Kernel), StatId::KernelForks, Source::Forks, &[(How::Fexit, "fork_fails")]),
+    telling("task_newtask (forks)", Some(Hook::Kernel), StatId::KernelForks, Source::Forks, &[(How::Tracepoint, "fork_succeeds")]),
     ceiling("security_task_alloc", StatId::TaskAlloc, Proof::TaskAlloc, twice!("task_alloc")),
     ceiling("security_inode_create", StatId::InodeCreate, Proof::InodeCreate, twice!("inode_create")),
     ceiling("security_inode_mkdir", StatId::InodeMkdir, Proof::InodeMkdir, twice!("inode_mkdir")),
@@ -94,6 +97,7 @@ mod tests {
             Source::Oom,
             Source::Counter,
             Source::Ceiling,
+            Source::Forks,
         ] {
             let object = load::open(source).unwrap();
             let mut there: Vec<String> =

@@ -57,6 +57,7 @@ pub(super) struct GroupSlot {
     pub crossed: AtomicU32,
     pub kernel_crossed: AtomicU32,
     pub kernel_pages: AtomicI64,
+    pub kernel_forks: AtomicI64,
 }
 
 #[repr(C)]
@@ -171,6 +172,7 @@ pub(super) enum StatId {
     SocketSendmsg,
     FileFcntl,
     KernelMprotect,
+    KernelForks,
 }
 
 #[cfg(test)]
@@ -244,7 +246,8 @@ mod tests {
             kernel_told_ns,
             crossed,
             kernel_crossed,
-            kernel_pages
+            kernel_pages,
+            kernel_forks
         );
         same!(
             &btf,
@@ -313,6 +316,7 @@ mod tests {
         assert_eq!(at("LOST_CHILDREN"), StatId::LostChildren as usize);
         assert_eq!(at("KERNEL_MEMORY"), StatId::KernelMemory as usize);
         assert_eq!(at("KERNEL_MPROTECT"), StatId::KernelMprotect as usize);
-        assert_eq!(names.len(), StatId::KernelMprotect as usize + 2, "COUNT comes last");
+        assert_eq!(at("KERNEL_FORKS"), StatId::KernelForks as usize);
+        assert_eq!(names.len(), StatId::KernelForks as usize + 2, "COUNT comes last");
     }
 }

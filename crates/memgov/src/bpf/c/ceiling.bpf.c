@@ -26,6 +26,20 @@ static __always_inline void tell_refusal(struct group_slot *slot, struct task_st
 	tell(EVENT_KERNEL_DENIED, hook, leader, seen, 0, now);
 }
 
+/* Its stack is charged already when it is looked at, and counted once more: what a thread needs is little more. */
+#define NEEDED_BY_ALL 8 /* pages: a stack of 16 KiB, struct task_struct and what goes with it */
+#define NEEDED_BY_MAPPING 256 /* bytes: struct vm_area_struct and its place in the tree */
+
+/* Pages that a fork of this process needs: what it does not share, above all page tables. */
+static __always_inline __u64 needs(struct task_struct *task)
+{
+	__u64 tables = task->mm->pgtables_bytes.counter;
+
+	__u64 mappings = task->mm->map_count;
+
+	return NEEDED_BY_ALL + (tables + mappings * NEEDED_BY_MAPPING) / control.page_size;
+}
+
 static __noinline int refuse(__u32 hook)
 {
 	struct task_struct *task = bpf_get_current_task_btf(), *leader;
@@ -40,7 +54,7 @@ static __noinline int refuse(__u32 hook)
 	if ((task->flags & (PF_KTHREAD | PF_EXITING)) || !task->mm || in_interrupt())
 		return 0;
 	leader = task->group_leader;
-	slot = kernel_over(memory_of(task), &seen);
+	slot = kernel_over(memory_of(task), hook == HOOK_TASK_ALLOC ? needs(task) : 0, &seen);
 	if (seen.looked)
 		count(hook, false);
 	if (!slot)

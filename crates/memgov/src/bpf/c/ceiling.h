@@ -30,7 +30,10 @@ static long look_at_kernel(__u32 index, struct walk *walk)
 	slot = slot_of(id_of(css));
 	if (!slot || !slot->kernel_seeded || slot->kernel_line == NO_LINE)
 		return climb(walk, css);
+	/* With what the calls under way are going to need, this one among them. */
 	held = kernel_of(slot);
+	if (walk->line && slot->kernel_forks > 0)
+		held += walk->line * slot->kernel_forks;
 	seen->looked = true;
 	if (held <= slot->kernel_line)
 		return climb(walk, css);
@@ -42,10 +45,12 @@ static long look_at_kernel(__u32 index, struct walk *walk)
 	return 1;
 }
 
-/* The nearest group that is over its line, or the first limited one above it that is. */
-static __always_inline struct group_slot *kernel_over(struct cgroup_subsys_state *css, struct seen *seen)
+/* The nearest group that is over its line, or the first limited one above it that is; `each`: pages that each fork under way needs, if it is one. */
+static __always_inline struct group_slot *kernel_over(struct cgroup_subsys_state *css, __u64 each, struct seen *seen)
 {
-	struct walk walk = { .css = css, .seen = seen, .levels = control.kernel_levels, .level = css->cgroup->level };
+	struct walk walk = {
+		.css = css, .seen = seen, .levels = control.kernel_levels, .line = each, .level = css->cgroup->level,
+	};
 
 	if (!governed_above(walk.levels, walk.level))
 		return NULL;

@@ -185,7 +185,7 @@ struct walk {
 	struct group_slot *found;
 	struct seen *seen;
 	__u64 levels;
-	__u64 line; /* climit, amount, or what to add */
+	__u64 line; /* climit, amount, what to add, or what each fork needs */
 	__u64 group; /* the one that is meant */
 	__u32 level;
 	__u32 hook;

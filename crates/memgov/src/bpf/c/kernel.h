@@ -138,6 +138,7 @@ struct percpu_counter {
 struct mm_struct {
 	unsigned long flags;
 	int map_count;
+	atomic_long_t pgtables_bytes;
 	struct file *exe_file;
 };
 
@@ -233,6 +234,7 @@ struct oom_control {
 };
 
 struct linux_binprm;
+struct kernel_clone_args;
 
 /* since 6.2; before and after it the counter is a variable of its own */
 struct pcpu_hot {

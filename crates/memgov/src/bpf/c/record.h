@@ -64,6 +64,8 @@ struct group_slot {
 	__u32 kernel_crossed;
 	/* Kept by the live counter. Below 0 for moments, and before it is seeded: what was there before can go away too. */
 	__s64 kernel_pages;
+	/* Calls of fork under way. */
+	__s64 kernel_forks;
 };
 
 enum action {
@@ -178,6 +180,7 @@ enum hook {
 	HOOK_SOCKET_SENDMSG,
 	HOOK_FILE_FCNTL,
 	HOOK_KERNEL_MPROTECT,
+	HOOK_KERNEL_FORKS,
 	HOOK_COUNT,
 };
 
