@@ -41,7 +41,12 @@ pub struct Agent {
 impl Agent {
     /// Starts one in a group (and dies with the thread that starts it).
     pub fn start(group: &Group, name: &str, patience: Duration) -> Result<Self> {
-        let mut command = Command::new(std::env::current_exe().context("finding this program")?);
+        Self::start_program(&std::env::current_exe().context("finding this program")?, group, name, patience)
+    }
+
+    /// The same from a copy of this program.
+    pub fn start_program(program: &Path, group: &Group, name: &str, patience: Duration) -> Result<Self> {
+        let mut command = Command::new(program);
         command.args(["workload", "agent", &format!("name {name}"), "memlock-max", "drop-ipc-lock"]);
         // One arena for all threads: each would reserve 64 MiB, and mlockall counts what is reserved.
         command.env("MALLOC_ARENA_MAX", "1").stdin(Stdio::piped()).stdout(Stdio::piped());

@@ -12,17 +12,19 @@ mod kernel_rig;
 mod load;
 mod process;
 mod rig;
+mod rules;
 mod send;
 
 use crate::harness::run::Test;
 
 pub fn tests() -> Vec<Test> {
-    let themes: [fn() -> Vec<Test>; 11] = [
+    let themes: [fn() -> Vec<Test>; 12] = [
         load::tests,
         deny::tests,
         process::tests,
         send::tests,
         feed::tests,
+        rules::tests,
         kernel::tests,
         kernel_attacks::tests,
         cost::tests,
