@@ -50,7 +50,7 @@ fn a_group_stands_at_the_lowest_line_of_a_rule_that_denies_at_once() {
 }
 
 #[test]
-fn a_process_stands_under_its_control_before_any_rule_and_never_when_protected() {
+fn a_process_stands_under_rules_before_its_control_and_never_when_protected() {
     let named = ProcessMatch { comm: vec![Pattern::new("hog")], ..ProcessMatch::default() };
     let rules = vec![
         rule(
@@ -90,6 +90,25 @@ fn a_process_stands_under_its_control_before_any_rule_and_never_when_protected()
         world.tick(10);
     };
     set(&mut world, 3 | 10 << 8, 8);
+    assert_eq!(standing(&world), Some(by_rule), "the administrator's line comes before the process's own");
+    world.process_row(process).untouchable = Some(memgov_decide::snapshot::Untouchable::Governor);
+    world.tick(10);
+    assert_eq!(standing(&world), None);
+}
+
+#[test]
+fn a_process_stands_under_its_own_control() {
+    let mut world = World::new(Policy::default());
+    let group = world.group("/x", Some(100));
+    let process = world.process(7, Some(group));
+    let who = world.id(process);
+    let standing = |world: &World| world.governor.standing_of_process(process, &world.snap);
+    let set = |world: &mut World, word, climit| {
+        let control = MemControl::from_word(word, Bytes::mib(climit), Bytes(0), Bytes(4096)).unwrap();
+        world.governor.set_control(who, control).unwrap();
+        world.tick(10);
+    };
+    set(&mut world, 3 | 10 << 8, 8);
     let signal = standing(&world).unwrap();
     assert_eq!(
         (signal.action, signal.condition.group),
@@ -98,14 +117,11 @@ fn a_process_stands_under_its_control_before_any_rule_and_never_when_protected()
     set(&mut world, 3 | 10 << 8, 8);
     assert_ne!(standing(&world).unwrap().serial, signal.serial, "set again is armed again");
     set(&mut world, 2, 0);
-    assert_eq!(standing(&world), Some(by_rule), "a slowdown cannot be told");
+    assert_eq!(standing(&world), None, "a slowdown cannot be told");
     set(&mut world, 4, 0);
     assert_eq!(standing(&world).unwrap().action, StandingAction::Kill);
     world.process_row(process).oom_score_adj = Some(-1000);
-    assert_eq!(standing(&world), Some(by_rule), "never killed");
-    world.process_row(process).untouchable = Some(memgov_decide::snapshot::Untouchable::Governor);
-    world.tick(10);
-    assert_eq!(standing(&world), None);
+    assert_eq!(standing(&world), None, "never killed");
 }
 
 #[test]

@@ -76,8 +76,8 @@ impl Governor {
         standing
     }
 
-    /// What a process is to meet: its own control's action, or that of the first rule about its resident memory that denies
-    /// at once; else that of the lowest line at which a rule signals or kills at once and has not done so; else the lowest line on its
+    /// What a process is to meet: the lowest line on its resident memory at which a rule denies at once; else the lowest at which one signals or kills at
+    /// once and has not done so; else what its own control says, which a rule of the administrator's comes before; else the lowest line on its
     /// resident memory that anything waits for. `None` for a protected process.
     pub fn standing_of_process(&self, slot: ProcessSlot, snap: &Snapshot) -> Option<Standing> {
         let row = snap.process(slot).filter(|row| !row.gone)?;
@@ -85,14 +85,14 @@ impl Governor {
         if state.protected.is_some() {
             return None;
         }
-        self.standing_control(row.id, row.oom_score_adj)
-            .or_else(|| {
-                let rules = state.matches.iter().filter_map(|rule| self.policy.rules.get(rule.0 as usize));
-                let mut denying = rules.filter(|rule| denies_at_once(rule) && rule.when.group.is_none());
-                let condition = denying.next()?.when;
-                Some(Standing { condition, action: StandingAction::Deny, serial: 0 })
-            })
+        let rules = state.matches.iter().filter_map(|rule| self.policy.rules.get(rule.0 as usize));
+        let denying = rules
+            .filter(|rule| denies_at_once(rule) && rule.when.group.is_none())
+            .min_by_key(|rule| rule.when.rss.map(|rss| rss.over));
+        denying
+            .map(|rule| Standing { condition: rule.when, action: StandingAction::Deny, serial: 0 })
             .or_else(|| self.standing_act(row, state))
+            .or_else(|| self.standing_control(row.id, row.oom_score_adj))
             .or_else(|| {
                 let rss =
                     self.conditions(slot).filter_map(|condition| condition.rss).min_by_key(|rss| rss.over)?;

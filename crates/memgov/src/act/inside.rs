@@ -7,6 +7,7 @@
 mod kills;
 mod refusals;
 
+use std::collections::VecDeque;
 use std::os::fd::AsFd as _;
 use std::sync::Arc;
 
@@ -24,6 +25,8 @@ pub use refusals::Refused;
 
 /// Episodes that may hold one target at once; a further one finds it held already and comes again with its next order.
 const MOST_HOLDERS: usize = 8;
+/// Processes found protected by sweeps that are known at a time.
+pub const SWEPT: usize = 1024;
 /// Signals and deaths by the kernel's hand that are remembered until their order comes.
 const REMEMBERED: usize = 256;
 
@@ -96,6 +99,8 @@ pub struct Inside {
     processes: Vec<Option<ToldProcess>>,
     /// Who of the rows is protected, and known as such.
     exempt: Vec<Option<ProcessId>>,
+    /// Who was found protected by sweeps, the youngest last.
+    swept: VecDeque<ProcessId>,
     /// What the kernel did by itself, the youngest last, and with which signal.
     done: Vec<(EventKind, ProcessId, u8)>,
     /// Kills it was allowed to make and has not answered for: with [`Inside::settle_kills`].
@@ -120,6 +125,7 @@ impl Inside {
             groups: vec![None; groups as usize],
             processes: vec![None; processes as usize],
             exempt: vec![None; processes as usize],
+            swept: VecDeque::with_capacity(SWEPT),
             done: Vec::with_capacity(REMEMBERED),
             allowed: 0,
             unheard: 0,
@@ -147,16 +153,31 @@ impl Inside {
     /// Who of this row is protected; `None`: nobody, or nobody any more.
     pub fn set_exempt(&mut self, slot: ProcessSlot, who: Option<ProcessId>) {
         let Some(place) = self.exempt.get_mut(slot.0 as usize).filter(|place| **place != who) else { return };
-        if let Some(former) = std::mem::replace(place, who) {
+        if let Some(former) = place.take() {
             let _ = self.maps.exempt(former, false);
         }
-        if let Some(who) = who {
-            self.exempt(who);
+        *place = who.filter(|who| self.maps.exempt(*who, true).is_ok());
+    }
+
+    /// Found protected by the sweep of an order. At most so many are known at a time: one that was forgotten is found by the next sweep.
+    pub fn exempt_swept(&mut self, who: ProcessId) {
+        if self.swept.contains(&who) {
+            return;
         }
+        if self.swept.len() == SWEPT
+            && let Some(former) = self.swept.pop_front()
+        {
+            let _ = self.maps.exempt(former, false);
+        }
+        self.exempt(who);
+        self.swept.push_back(who);
     }
 
     /// Puts down what the kernel says it did.
     pub fn hear(&mut self, event: &Event) {
+        if event.kind == EventKind::CrossedOwn {
+            self.distrust(event.who);
+        }
         if !matches!(event.kind, EventKind::Signalled | EventKind::Killed) {
             return;
         }
@@ -198,7 +219,8 @@ impl Inside {
         // Its entry has died with it.
         place.take_if(|told| told.who != who);
         if place.is_none() && standing.is_none() {
-            return;
+            // Of what its parent had when it was born nothing is its own.
+            disinherit(&self.maps, who);
         }
         // A child has what its parent has from its birth on, and may have met it before it got a row.
         let met = self.done.iter().any(|(kind, whom, _)| (*kind, *whom) == (EventKind::Signalled, who));
@@ -278,8 +300,16 @@ impl Inside {
         self.done.len() < before
     }
 
-    /// Takes everything back, in the end or when memgov stops enforcing.
+    /// It is told of a process that should have met more: the kernel lays down what it is told when a process becomes another program. It is told anew.
+    fn distrust(&mut self, who: ProcessId) {
+        if let Some(told) = self.processes.iter_mut().flatten().find(|told| told.who == who) {
+            told.told = None;
+        }
+    }
+
+    /// Takes everything back, in the end or when memgov stops enforcing. What children have that nobody knows of ends with the lease.
     pub fn clear(&mut self) {
+        self.maps.end_lease();
         for told in self.groups.iter_mut().filter_map(Option::take) {
             let _ = self.maps.clear_group(told.id);
         }
@@ -288,6 +318,14 @@ impl Inside {
                 let _ = self.maps.clear_process(process.as_fd());
             }
         }
+    }
+}
+
+fn disinherit(maps: &Maps, who: ProcessId) {
+    if let Ok(process) = PidFd::open(who)
+        && maps.process(process.as_fd()).is_some()
+    {
+        let _ = maps.clear_process(process.as_fd());
     }
 }
 

@@ -21,7 +21,7 @@ mod sweep;
 
 pub use deny::DeniedView;
 pub use guardian::{Guardian, Heart, Post, stand_guard};
-pub use inside::{Inside, Refused};
+pub use inside::{Inside, Refused, SWEPT};
 pub use ledger::{Ledger, Leftover, Undone, Verdict};
 pub use rehearsal::Finding;
 pub use slow::SlowedView;
@@ -265,13 +265,13 @@ impl Actor {
 
     /// Whoever of the last sweep may not be touched is not to be refused by the kernel either.
     fn exempt_protected(&mut self, refusal: Refusal) {
-        let Some(inside) = self.inside.as_ref().filter(|_| refusal == Refusal::Locks) else { return };
+        let Some(inside) = self.inside.as_mut().filter(|_| refusal == Refusal::Locks) else { return };
         let mut buffer = [0; crate::kernel::proc::STAT_BUFFER];
         for &pid in self.kit.sweep.pids() {
             if let Ok(stat) = crate::kernel::proc::read_stat(pid, &mut buffer)
                 && self.kit.guard.forbids(&stat).is_some()
             {
-                inside.exempt(stat.id());
+                inside.exempt_swept(stat.id());
             }
         }
     }

@@ -52,7 +52,7 @@ impl Tier {
     pub fn events(&self) -> BorrowedFd<'_> {
         match self.0 {}
     }
-    pub fn drain(&mut self, _: &mut dyn FnMut(&Event)) {
+    pub fn drain(&mut self, _: &mut dyn FnMut(&Event) -> bool) {
         match self.0 {}
     }
 }
@@ -122,7 +122,7 @@ impl Events {
     pub fn fd(&self) -> BorrowedFd<'_> {
         match self.0 {}
     }
-    pub fn drain(&mut self, _: &mut dyn FnMut(&Event)) {
+    pub fn drain(&mut self, _: &mut dyn FnMut(&Event) -> bool) {
         match self.0 {}
     }
 }

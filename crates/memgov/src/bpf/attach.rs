@@ -112,6 +112,7 @@ impl Attachments {
             calls: sum.calls,
             acted: sum.acted,
             run: info.map(|info| info.run),
+            missed: info.map_or(0, |info| info.missed),
             verified: info.map(|info| info.verified),
         }
     }

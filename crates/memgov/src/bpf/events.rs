@@ -20,13 +20,12 @@ impl Events {
         self.ring.fd()
     }
 
-    /// Hands over everything that happened since the last time, oldest first. (hot)
-    pub fn drain(&mut self, f: &mut dyn FnMut(&Event)) {
+    /// Hands over what happened since the last time, oldest first, until `f` says that it takes no more: that event and those after it come
+    /// next time. (hot)
+    pub fn drain(&mut self, f: &mut dyn FnMut(&Event) -> bool) {
         let ns_per_tick = self.ns_per_tick;
         self.ring.read(&mut |bytes| {
-            if let Some(event) = record(bytes).and_then(|raw| event(&raw, ns_per_tick)) {
-                f(&event);
-            }
+            record(bytes).and_then(|raw| event(&raw, ns_per_tick)).is_none_or(|event| f(&event))
         });
     }
 }

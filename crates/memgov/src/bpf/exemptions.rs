@@ -13,10 +13,12 @@ impl Maps {
     /// This process. `2BIG`: too many are exempt. (hot)
     pub fn exempt(&self, who: ProcessId, on: bool) -> Hot {
         let key = ExemptKey { start_ticks: who.start, tgid: who.pid, unused: 0 };
-        match (on, self.exempt.delete(&key)) {
-            (true, _) => self.exempt.update(&key, &1),
-            (false, Err(Errno::NOENT)) => Ok(()),
-            (false, other) => other,
+        if on {
+            return self.exempt.update(&key, &1);
+        }
+        match self.exempt.delete(&key) {
+            Err(Errno::NOENT) => Ok(()),
+            other => other,
         }
     }
 

@@ -3,9 +3,9 @@
 
 use super::raw::{Shared, TypedMap};
 use super::record::{
-    ACTION_DENY, ACTION_KILL, ACTION_SIGNAL, ACTION_TELL, Control, ExemptFileKey, ExemptKey, GroupSlot,
-    HIGH_MAX, HIGH_OF_KERNEL, KIND_ANON, KIND_FILE, KIND_SHMEM, NO_LINE, RawTaskLimit, TASK_HELD, TASK_HIGH,
-    TASK_RULE,
+    ACTION_DENY, ACTION_KILL, ACTION_NONE, ACTION_SIGNAL, ACTION_TELL, Control, ExemptFileKey, ExemptKey,
+    GroupSlot, HIGH_MAX, HIGH_OF_KERNEL, KIND_ANON, KIND_FILE, KIND_SHMEM, NO_LINE, RawTaskLimit, TASK_HELD,
+    TASK_HIGH, TASK_RULE,
 };
 use super::{GroupLimit, Hot, MAX_LEVEL, TaskAction, TaskLimit};
 use crate::kernel::{Errno, sys};
@@ -13,6 +13,7 @@ use memgov_decide::policy::Over;
 use memgov_decide::snapshot::GroupId;
 use memgov_decide::units::{Bytes, Limit, Time};
 use rustix::fd::{AsRawFd, BorrowedFd};
+use std::collections::VecDeque;
 use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering::{AcqRel, Relaxed, Release};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -34,7 +35,8 @@ pub struct Maps {
 
 /// Which slots are free, and at which depths there are lines.
 pub(super) struct Table {
-    free: Vec<u32>,
+    /// The one that was freed longest ago goes first: a program may still be looking at the others.
+    free: VecDeque<u32>,
     /// For usage, and a high.
     usage: Depths,
     /// For kernel memory.
@@ -48,7 +50,7 @@ impl Table {
     /// All of them free.
     pub fn new(slots: u32) -> Self {
         let none = || Depths([0; MAX_LEVEL as usize + 1]);
-        Self { free: (0..slots).rev().collect(), usage: none(), kernel: none() }
+        Self { free: (0..slots).collect(), usage: none(), kernel: none() }
     }
 }
 
@@ -80,7 +82,7 @@ impl Maps {
             self.publish(&mut table, &before, &Lines { level, ..Lines::wanted(limit) });
             return Ok(());
         }
-        let index = table.free.pop().ok_or(Errno::NOSPC)?;
+        let index = table.free.pop_front().ok_or(Errno::NOSPC)?;
         let slot = self.slots.get(index as usize).ok_or(Errno::NOSPC)?;
         for counter in [&slot.denials, &slot.kernel_denials, &slot.told_ns, &slot.kernel_told_ns] {
             counter.store(0, Relaxed);
@@ -96,7 +98,7 @@ impl Maps {
         slot.id.store(id.0, Release);
         if let Err(errno) = self.groups.update(&id.0, &index) {
             slot.id.store(0, Release);
-            table.free.push(index);
+            table.free.push_back(index);
             return Err(errno);
         }
         // Last: until now programs do not even look at this depth.
@@ -130,7 +132,7 @@ impl Maps {
         let before = Lines::of(slot);
         slot.id.store(0, Release);
         self.publish(&mut table, &before, &Lines { usage: false, kernel: false, level: before.level });
-        table.free.push(index);
+        table.free.push_back(index);
         Ok(())
     }
 
@@ -154,7 +156,8 @@ impl Maps {
     pub fn process(&self, pid: BorrowedFd<'_>) -> Option<(u64, u64)> {
         let mut raw = RawTaskLimit::default();
         self.tasks.lookup(&pid.as_raw_fd(), &mut raw).ok()?;
-        Some((raw.tag, raw.denials))
+        // Only room to start in is no limit.
+        (raw.action != ACTION_NONE || raw.flags & TASK_HELD != 0).then_some((raw.tag, raw.denials))
     }
 
     /// Programs go on acting for [`super::Options::lease`] from `now`. (hot: a store)

@@ -84,6 +84,8 @@ pub struct ExemptFile {
 pub struct Options {
     /// Room for so many groups with a limit.
     pub max_groups: u32,
+    /// Room for so many exempt processes.
+    pub max_exempt: u32,
     /// How long programs go on acting after the last [`Maps::renew`].
     pub lease: Duration,
     /// Processes whose first thread has one of these names are exempt; at most [`MAX_PROTECTED_NAMES`].
@@ -98,6 +100,7 @@ impl Default for Options {
     fn default() -> Self {
         Self {
             max_groups: 4096,
+            max_exempt: 4096,
             lease: Duration::from_secs(2),
             protected_names: Vec::new(),
             exempt_files: Vec::new(),
@@ -343,6 +346,9 @@ pub struct HookStatus {
     pub acted: u64,
     /// Nanoseconds in it and runs of it, counted by the kernel while somebody has it done ([`RunStats`]).
     pub run: Option<(u64, u64)>,
+    /// Times it should have run and did not, because another run of it stood still on the same processor: with kernel preemption
+    /// (`preempt=full`), and not of lsm programs.
+    pub missed: u64,
     /// Instructions the verifier looked at until it accepted the program; what loading takes grows with them. `None`: not loaded.
     pub verified: Option<u32>,
 }

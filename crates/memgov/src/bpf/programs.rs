@@ -30,10 +30,12 @@ const fn ceiling(name: &'static str, stat: StatId, proof: Proof, ways: Ways) -> 
     Program { name, set: Some(Hook::Kernel), stat, source: Source::Ceiling, ways, proof: Some(proof) }
 }
 
-/// By fmod_ret, and behind it by lsm.
+/// By lsm, and behind it by fmod_ret, where bpf is not among the security modules. A program by fmod_ret is not run while another run of it stands still on the
+/// same processor (kernel preemption; `bpf_prog_check_recur` in include/linux/bpf_verifier.h), and what it should have refused is let through; lsm programs
+/// know no such exception.
 macro_rules! twice {
     ($name:literal) => {
-        &[(How::FmodRet, concat!($name, "_fmod")), (How::Lsm, concat!($name, "_lsm"))]
+        &[(How::Lsm, concat!($name, "_lsm")), (How::FmodRet, concat!($name, "_fmod"))]
     };
 }
 

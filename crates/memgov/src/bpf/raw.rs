@@ -175,7 +175,7 @@ impl Ring {
     }
 
     /// Hands over every complete record and makes room for new ones.
-    pub fn read(&mut self, f: &mut dyn FnMut(&[u8])) {
+    pub fn read(&mut self, f: &mut dyn FnMut(&[u8]) -> bool) {
         // SAFETY: both positions are 8-byte words at the start of mapped pages, written by others only atomically.
         let (consumer, producer) = unsafe {
             (self.consumer.cast::<AtomicU64>().as_ref(), self.producer.cast::<AtomicU64>().as_ref())
@@ -193,7 +193,11 @@ impl Ring {
             let size = (length & !DISCARDED) as usize;
             if length & DISCARDED == 0 && size <= self.size {
                 // SAFETY: the record lies in the doubly mapped data and stays as it is until the position moves past it.
-                f(unsafe { std::slice::from_raw_parts(self.producer.add(offset + HEADER).as_ptr(), size) });
+                let record =
+                    unsafe { std::slice::from_raw_parts(self.producer.add(offset + HEADER).as_ptr(), size) };
+                if !f(record) {
+                    return;
+                }
             }
             at += (size + HEADER).next_multiple_of(8) as u64;
             consumer.store(at, Ordering::Release);
@@ -222,6 +226,8 @@ pub(super) fn record<T: Copy>(bytes: &[u8]) -> Option<T> {
 pub(super) struct ProgramInfo {
     /// Nanoseconds in it and runs of it, counted while somebody has it done ([`enable_run_stats`]).
     pub run: (u64, u64),
+    /// Runs that were left out because one was under way on that processor.
+    pub missed: u64,
     /// Instructions the verifier looked at until it accepted the program.
     pub verified: u32,
 }
@@ -233,7 +239,11 @@ pub(super) fn program_info(program: BorrowedFd<'_>) -> Result<ProgramInfo, Errno
     let at = ptr::from_mut(&mut info);
     // SAFETY: `info` is all zero, so it asks for no arrays, and its length is given.
     match unsafe { libbpf_sys::bpf_prog_get_info_by_fd(program.as_raw_fd(), at, &raw mut length) } {
-        0 => Ok(ProgramInfo { run: (info.run_time_ns, info.run_cnt), verified: info.verified_insns }),
+        0 => Ok(ProgramInfo {
+            run: (info.run_time_ns, info.run_cnt),
+            missed: info.recursion_misses,
+            verified: info.verified_insns,
+        }),
         _ => Err(errno()),
     }
 }

@@ -15,6 +15,7 @@ pub(super) const TASK_HIGH: u8 = 1;
 pub(super) const TASK_HELD: u8 = 8;
 pub(super) const TASK_RULE: u8 = 16;
 
+pub(super) const ACTION_NONE: u8 = 0;
 pub(super) const ACTION_DENY: u8 = 1;
 pub(super) const ACTION_SIGNAL: u8 = 2;
 pub(super) const ACTION_KILL: u8 = 3;
@@ -76,6 +77,7 @@ pub(super) struct RawTaskLimit {
     pub denials: u64,
     pub told_ns: u64,
     pub sent_ns: u64,
+    pub room_until_ns: u64,
 }
 
 #[repr(C)]
@@ -265,7 +267,8 @@ mod tests {
             sent,
             denials,
             told_ns,
-            sent_ns
+            sent_ns,
+            room_until_ns
         );
         same!(
             &btf, "event", RawEvent, kind, tgid, start_ns, group, tag, usage, limit, rss_anon, rss_file,

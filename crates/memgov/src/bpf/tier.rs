@@ -98,7 +98,7 @@ impl Tier {
         self.events.fd()
     }
     /// See [`Events::drain`].
-    pub fn drain(&mut self, f: &mut dyn FnMut(&Event)) {
+    pub fn drain(&mut self, f: &mut dyn FnMut(&Event) -> bool) {
         self.events.drain(f);
     }
 }
@@ -118,6 +118,9 @@ fn load_life(options: &Options) -> Result<Object, Failure> {
         for mut map in object.maps_mut() {
             if map.name() == "groups" || map.name() == "slots" {
                 map.set_max_entries(options.max_groups.max(1))?;
+            }
+            if map.name() == "exempt" {
+                map.set_max_entries(options.max_exempt.max(1))?;
             }
         }
         let names = programs_of_life();

@@ -135,6 +135,10 @@ fn tier(tier: &wire::TierStatus, costs: Option<u64>, out: &mut dyn Write) -> std
     for (count, what) in [
         (tier.lost_events, "events of programs found no room"),
         (tier.lost_children, "children did not get their parent's limit"),
+        (
+            tier.missed_runs,
+            "runs of programs were left out: the kernel is preemptible and another stood still in one",
+        ),
     ] {
         if count > 0 {
             writeln!(out, "lost: {count} {what}")?;

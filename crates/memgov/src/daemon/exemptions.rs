@@ -4,10 +4,11 @@
 use std::ffi::OsStr;
 use std::fs;
 use std::os::unix::ffi::OsStrExt as _;
-use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 
 use memgov_decide::policy::{Pattern, ProcessMatch};
+use rustix::fd::OwnedFd;
+use rustix::fs::{FileType, Mode, OFlags};
 
 use crate::bpf::{self, Comm, ExemptFile};
 
@@ -28,8 +29,8 @@ pub(super) fn names(never: &[ProcessMatch]) -> Vec<Comm> {
 
 /// The executables it names that are there now: of each path the file, of a pattern in the last component the files of that directory that match. Reads
 /// directories, so not for the loop.
-pub(super) fn files(never: &[ProcessMatch]) -> Vec<ExemptFile> {
-    let mut found: Vec<ExemptFile> = Vec::new();
+pub(super) fn files(never: &[ProcessMatch]) -> Vec<(ExemptFile, OwnedFd)> {
+    let mut found: Vec<(ExemptFile, OwnedFd)> = Vec::new();
     for entry in never.iter().filter(|entry| entry.comm.is_empty() && entry.groups.is_empty()) {
         let of_root = match entry.uid.as_slice() {
             [] => false,
@@ -39,12 +40,14 @@ pub(super) fn files(never: &[ProcessMatch]) -> Vec<ExemptFile> {
         };
         for pattern in &entry.exe {
             each_match(pattern, &mut |path| {
-                let Some(file) = identify(path, of_root) else { return };
-                let same = |known: &&mut ExemptFile| (known.inode, known.device) == (file.inode, file.device);
-                if let Some(known) = found.iter_mut().find(same) {
+                let Some((file, pin)) = identify(path, of_root) else { return };
+                let same = |(known, _): &&mut (ExemptFile, OwnedFd)| {
+                    (known.inode, known.device) == (file.inode, file.device)
+                };
+                if let Some((known, _)) = found.iter_mut().find(same) {
                     known.of_root &= of_root;
                 } else if found.len() < bpf::MAX_EXEMPT_FILES {
-                    found.push(file);
+                    found.push((file, pin));
                 }
             });
         }
@@ -74,15 +77,22 @@ fn each_match(pattern: &Pattern, f: &mut dyn FnMut(&Path)) {
     }
 }
 
-/// What programs inside the kernel see of it; `None`: it is not there, or no file.
-fn identify(path: &Path, of_root: bool) -> Option<ExemptFile> {
-    let meta = fs::metadata(path).ok().filter(fs::Metadata::is_file)?;
-    let (major, minor) = (rustix::fs::major(meta.dev()), rustix::fs::minor(meta.dev()));
-    Some(ExemptFile { inode: meta.ino(), device: u64::from(major) << 20 | u64::from(minor), of_root })
+/// What programs inside the kernel see of it, and the file held open; `None`: it is not there, or no file.
+fn identify(path: &Path, of_root: bool) -> Option<(ExemptFile, OwnedFd)> {
+    let pin = rustix::fs::open(path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty()).ok()?;
+    let stat = rustix::fs::fstat(&pin).ok()?;
+    if FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile {
+        return None;
+    }
+    let (major, minor) = (rustix::fs::major(stat.st_dev), rustix::fs::minor(stat.st_dev));
+    let device = u64::from(major) << 20 | u64::from(minor);
+    Some((ExemptFile { inode: stat.st_ino, device, of_root }, pin))
 }
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::MetadataExt as _;
+
     use super::*;
 
     fn entry(comm: &[&str], exe: &[&str], uid: &[u32]) -> ProcessMatch {
@@ -118,12 +128,12 @@ mod tests {
             entry(&[], &[&at("two-*"), &at("none"), &at("*/x")], &[0]),
             entry(&[], &[&at("one")], &[]),
         ]);
-        let mut known: Vec<_> = found.iter().map(|file| (file.inode, file.of_root)).collect();
+        let mut known: Vec<_> = found.iter().map(|(file, _)| (file.inode, file.of_root)).collect();
         known.sort_unstable();
         let mut wanted = vec![(inode("one"), false), (inode("two-a"), true), (inode("two-b"), true)];
         wanted.sort_unstable();
         assert_eq!(known, wanted, "the one that is everybody's is not root's alone");
         let narrow = [entry(&["x"], &[&at("one")], &[]), entry(&[], &[&at("one")], &[7])];
-        assert_eq!(files(&narrow), [], "more is asked than a program can know");
+        assert!(files(&narrow).is_empty(), "more is asked than a program can know");
     }
 }

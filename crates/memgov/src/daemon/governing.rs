@@ -221,14 +221,19 @@ impl Governing {
     fn hear(&mut self, now: Time) {
         let Self { actor, events, heard, observer, snap, governor, tape, elsewhere, .. } = self;
         heard.clear();
+        if let Some(inside) = actor.inside() {
+            inside.renew(now);
+        }
         let (Some(inside), Some(events)) = (&mut actor.inside, events) else { return };
-        inside.renew(now);
         inside.take_back_kills(now);
         events.drain(&mut |event| {
-            inside.hear(event);
-            if heard.len() < heard.capacity() {
+            // What finds no room waits in the ring, which stays readable.
+            let taken = heard.len() < heard.capacity();
+            if taken {
+                inside.hear(event);
                 heard.push(*event);
             }
+            taken
         });
         let nobody = observer.summon(heard, snap, governor, tape);
         let word = inside.unheard_kills(now, nobody);

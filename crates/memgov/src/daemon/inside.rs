@@ -7,11 +7,11 @@ use std::sync::{Mutex, PoisonError};
 use memgov_decide::governor::{Governor, Stands};
 use memgov_decide::policy::ProcessMatch;
 use memgov_decide::snapshot::{GroupSlot, ProcessSlot, Snapshot};
-use rustix::fd::AsFd as _;
+use rustix::fd::{AsFd as _, OwnedFd};
 
 use super::{exemptions, say};
-use crate::act::Inside;
-use crate::bpf::{self, Attachments, Events, GroupPass, Hook, Hooks};
+use crate::act::{Inside, SWEPT};
+use crate::bpf::{self, Attachments, Events, GroupPass, Hook, Hooks, How};
 use crate::config::{Settings, Tier};
 use crate::kernel::{Layout, proc};
 use crate::observe::Observer;
@@ -32,10 +32,11 @@ pub(super) fn load(
     dry_run: bool,
 ) -> anyhow::Result<Loaded> {
     let why = match try_load(tier, settings, never, dry_run) {
-        Ok(bpf::Parts { maps, events, attachments }) => {
+        Ok((bpf::Parts { maps, events, attachments }, pins)) => {
             let inside = Inside::new(maps, settings.max_groups, settings.max_processes);
             exempt(&inside, own);
-            let attached = Attached { attachments: Mutex::new(Some(attachments)), why: None };
+            let attached =
+                Attached { attachments: Mutex::new(Some(attachments)), pins: Mutex::new(pins), why: None };
             return Ok((Some(inside), Some(events), attached));
         }
         Err(why) => why,
@@ -46,7 +47,7 @@ pub(super) fn load(
              with tier `auto` memgov enforces from outside where that is so; `memgov doctor` says more"
         );
     }
-    Ok((None, None, Attached { attachments: Mutex::new(None), why: Some(why) }))
+    Ok((None, None, Attached { attachments: Mutex::new(None), pins: Mutex::default(), why: Some(why) }))
 }
 
 fn try_load(
@@ -54,22 +55,24 @@ fn try_load(
     settings: &Settings,
     never: &[ProcessMatch],
     dry_run: bool,
-) -> Result<bpf::Parts, String> {
+) -> Result<(bpf::Parts, Vec<OwnedFd>), String> {
     if dry_run {
         return Err("dry run".into());
     }
     if tier == Tier::Portable {
         return Err("the tier is `portable`".into());
     }
+    let files = exemptions::files(never);
     let options = bpf::Options {
         max_groups: settings.max_groups,
         lease: settings.lease,
         protected_names: exemptions::names(never),
-        exempt_files: exemptions::files(never),
+        exempt_files: files.iter().map(|(file, _)| *file).collect(),
+        max_exempt: settings.max_processes.saturating_add(u32::try_from(SWEPT).unwrap_or(u32::MAX)),
         ..bpf::Options::default()
     };
     match bpf::Tier::load(&options) {
-        Ok(Ok(loaded)) => Ok(loaded.into_parts()),
+        Ok(Ok(loaded)) => Ok((loaded.into_parts(), files.into_iter().map(|(_, pin)| pin).collect())),
         Ok(Err(absent)) => Err(absent.to_string()),
         Err(error) => {
             // Not a lack of this kernel or these privileges: worth a line of its own.
@@ -141,6 +144,8 @@ fn tell_process(inside: &mut Inside, governor: &Governor, snap: &Snapshot, slot:
 /// What is attached, for whoever asks; attaching takes its time, and is done under this lock.
 pub(super) struct Attached {
     pub attachments: Mutex<Option<Attachments>>,
+    /// Executables that are exempt, held open: the number of a file that is gone is given to another, but not while it is open.
+    pins: Mutex<Vec<OwnedFd>>,
     /// Why there is none.
     pub why: Option<String>,
 }
@@ -155,7 +160,11 @@ impl Attached {
     pub fn protect(&self, never: &[ProcessMatch]) {
         let attachments = self.attachments.lock().unwrap_or_else(PoisonError::into_inner);
         let Some(attachments) = attachments.as_ref() else { return };
-        if let Err(errno) = attachments.maps().protect(&exemptions::names(never), &exemptions::files(never)) {
+        let (files, pins): (Vec<_>, _) = exemptions::files(never).into_iter().unzip();
+        let told = attachments.maps().protect(&exemptions::names(never), &files);
+        // The former ones go when the kernel knows them no more.
+        *self.pins.lock().unwrap_or_else(PoisonError::into_inner) = pins;
+        if let Err(errno) = told {
             say(&format!(
                 "memgov: not all of the never-list could be told to the kernel ({errno}); the rest is exempted process by process"
             ));
@@ -189,11 +198,13 @@ impl Attached {
                 ..wire::TierStatus::default()
             };
         };
-        let hooks = attachments.hooks().into_iter().filter_map(|hook| {
+        let hooks = attachments.hooks();
+        let missed_runs = hooks.iter().map(|hook| hook.missed).sum();
+        let hooks = hooks.into_iter().filter_map(|hook| {
             Some(wire::HookStatus {
                 name: hook.name.into(),
                 how: hook.how?.to_string(),
-                proven: hook.proven || hook.set != Some(Hook::Deny),
+                proven: hook.proven || !matches!(hook.how, Some(How::FmodRet | How::Lsm)),
                 calls: hook.calls,
                 acted: hook.acted,
                 run_ns: hook.run.map(|(ns, _)| ns),
@@ -207,6 +218,7 @@ impl Attached {
             hooks,
             lost_events: lost.events,
             lost_children: lost.children,
+            missed_runs,
         }
     }
 }

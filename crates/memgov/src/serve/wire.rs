@@ -438,6 +438,9 @@ pub struct TierStatus {
     /// Children that did not get their parent's limit for want of memory.
     #[serde(default)]
     pub lost_children: u64,
+    /// Runs of programs that were left out, because another run stood still on the same processor (kernel preemption).
+    #[serde(default)]
+    pub missed_runs: u64,
 }
 
 /// A program attached to a place in the kernel.

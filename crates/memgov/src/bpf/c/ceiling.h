@@ -23,7 +23,7 @@ static long look_at_kernel(__u32 index, struct walk *walk)
 	struct seen *seen = walk->seen;
 	__u64 held;
 
-	if (!css || walk->level >= MAX_DEPTH || !governed_above(walk->levels, walk->level))
+	if (!css || !governed_above(walk->levels, walk->level))
 		return 1;
 	if (!governed(walk->levels, walk->level))
 		return climb(walk, css);
@@ -54,7 +54,7 @@ static __always_inline struct group_slot *kernel_over(struct cgroup_subsys_state
 
 	if (!governed_above(walk.levels, walk.level))
 		return NULL;
-	bpf_loop(MAX_DEPTH, look_at_kernel, &walk, 0);
+	bpf_loop(MOST_STEPS, look_at_kernel, &walk, 0);
 	return walk.found;
 }
 

@@ -43,7 +43,7 @@ static long count_in(__u32 index, struct walk *walk)
 	struct cgroup_subsys_state *css = walk->css;
 	struct group_slot *slot;
 
-	if (!css || walk->level >= MAX_DEPTH || !governed_above(walk->levels, walk->level))
+	if (!css || !governed_above(walk->levels, walk->level))
 		return 1;
 	if (!governed(walk->levels, walk->level))
 		return climb(walk, css);
@@ -66,7 +66,7 @@ static __always_inline int add(struct mem_cgroup *memcg, int item, int pages)
 	walk.level = walk.css->cgroup->level;
 	if (!governed_above(walk.levels, walk.level))
 		return 0;
-	bpf_loop(MAX_DEPTH, count_in, &walk, 0);
+	bpf_loop(MOST_STEPS, count_in, &walk, 0);
 	if (walk.over)
 		count(HOOK_KERNEL_MEMORY, false);
 	return 0;

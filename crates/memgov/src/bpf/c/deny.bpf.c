@@ -27,6 +27,17 @@ static __always_inline void tell_denial(struct group_slot *slot, struct task_lim
 	tell(EVENT_DENIED, hook, leader, seen, 0, now);
 }
 
+/* Pages of data that a program has while it starts: 4 MiB, as from outside. */
+#define ROOM_PAGES 1024
+
+/* It has just been started and has mapped little. */
+static __always_inline bool has_room(struct task_struct *task, struct task_struct *leader, __u64 now)
+{
+	struct task_limit *limit = bpf_task_storage_get(&tasks, leader, 0, 0);
+
+	return limit && now < limit->room_until_ns && task->mm->data_vm <= ROOM_PAGES;
+}
+
 static __always_inline int refuse(__u32 hook)
 {
 	struct task_struct *task = bpf_get_current_task_btf(), *leader;
@@ -60,7 +71,7 @@ static __always_inline int refuse(__u32 hook)
 	if ((limit && (limit->flags & TASK_EXEMPT)) || is_exempt(leader))
 		return 0;
 	now = bpf_ktime_get_ns();
-	if (!leased(now))
+	if (!leased(now) || has_room(task, leader, now))
 		return 0;
 	count(hook, true);
 	if (slot)

@@ -16,7 +16,7 @@ static long count_fork(__u32 index, struct walk *walk)
 	struct cgroup_subsys_state *css = walk->css;
 	struct group_slot *slot;
 
-	if (!css || walk->level >= MAX_DEPTH || !governed_above(walk->levels, walk->level))
+	if (!css || !governed_above(walk->levels, walk->level))
 		return 1;
 	if (!governed(walk->levels, walk->level))
 		return climb(walk, css);
@@ -43,7 +43,7 @@ static __always_inline void forking(bool begins)
 	walk.level = walk.css->cgroup->level;
 	if (!governed_above(walk.levels, walk.level))
 		return;
-	bpf_loop(MAX_DEPTH, count_fork, &walk, 0);
+	bpf_loop(MOST_STEPS, count_fork, &walk, 0);
 	if (walk.over && begins)
 		count(HOOK_KERNEL_FORKS, false);
 }

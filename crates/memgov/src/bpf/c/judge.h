@@ -205,9 +205,9 @@ static __attribute__((unused)) long look_at_lines(__u32 index, struct walk *walk
 	struct cgroup_subsys_state *css = walk->css;
 	struct group_slot *slot;
 	struct seen *seen = walk->seen;
-	__u64 usage;
+	__u64 usage, line;
 
-	if (!css || walk->level >= MAX_DEPTH || !governed_above(walk->levels, walk->level))
+	if (!css || !governed_above(walk->levels, walk->level))
 		return 1;
 	if (!governed(walk->levels, walk->level))
 		return climb(walk, css);
@@ -215,12 +215,16 @@ static __attribute__((unused)) long look_at_lines(__u32 index, struct walk *walk
 	if (!slot || (slot->deny_line == NO_LINE && slot->tell_line == NO_LINE))
 		return climb(walk, css);
 	usage = usage_of(css);
+	line = slot->deny_line;
+	/* It may have become another's since it was found: then the line is not this group's. */
+	if (slot->id != id_of(css))
+		return climb(walk, css);
 	seen->looked = true;
 	crossing(slot, usage, walk->hook, walk->leader);
-	if (!walk->found && usage > slot->deny_line) {
+	if (!walk->found && usage > line) {
 		seen->group = slot->id;
 		seen->usage = usage;
-		seen->limit = slot->deny_line;
+		seen->limit = line;
 		seen->tag = slot->tag;
 		walk->found = slot;
 		if (!walk->all)
@@ -249,7 +253,7 @@ static __always_inline struct group_slot *group_over(struct cgroup_subsys_state 
 	/* Most groups are not below a governed one. */
 	if (!governed_above(walk.levels, walk.level))
 		return NULL;
-	bpf_loop(MAX_DEPTH, look_at_lines, &walk, 0);
+	bpf_loop(MOST_STEPS, look_at_lines, &walk, 0);
 	return walk.found;
 }
 
@@ -259,7 +263,7 @@ static __attribute__((unused)) long look_at_high(__u32 index, struct walk *walk)
 	struct seen *seen = walk->seen;
 	__u64 high = HIGH_OF_KERNEL, usage;
 
-	if (!css || walk->level >= MAX_DEPTH)
+	if (!css)
 		return 1;
 	if (governed(walk->levels, walk->level)) {
 		struct group_slot *slot = slot_of(id_of(css));
@@ -288,7 +292,7 @@ static __always_inline bool over_high(struct cgroup_subsys_state *css, __u64 plu
 		.css = css, .seen = seen, .levels = control.levels, .line = plus, .level = css->cgroup->level,
 	};
 
-	bpf_loop(MAX_DEPTH, look_at_high, &walk, 0);
+	bpf_loop(MOST_STEPS, look_at_high, &walk, 0);
 	return walk.over;
 }
 
@@ -313,7 +317,7 @@ static __always_inline bool over_amount(struct cgroup_subsys_state *css, __u64 g
 {
 	struct walk walk = { .css = css, .seen = seen, .line = line, .group = group };
 
-	bpf_loop(MAX_DEPTH, look_for_group, &walk, 0);
+	bpf_loop(MOST_STEPS, look_for_group, &walk, 0);
 	return walk.over;
 }
 

@@ -49,6 +49,7 @@ typedef _Bool bool;
 #define VM_WRITE 2
 #define VM_SHARED 8
 #define PROT_WRITE 2
+#define CLONE_VM 0x00000100
 #define CLONE_THREAD 0x00010000
 /* include/uapi/linux/stat.h, include/uapi/linux/fcntl.h, include/linux/socket.h */
 #define S_IFMT 0170000
@@ -137,6 +138,7 @@ struct percpu_counter {
 
 struct mm_struct {
 	unsigned long flags;
+	unsigned long data_vm;
 	int map_count;
 	atomic_long_t pgtables_bytes;
 	struct file *exe_file;

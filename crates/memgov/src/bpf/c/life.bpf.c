@@ -31,40 +31,63 @@ int BPF_PROG(fork_inherits, struct task_struct *child, unsigned long clone_flags
 	to->sent_ns = 0;
 	to->denials = 0;
 	to->told_ns = 0;
+	to->room_until_ns = 0;
+	/* A child of vfork is its parent's memory until it calls exec: not its own to be signalled for. */
+	if ((clone_flags & CLONE_VM) && (to->action == ACTION_SIGNAL || to->action == ACTION_KILL))
+		to->action = ACTION_TELL;
 	return 0;
+}
+
+/* A started program may map so much in so long, whatever its group holds: without it, it dies before it can be told ENOMEM. */
+#define ROOM_NS 1000000000ULL
+
+static __always_inline bool may_be_refused(struct task_struct *task)
+{
+	__u64 levels = control.levels;
+
+	return levels && governed_above(levels, memory_of(task)->cgroup->level);
 }
 
 /*
  * Of a process that calls exec, only the calling thread is left, and it becomes the first one. If it was not, the storage of the
  * first goes with it: so the caller gets a copy in time. Where exec then fails, the copy is never looked at.
+ *
+ * Whether a rule is for the new program too, and whether a user's own wish still counts (a setuid program), is not known here: it is told of, and
+ * the loop decides. Only what the process has asked for itself goes on refusing.
  */
 SEC("fentry/begin_new_exec")
 int BPF_PROG(exec_keeps, struct linux_binprm *bprm)
 {
 	struct task_struct *task = bpf_get_current_task_btf();
-	struct task_struct *leader = task->group_leader;
 	struct task_limit *from, *to;
 
-	if (!control.tasks)
+	if (!control.tasks && !control.levels)
 		return 0;
-	from = limit_of(leader);
-	/* Whether the rule is for the new program too is not known here: it is told of, and the loop decides. */
-	if (from && (from->flags & TASK_RULE) && (from->action == ACTION_SIGNAL || from->action == ACTION_KILL)) {
-		from->action = ACTION_TELL;
-		from->sent = 0;
-	}
-	if (task->pid == task->tgid)
-		return 0;
-	if (!from) {
-		bpf_task_storage_delete(&tasks, task);
+	from = limit_of(task->group_leader);
+	if (!from && !may_be_refused(task)) {
+		if (task->pid != task->tgid && control.tasks)
+			bpf_task_storage_delete(&tasks, task);
 		return 0;
 	}
-	count(HOOK_EXEC, false);
 	to = bpf_task_storage_get(&tasks, task, 0, BPF_LOCAL_STORAGE_GET_F_CREATE);
-	if (to)
-		__builtin_memcpy(to, from, sizeof(*to));
-	else
+	if (!to) {
 		count(HOOK_LOST_CHILDREN, false);
+		return 0;
+	}
+	if (from) {
+		count(HOOK_EXEC, false);
+		if (to != from)
+			__builtin_memcpy(to, from, sizeof(*to));
+		if (to->action == ACTION_SIGNAL || to->action == ACTION_KILL || (to->flags & TASK_RULE && to->action == ACTION_DENY)) {
+			to->action = ACTION_TELL;
+			to->sent = 0;
+		}
+	} else {
+		to->group_line = to->rss_line = NO_LINE;
+		to->action = ACTION_NONE;
+		to->flags = 0;
+	}
+	to->room_until_ns = bpf_ktime_get_ns() + ROOM_NS;
 	return 0;
 }
 
@@ -79,7 +102,7 @@ int BPF_PROG(exit_tells, struct task_struct *task)
 	if (!control.tasks || task->signal->live.counter > 0)
 		return 0;
 	limit = limit_of(leader);
-	if (!limit)
+	if (!limit || (limit->action == ACTION_NONE && !(limit->flags & TASK_HELD)))
 		return 0;
 	count(HOOK_EXIT, false);
 	seen.tag = limit->tag;

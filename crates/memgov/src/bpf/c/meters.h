@@ -10,8 +10,10 @@
 
 #include "maps.h"
 
-/* More levels than this are not walked; user space sets no limit below it either. */
+/* No group at this depth or below it has a limit: user space sets none there. Whoever is nested deeper is below those above all the same. */
 #define MAX_DEPTH 64
+/* Of a walk to the root. A group costs kernel memory, so nobody is nested deeper. */
+#define MOST_STEPS (1 << 16)
 
 static __always_inline struct cgroup_subsys_state *memory_of(struct task_struct *task)
 {
@@ -58,12 +60,12 @@ static __always_inline struct group_slot *slot_of(__u64 id)
 /* Whether a group with a slot can be at this depth; and whether one can be at it or above. */
 static __always_inline bool governed(__u64 levels, __u32 level)
 {
-	return levels & (1ULL << (level & 63));
+	return level < MAX_DEPTH && levels & (1ULL << level);
 }
 
 static __always_inline bool governed_above(__u64 levels, __u32 level)
 {
-	return levels & (~0ULL >> (63 - (level & 63)));
+	return level < MAX_DEPTH ? levels & (~0ULL >> (63 - level)) : levels;
 }
 
 /*

@@ -104,6 +104,7 @@ struct task_limit {
 	__u64 denials;
 	__u64 told_ns;
 	__u64 sent_ns;
+	__u64 room_until_ns; /* CLOCK_MONOTONIC; so long after exec a little is let be */
 };
 
 enum event_kind {

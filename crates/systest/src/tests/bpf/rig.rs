@@ -70,7 +70,10 @@ impl Rig {
     /// Everything that happened so far.
     pub fn events(&mut self) -> &[Event] {
         let seen = &mut self.seen;
-        self.tier.drain(&mut |event| seen.push(*event));
+        self.tier.drain(&mut |event| {
+            seen.push(*event);
+            true
+        });
         &self.seen
     }
 
