@@ -207,7 +207,8 @@ const YOUNG_SECONDS_TENTHS: u64 = 3;
 /// fatal). So it may have this much, in the order of [`RESOURCES`]: room to start in, and no more than that.
 const LEAST_OF_THE_YOUNG: [u64; 3] = [4 << 20, 64 << 20, 1];
 
-/// What the process uses of each limit, whole pages, at least 1: 0 would turn ENOMEM into EPERM for mlock.
+/// What the process uses of each limit, whole pages, at least 1. Of locked memory nothing: what is locked stays so, and what happens to be locked at this moment
+/// would be room for mlock ever after. 1 and not 0, which would turn its ENOMEM into EPERM (can_do_mlock in mm/mlock.c).
 fn present_use(pid: u32) -> Result<[Option<u64>; 3], Errno> {
     let mut buffer = [0; proc::STATUS_BUFFER];
     let mut status = proc::read_status(pid, &mut buffer)?;
@@ -220,7 +221,7 @@ fn present_use(pid: u32) -> Result<[Option<u64>; 3], Errno> {
     let (Some(data), Some(size)) = (status.vm_data, status.vm_size) else { return Err(Errno::SRCH) };
     let page = sys::page_size();
     let whole = |bytes: u64| Some((bytes / page * page).max(1));
-    Ok([whole(data.0), whole(size.0), Some(status.vm_locked.map_or(1, |locked| locked.0.max(1)))])
+    Ok([whole(data.0), whole(size.0), Some(1)])
 }
 
 /// All three.

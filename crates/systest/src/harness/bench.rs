@@ -171,7 +171,10 @@ impl<'a> Bench<'a> {
 
     /// The end of such a wait.
     pub fn noted(&self, agent: &mut Agent, daemon: &Daemon, state: &str) -> Result<u64> {
-        let note = agent.note(&format!("all-{state}")).map_err(|error| daemon.explain(error))?;
+        let note = agent.note(&format!("all-{state}")).map_err(|error| {
+            let found = agent.probe().map_or_else(|error| error.to_string(), |found| format!("{found:?}"));
+            daemon.explain(error.context(format!("the calls give {found}")))
+        })?;
         note.numbers.first().copied().ok_or_else(|| anyhow!("a note without a time"))
     }
 

@@ -175,10 +175,11 @@ fn ladder(bench: &mut Bench<'_>) -> Result<String> {
          do = [\"deny\", {{ action = \"signal\", signal = \"SIGUSR1\", after = \"500ms\" }}, {{ action = \"kill\", after = \"1s\" }}]\n",
         job.path()
     );
-    let daemon = bench.daemon(&rule)?;
     let mut hog = bench.agent(&job, "hog")?;
     hog.ask("count 10")?;
-    hog.push("anon", 72 * MIB)?;
+    // Over the line already, so that refusing alone does not help: at its line it would be held inside the kernel.
+    hog.take("anon", 72 * MIB)?;
+    let daemon = bench.daemon(&rule)?;
     let begin = |order: &'static str| move |event: &Event| event.order == order;
     let deny = daemon.event("deny-begin", bench.patience(), begin("deny-begin"))?;
     let signal = daemon.event("signal", bench.patience(), begin("signal"))?;
