@@ -173,6 +173,13 @@ impl Inside {
         self.swept.push_back(who);
     }
 
+    /// Another never-list: whoever is still on it is found by the next sweep.
+    pub fn forget_swept(&mut self) {
+        for who in self.swept.drain(..) {
+            let _ = self.maps.exempt(who, false);
+        }
+    }
+
     /// Puts down what the kernel says it did.
     pub fn hear(&mut self, event: &Event) {
         if event.kind == EventKind::CrossedOwn {

@@ -324,8 +324,11 @@ impl Actor {
     pub fn reconfigure(&mut self, never: Vec<ProcessMatch>, dry_run: bool) {
         self.kit.guard.set_never(never);
         self.dry_run = dry_run;
-        if let Some(inside) = self.inside.as_mut().filter(|_| dry_run) {
-            inside.clear();
+        if let Some(inside) = &mut self.inside {
+            inside.forget_swept();
+            if dry_run {
+                inside.clear();
+            }
         }
     }
 

@@ -23,9 +23,9 @@ static long look_at_kernel(__u32 index, struct walk *walk)
 	struct seen *seen = walk->seen;
 	__u64 held;
 
-	if (!css || !governed_above(walk->levels, walk->level))
+	if (!css || !governed_above(walk->levels, level_of(css)))
 		return 1;
-	if (!governed(walk->levels, walk->level))
+	if (!governed(walk->levels, level_of(css)))
 		return climb(walk, css);
 	slot = slot_of(id_of(css));
 	if (!slot || !slot->kernel_seeded || slot->kernel_line == NO_LINE)
@@ -49,10 +49,10 @@ static long look_at_kernel(__u32 index, struct walk *walk)
 static __always_inline struct group_slot *kernel_over(struct cgroup_subsys_state *css, __u64 each, struct seen *seen)
 {
 	struct walk walk = {
-		.css = css, .seen = seen, .levels = control.kernel_levels, .line = each, .level = css->cgroup->level,
+		.css = css, .seen = seen, .levels = control.kernel_levels, .line = each,
 	};
 
-	if (!governed_above(walk.levels, walk.level))
+	if (!governed_above(walk.levels, level_of(css)))
 		return NULL;
 	bpf_loop(MOST_STEPS, look_at_kernel, &walk, 0);
 	return walk.found;

@@ -43,9 +43,9 @@ static long count_in(__u32 index, struct walk *walk)
 	struct cgroup_subsys_state *css = walk->css;
 	struct group_slot *slot;
 
-	if (!css || !governed_above(walk->levels, walk->level))
+	if (!css || !governed_above(walk->levels, level_of(css)))
 		return 1;
-	if (!governed(walk->levels, walk->level))
+	if (!governed(walk->levels, level_of(css)))
 		return climb(walk, css);
 	slot = slot_of(id_of(css));
 	if (!slot || (slot->kernel_line == NO_LINE && slot->kernel_tell_line == NO_LINE))
@@ -63,8 +63,7 @@ static __always_inline int add(struct mem_cgroup *memcg, int item, int pages)
 	if (!walk.levels || item != bpf_core_enum_value(enum memcg_stat_item, MEMCG_KMEM))
 		return 0;
 	walk.css = &memcg->css;
-	walk.level = walk.css->cgroup->level;
-	if (!governed_above(walk.levels, walk.level))
+	if (!governed_above(walk.levels, level_of(walk.css)))
 		return 0;
 	bpf_loop(MOST_STEPS, count_in, &walk, 0);
 	if (walk.over)

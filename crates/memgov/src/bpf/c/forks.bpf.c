@@ -16,9 +16,9 @@ static long count_fork(__u32 index, struct walk *walk)
 	struct cgroup_subsys_state *css = walk->css;
 	struct group_slot *slot;
 
-	if (!css || !governed_above(walk->levels, walk->level))
+	if (!css || !governed_above(walk->levels, level_of(css)))
 		return 1;
-	if (!governed(walk->levels, walk->level))
+	if (!governed(walk->levels, level_of(css)))
 		return climb(walk, css);
 	slot = slot_of(id_of(css));
 	if (!slot || slot->kernel_line == NO_LINE)
@@ -40,8 +40,7 @@ static __always_inline void forking(bool begins)
 	if (!walk.levels || (task->flags & PF_KTHREAD))
 		return;
 	walk.css = memory_of(task);
-	walk.level = walk.css->cgroup->level;
-	if (!governed_above(walk.levels, walk.level))
+	if (!governed_above(walk.levels, level_of(walk.css)))
 		return;
 	bpf_loop(MOST_STEPS, count_fork, &walk, 0);
 	if (walk.over && begins)

@@ -187,7 +187,6 @@ struct walk {
 	__u64 levels;
 	__u64 line; /* climit, amount, what to add, or what each fork needs */
 	__u64 group; /* the one that is meant */
-	__u32 level;
 	__u32 hook;
 	bool all;
 	bool over; /* or: something was found */
@@ -196,7 +195,6 @@ struct walk {
 static __always_inline long climb(struct walk *walk, struct cgroup_subsys_state *css)
 {
 	walk->css = css->parent;
-	walk->level--;
 	return 0;
 }
 
@@ -207,9 +205,9 @@ static __attribute__((unused)) long look_at_lines(__u32 index, struct walk *walk
 	struct seen *seen = walk->seen;
 	__u64 usage, line;
 
-	if (!css || !governed_above(walk->levels, walk->level))
+	if (!css || !governed_above(walk->levels, level_of(css)))
 		return 1;
-	if (!governed(walk->levels, walk->level))
+	if (!governed(walk->levels, level_of(css)))
 		return climb(walk, css);
 	slot = slot_of(id_of(css));
 	if (!slot || (slot->deny_line == NO_LINE && slot->tell_line == NO_LINE))
@@ -245,13 +243,12 @@ static __always_inline struct group_slot *group_over(struct cgroup_subsys_state 
 		.leader = leader,
 		.seen = seen,
 		.levels = control.levels,
-		.level = css->cgroup->level,
 		.hook = hook,
 		.all = all,
 	};
 
 	/* Most groups are not below a governed one. */
-	if (!governed_above(walk.levels, walk.level))
+	if (!governed_above(walk.levels, level_of(css)))
 		return NULL;
 	bpf_loop(MOST_STEPS, look_at_lines, &walk, 0);
 	return walk.found;
@@ -265,7 +262,7 @@ static __attribute__((unused)) long look_at_high(__u32 index, struct walk *walk)
 
 	if (!css)
 		return 1;
-	if (governed(walk->levels, walk->level)) {
+	if (governed(walk->levels, level_of(css))) {
 		struct group_slot *slot = slot_of(id_of(css));
 
 		if (slot)
@@ -289,7 +286,7 @@ static __attribute__((unused)) long look_at_high(__u32 index, struct walk *walk)
 static __always_inline bool over_high(struct cgroup_subsys_state *css, __u64 plus, struct seen *seen)
 {
 	struct walk walk = {
-		.css = css, .seen = seen, .levels = control.levels, .line = plus, .level = css->cgroup->level,
+		.css = css, .seen = seen, .levels = control.levels, .line = plus,
 	};
 
 	bpf_loop(MOST_STEPS, look_at_high, &walk, 0);

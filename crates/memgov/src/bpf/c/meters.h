@@ -57,6 +57,12 @@ static __always_inline struct group_slot *slot_of(__u64 id)
 	return slot && slot->id == id ? slot : NULL;
 }
 
+/* Read at each step, not counted down: a number that is another at each step keeps the verifier from seeing that all steps are alike. */
+static __always_inline __u32 level_of(struct cgroup_subsys_state *css)
+{
+	return css->cgroup->level;
+}
+
 /* Whether a group with a slot can be at this depth; and whether one can be at it or above. */
 static __always_inline bool governed(__u64 levels, __u32 level)
 {

@@ -21,6 +21,7 @@ pub fn tests() -> Vec<Test> {
         test("bpf_deny_bound_in_a_thousand_runs_and_no_neighbour_refused", thousand).seconds(240),
         test("bpf_deny_nested_groups_count_both_lines", nested),
         test("bpf_deny_reaches_a_child_group_without_controllers", hold),
+        test("bpf_deny_reaches_groups_nested_deeper_than_limits_go", deep),
         test("bpf_deny_exempts_names_and_processes", exempt),
         test("bpf_deny_ends_with_the_lease", lease),
         test("bpf_deny_ends_when_the_tier_is_dropped", dropped),
@@ -124,6 +125,27 @@ fn hold(bench: &mut Bench<'_>) -> Result<String> {
     Ok(format!("peak {}", mib(group.peak().unwrap_or(0))))
 }
 
+/// Nobody gets out from under a line by nesting.
+fn deep(bench: &mut Bench<'_>) -> Result<String> {
+    const LEVELS: usize = 70;
+    let rig = Rig::new(&[Hook::Deny])?;
+    let group = bench.group("job")?;
+    let mut path = "job".to_owned();
+    group.delegate_memory()?;
+    for _ in 0..LEVELS {
+        path += "/n";
+        bench.group(&path)?.delegate_memory()?;
+    }
+    let bottom = bench.group(&format!("{path}/n"))?;
+    let mut hog = bench.agent(&bottom, "hog")?;
+    let id = rig.deny_over(&group, 24 * MIB)?;
+    hog.push("anon", 64 * MIB)?;
+    hog.note("refused")?;
+    ensure!(rig.tier.denials_of(id).unwrap_or(0) > 0, "nothing was counted");
+    ensure!(group.peak().unwrap_or(0) <= bound(24 * MIB, 256 << 10), "peak {:?}", group.peak());
+    Ok(format!("peak {} from {LEVELS} levels below", mib(group.peak().unwrap_or(0))))
+}
+
 fn exempt(bench: &mut Bench<'_>) -> Result<String> {
     let mut name = [0; 16];
     name[..6].copy_from_slice(b"rescue");
@@ -133,6 +155,8 @@ fn exempt(bench: &mut Bench<'_>) -> Result<String> {
     rig.deny_over(&group, 1024 * MIB)?;
     let (mut rescue, mut plain) = (bench.agent(&group, "rescue")?, bench.agent(&group, "plain")?);
     rig.deny_over(&group, 24 * MIB)?;
+    // A program that has just been started has room to start in.
+    std::thread::sleep(super::rig::ROOM_TO_START);
     ensure!(calls_refused(&mut rescue)?.is_empty(), "a protected name was refused");
     ensure!(calls_refused(&mut plain)?.len() == 5, "a plain name was not refused");
     rig.tier.exempt(identity(plain.pid)?, true)?;

@@ -16,6 +16,9 @@ use crate::harness::poll_until;
 /// Long enough for any test.
 pub const LONG: Duration = Duration::from_secs(3600);
 
+/// So long after exec a program with little memory is not refused any (ROOM_NS in life.bpf.c), and some more.
+pub const ROOM_TO_START: Duration = Duration::from_millis(1300);
+
 /// A loaded tier.
 pub struct Rig {
     pub tier: Tier,
