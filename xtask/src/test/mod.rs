@@ -189,7 +189,7 @@ mod tests {
         let all =
             Part::value_variants().iter().filter(|part| !matches!(part, Part::System(it) if it.waits()));
         assert_eq!(parts(&[]), all.copied().collect::<Vec<_>>());
-        assert_eq!(parts(&[]).len(), 7);
+        assert_eq!(parts(&[]).len(), 8);
     }
 
     #[test]
@@ -200,7 +200,7 @@ mod tests {
     #[test]
     fn only_and_filter_choose() {
         assert_eq!(parts(&["--only", "uml", "--only", "source"]), [Part::Source, Part::System(Target::Uml)]);
-        assert_eq!(parts(&["--filter", "wl_1"]).len(), 5);
+        assert_eq!(parts(&["--filter", "wl_1"]).len(), 6);
         assert_eq!(parts(&["--filter", "wl_1", "--quick"]), [Part::System(Target::Host)]);
     }
 }

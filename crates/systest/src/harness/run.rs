@@ -77,6 +77,10 @@ const ON_USER_MODE_LINUX: [&str; 17] = [
     "doctor",
 ];
 
+/// What does not come near the tier, and takes long: shown with the portable one.
+const NOT_INSIDE: [&str; 9] =
+    ["slow_", "wl_06", "socket", "hostile", "idle_cost", "doctor", "dry_run", "control_plane", "reload"];
+
 /// An emulated machine stands still at times, in ways no bound allows for: there a test that fails is run once more, and
 /// says so. On plain hardware it is run once.
 fn tried(host: &Arc<Host>, test: &Test, number: usize) -> Verdict {
@@ -94,6 +98,9 @@ fn tried(host: &Arc<Host>, test: &Test, number: usize) -> Verdict {
 
 /// Why a test is not run here although it could be.
 fn left_to_others(host: &Host, name: &str) -> Option<String> {
+    if host.tier == Tier::Bpf && NOT_INSIDE.iter().any(|part| name.starts_with(part)) {
+        return Some("shown with the portable tier".to_owned());
+    }
     let shown = host.target != "uml" || ON_USER_MODE_LINUX.iter().any(|part| name.starts_with(part));
     (!shown).then(|| "left to 6.1-v2, which has the same kernel and is ten times as fast".to_owned())
 }
