@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use crate::policy::{Kinds, RuleId};
+use crate::policy::{Kinds, Meter, RuleId};
 use crate::snapshot::{GroupId, GroupSlot, ProcessId, ProcessSlot, Untouchable};
 use crate::units::{Bytes, Time};
 
@@ -53,8 +53,13 @@ pub enum Order {
     Deny {
         /// Begin, sustain or end.
         phase: Phase,
-        /// What the meter counts: decides which limit refuses it best.
-        meter: Kinds,
+        /// What is over its line: decides what refuses it best.
+        meter: Meter,
+    },
+    /// Run not at all.
+    Freeze {
+        /// Begin, sustain or end.
+        phase: Phase,
     },
     /// Run only part of the time.
     Slow {
@@ -68,13 +73,34 @@ pub enum Order {
         /// Number.
         signal: u8,
     },
-    /// Kill the candidates of the ranking from the top until one is dead, or the whole group.
+    /// Send SIGKILL.
     Kill {
-        /// Whether the whole target goes, or the first of the ranking that can.
-        whole: bool,
+        /// Whom.
+        take: Take,
     },
     /// Nothing to do: the episode is over. Closes it in the record.
     Relieved,
+}
+
+/// Whom a kill takes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Take {
+    /// The whole target.
+    Whole,
+    /// The first of the ranking that can be killed.
+    One,
+    /// All of the target's processes that belong together; the ranking shows the largest of them.
+    Family(Family),
+}
+
+/// Processes that belong together: one name in one session (`setsid(2)`). What a fork bomb is made of, though each of it is small and its parents
+/// are gone.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Family {
+    /// The session's number, that of the process that began it.
+    pub session: u32,
+    /// `comm`, NUL-padded.
+    pub comm: [u8; 16],
 }
 
 /// Why, with the numbers that led to it.
@@ -86,6 +112,15 @@ pub enum Reason {
         group: GroupSlot,
         /// Its usage.
         usage: Bytes,
+        /// The line.
+        line: Bytes,
+    },
+    /// The group's kernel memory is over its line.
+    Kernel {
+        /// The group.
+        group: GroupSlot,
+        /// Its kernel memory.
+        kernel: Bytes,
         /// The line.
         line: Bytes,
     },

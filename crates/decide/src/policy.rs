@@ -140,16 +140,38 @@ impl Kinds {
     }
 }
 
+/// What a condition compares with its line.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Meter {
+    /// A group's usage.
+    Usage,
+    /// A group's kernel memory.
+    Kernel,
+    /// The sum of these kinds of a process's resident memory.
+    Rss(Kinds),
+}
+
 /// When to act. Both parts must hold if both are given; one is given at least. Every comparison is strict: at the line is not over it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Condition {
-    /// The group's usage (for a process: of the nearest group above it whose line is not `max`, or any ancestor).
+    /// The group's usage, or kernel memory (for a process: of the nearest group above it whose line is not `max`, or any ancestor).
     pub group: Option<Over>,
     /// The process's resident memory.
     pub rss: Option<RssOver>,
 }
 
-/// A line for a group's usage.
+impl Condition {
+    /// What is compared: of two parts the process's own.
+    pub fn meter(&self) -> Meter {
+        match (self.rss, self.group) {
+            (Some(rss), _) => Meter::Rss(rss.kinds),
+            (None, Some(Over::Kernel(_))) => Meter::Kernel,
+            (None, _) => Meter::Usage,
+        }
+    }
+}
+
+/// A line for what a group holds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Over {
     /// A given amount.
@@ -159,15 +181,25 @@ pub enum Over {
         /// climit.
         plus: Bytes,
     },
+    /// A given amount of kernel memory; of groups as wholes only.
+    Kernel(Bytes),
 }
 
 impl Over {
     /// Where the line lies for this group; `None` where there is none or it is not known.
     pub fn line(self, group: &Group) -> Option<Bytes> {
         match self {
-            Self::Amount(bytes) => Some(bytes),
+            Self::Amount(bytes) | Self::Kernel(bytes) => Some(bytes),
             Self::High { plus } => group.high?.bytes().map(|high| high + plus),
         }
+    }
+    /// What is compared with it; `None`: not known.
+    pub fn meter(self, group: &Group) -> Option<Bytes> {
+        if self.is_kernel() { group.kernel } else { group.usage }
+    }
+    /// Whether it is about kernel memory and not about usage.
+    pub const fn is_kernel(self) -> bool {
+        matches!(self, Self::Kernel(_))
     }
 }
 
@@ -215,6 +247,8 @@ pub enum Action {
     Deny,
     /// Let it run only part of the time, the less the further it is over.
     Slow(Slow),
+    /// Stop all of it while over. Frozen processes give nothing back, so this waits for somebody outside, or for the next step.
+    Freeze,
     /// Send a signal.
     Signal {
         /// Number, 1 to 64.
@@ -250,8 +284,8 @@ pub enum Victim {
     /// All of it.
     #[default]
     Group,
-    /// The process with the largest memory, down the ranking if it cannot be killed.
-    /// Becomes [`Victim::Group`] where `memory.oom.group` is set.
+    /// The process with the largest memory, down the ranking if it cannot be killed. For kernel memory, which a fork bomb holds in many
+    /// small pieces, the family ([`crate::decision::Family`]) that holds most. Becomes [`Victim::Group`] where `memory.oom.group` is set.
     Largest,
 }
 

@@ -76,6 +76,9 @@ pub struct Group {
     pub read_at: Time,
     /// `memory.current` (v1: `memory.usage_in_bytes`), the subtree's.
     pub usage: Option<Bytes>,
+    /// Kernel memory, the subtree's: `kernel` of `memory.stat` (v1: `memory.kmem.usage_in_bytes`); only read where a rule is about it. `None` too where the
+    /// kernel does not account it (`nokmem`).
+    pub kernel: Option<Bytes>,
     /// `memory.high`; on v1 the virtual high that the configuration gives, `Max` where it gives none.
     pub high: Option<Limit>,
     /// `memory.max` (v1: `memory.limit_in_bytes`).
@@ -101,6 +104,7 @@ impl Group {
             owner: None,
             read_at: Time(0),
             usage: None,
+            kernel: None,
             high: None,
             max: None,
             events: Events::default(),
@@ -120,6 +124,35 @@ pub struct Rss {
     pub file: Option<Bytes>,
     /// `MM_SHMEMPAGES`.
     pub shmem: Option<Bytes>,
+}
+
+/// What of its group's kernel memory is known to be for a process (`Threads`, `VmPTE` and `FDSize` of `/proc/PID/status`). Inodes, dentries, and
+/// what lies in pipes and sockets belongs to no process.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct KernelShare {
+    /// Threads.
+    pub threads: Option<u32>,
+    /// Page tables.
+    pub page_tables: Option<Bytes>,
+    /// Places in the table of descriptors: the next power of two above the highest in use, at least 64.
+    pub descriptors: Option<u32>,
+}
+
+impl KernelShare {
+    /// A stack of 16 KiB and a `struct task_struct` with what hangs on it.
+    const THREAD: Bytes = Bytes::kib(28);
+    /// A `struct file` with its dentry and inode.
+    const DESCRIPTOR: Bytes = Bytes::kib(1);
+    /// The table that every process has; how much of it is in use is not known.
+    const FREE: u32 = 64;
+
+    /// About how much that is, for a ranking; `None` where nothing is known.
+    pub fn estimate(&self) -> Option<Bytes> {
+        let threads = self.threads.map(|n| Bytes(Self::THREAD.0 * u64::from(n)));
+        let files =
+            self.descriptors.map(|n| Bytes(Self::DESCRIPTOR.0 * u64::from(n.saturating_sub(Self::FREE))));
+        [threads, self.page_tables, files].into_iter().flatten().reduce(|a, b| a + b)
+    }
 }
 
 /// Facts that forbid touching a process, whatever the rules say. The administrator's own never-list is policy
@@ -157,6 +190,10 @@ pub struct Process {
     pub read_at: Time,
     /// Resident memory.
     pub rss: Rss,
+    /// Kernel memory.
+    pub kernel: KernelShare,
+    /// Its session.
+    pub session: Option<u32>,
     /// Killed inside the kernel, in the instant it went over the line of its first step; for one tick, in which that is decided on.
     pub killed: bool,
     /// It has exited, or its pid belongs to another now. The row is cleared at the end of the tick.
@@ -177,6 +214,8 @@ impl Process {
             untouchable: None,
             read_at: Time(0),
             rss: Rss::default(),
+            kernel: KernelShare::default(),
+            session: None,
             killed: false,
             gone: false,
         }

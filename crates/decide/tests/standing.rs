@@ -35,12 +35,21 @@ fn a_group_stands_at_the_lowest_line_of_a_rule_that_denies_at_once() {
         rule(groups(), amount(90), None, vec![step(Action::Deny, 0), step(kill, 5)]),
         rule(groups(), Some(Over::High { plus: Bytes::mib(8) }), None, vec![step(Action::Deny, 0)]),
         rule(groups(), amount(10), Some(ANON), vec![step(Action::Deny, 0)]),
+        rule(groups(), Some(Over::Kernel(Bytes::mib(3))), None, vec![step(Action::Record, 0)]),
     ];
     let mut world = World::new(Policy { rules, ..Policy::default() });
     let (group, other) = (world.group("/x", Some(100)), world.group("/y", Some(1)));
     world.tick(10);
     let standing = |world: &World, slot| world.governor.standing_of_group(slot, &world.snap);
-    assert_eq!(standing(&world, group), GroupStanding { deny: Some(mib(90)), tell: Some(mib(50)) });
+    assert_eq!(
+        standing(&world, group),
+        GroupStanding {
+            deny: Some(mib(90)),
+            tell: Some(mib(50)),
+            kernel_tell: Some(mib(3)),
+            ..GroupStanding::default()
+        }
+    );
     assert_eq!(standing(&world, other), GroupStanding::default());
     world.row(group).high = Some(Limit::At(mib(20)));
     world.tick(10);

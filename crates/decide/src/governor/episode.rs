@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use crate::control::MemControl;
 use crate::decision::{EpisodeId, Order, Reason, Source, Target};
-use crate::policy::{Action, Kinds, MAX_STEPS, RuleId, Step, Victim};
+use crate::policy::{Action, MAX_STEPS, Meter, RuleId, Step, Victim};
 use crate::slow::Throttle;
 use crate::snapshot::{GroupId, GroupSlot, ProcessId, Snapshot, Table};
 use crate::units::{Bytes, Time};
@@ -61,8 +61,8 @@ pub(super) struct Episode {
     pub orphan: bool,
     /// The control that began it, and which setting it was.
     pub control: Option<(MemControl, u64)>,
-    /// What its meter counts; no kind at all stands for a group's usage.
-    pub meter: Kinds,
+    /// What is compared.
+    pub meter: Meter,
     /// When the line was crossed.
     pub began: Time,
     /// The next step of the ladder.
@@ -75,6 +75,7 @@ pub(super) struct Episode {
     pub ordered_at: [Time; MAX_STEPS],
     /// Steps whose lasting action is in force, as bits.
     pub denied: u8,
+    pub frozen: u8,
     pub slowed: u8,
     /// Steps that were refused: not kept up, but ended all the same.
     pub refused: u8,
@@ -105,13 +106,14 @@ impl Episode {
             phase: Phase::Running,
             orphan: false,
             control: None,
-            meter: Kinds::default(),
+            meter: Meter::Usage,
             began: now,
             next: 0,
             base: now,
             hurry: false,
             ordered_at: [now; MAX_STEPS],
             denied: 0,
+            frozen: 0,
             slowed: 0,
             refused: 0,
             over: None,
@@ -268,8 +270,7 @@ impl Governor {
             episode.control = self.controls.get(who).map(|set| (set.control, set.serial));
         }
         let condition = self.question_of(&episode).map(|question| question.condition);
-        episode.meter =
-            condition.and_then(|condition| condition.rss).map(|rss| rss.kinds).unwrap_or_default();
+        episode.meter = condition.map_or(Meter::Usage, |condition| condition.meter());
         let placed = match old {
             Some(slot) => {
                 episode.place = slot;
@@ -340,6 +341,9 @@ impl Governor {
     /// The growth that counts for an episode's target.
     pub(super) fn growth_of(&self, episode: &Episode) -> u64 {
         match (episode.target, episode.over.map(|over| over.reason)) {
+            (Target::Group(_, slot), Some(Reason::Kernel { .. })) => {
+                self.groups[slot.0 as usize].kernel_trend.fastest()
+            }
             (Target::Group(_, slot), _) => self.groups[slot.0 as usize].trend.fastest(),
             (
                 Target::Process(_, slot),

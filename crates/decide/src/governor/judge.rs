@@ -47,7 +47,7 @@ impl<'a> Question<'a> {
     pub fn of_process(rule: &'a Rule) -> Self {
         let reach = match (&rule.scope, rule.when.group) {
             (Scope::Groups(patterns), _) => Reach::Named(patterns),
-            (Scope::Processes(_), Some(Over::High { .. }) | None) => Reach::Above,
+            (Scope::Processes(_), Some(Over::High { .. } | Over::Kernel(_)) | None) => Reach::Above,
             (Scope::Processes(named), Some(Over::Amount(_))) if named.groups.is_empty() => Reach::Nearest,
             (Scope::Processes(named), Some(Over::Amount(_))) => Reach::Named(&named.groups),
         };
@@ -147,7 +147,7 @@ fn usage_part(
             Some(until) if question.condition.rss.is_none() => until.min(line),
             _ => question.until(line, &snap.host),
         };
-        match row.usage {
+        match over.meter(row) {
             None => unknown = true,
             Some(value) if value > line => return Part::Over { value, line, group: Some((slot, row.max)) },
             Some(value) if value > until => in_band = true,
@@ -189,6 +189,12 @@ fn ceiling(line: Bytes) -> Bytes {
 
 fn alone(question: &Question, part: &Part) -> Verdict {
     match *part {
+        Part::Over { value, line, group: Some((group, _)) }
+            if question.condition.group.is_some_and(Over::is_kernel) =>
+        {
+            let reason = Reason::Kernel { group, kernel: value, line };
+            Verdict::Over(Excess { reason, value, line, room: ceiling(line) - value })
+        }
         Part::Over { value, line, group: Some((group, max)) } => {
             let top = max.and_then(Limit::bytes).unwrap_or(ceiling(line));
             let reason = Reason::Usage { group, usage: value, line };
@@ -237,7 +243,7 @@ pub(super) fn above_high(
     tree: &Tree,
     group: Option<GroupSlot>,
 ) -> Option<bool> {
-    if question.condition.group.is_none() {
+    if question.condition.group.is_none_or(Over::is_kernel) {
         return Some(false);
     }
     let depth = if matches!(question.reach, Reach::Itself | Reach::Nearest) { 1 } else { usize::MAX };

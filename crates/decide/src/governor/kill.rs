@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-use crate::decision::{Candidate, Decisions, Order, Protected, Reason, Target};
-use crate::policy::Victim;
+use crate::decision::{Candidate, Decisions, Family, Order, Protected, Reason, Take, Target};
+use crate::policy::{Meter, Victim};
 use crate::snapshot::{GroupSlot, ProcessId, ProcessSlot, Snapshot};
 use crate::victim::{self, Selection};
 
@@ -29,7 +29,8 @@ impl Governor {
             Target::Group(_, group) => Some(group),
             Target::Process(_, process) => self.tree.group_of(process),
         };
-        let (whole, selection) = self.select(episode, victim, snap);
+        let (take, selection) = self.select(episode, victim, snap);
+        let whole = take == Take::Whole;
         if !whole && let Some(why) = selection.hopeless() {
             return self.withhold(episode, step, Reason::Protected(why), out);
         }
@@ -57,15 +58,18 @@ impl Governor {
             None => {}
         }
         let ranking = selection.ranking;
-        let Some(expected) = ranking.iter().next().map(|c| c.rss).or(whole.then_some(held(Some(excess))))
-        else {
+        let best = match take {
+            Take::Family(_) => Some(selection.together),
+            _ => ranking.iter().next().map(|c| c.rss),
+        };
+        let Some(expected) = best.or(whole.then_some(held(Some(excess)))) else {
             // Nobody can be ranked yet: rows and readings are on their way. Not for ever: the ladder must go on, but
             // at its own time, because what is not known is no reason to hurry.
             let patience =
                 episode.base + self.step_of(episode, step).map_or(Duration::ZERO, |s| s.after) + REPEAT;
             return if self.now < patience { Step::Waits } else { Step::Began };
         };
-        let Some(id) = self.emit_ranked(episode, step, Order::Kill { whole }, excess.reason, ranking, out)
+        let Some(id) = self.emit_ranked(episode, step, Order::Kill { take }, excess.reason, ranking, out)
         else {
             return Step::Waits;
         };
@@ -85,7 +89,7 @@ impl Governor {
         selection: Selection,
         out: &mut Decisions,
     ) -> Step {
-        let order = Order::Kill { whole: true };
+        let order = Order::Kill { take: Take::Whole };
         match self.emit_ranked(episode, step, order, excess.reason, selection.ranking, out) {
             Some(id) => {
                 self.kills.decided(who, id);
@@ -129,29 +133,33 @@ impl Governor {
     }
 
     /// Whom a kill takes: the whole target, or the ranking of those below it.
-    fn select(&mut self, episode: &Episode, victim: Victim, snap: &Snapshot) -> (bool, Selection) {
+    fn select(&mut self, episode: &Episode, victim: Victim, snap: &Snapshot) -> (Take, Selection) {
         let mut selection = Selection::default();
         match episode.target {
             Target::Process(who, slot) => {
-                let Some(row) = snap.process(slot) else { return (false, selection) };
+                let Some(row) = snap.process(slot) else { return (Take::One, selection) };
                 if let Some(why) = victim::unkillable(row) {
                     selection.ranking.considered = 1;
                     selection.ranking.protected = 1;
                     selection.protected = Some(why);
-                    return (false, selection);
+                    return (Take::One, selection);
                 }
                 let rss = victim::resident(row).unwrap_or(held(episode.over.as_ref()));
                 selection.ranking.considered = 1;
                 selection.ranking.offer(Candidate { process: who, slot, rss });
-                (true, selection)
+                (Take::Whole, selection)
             }
             Target::Group(_, slot) => {
                 let indivisible = snap.group(slot).and_then(|row| row.oom_group) == Some(true);
                 if victim == Victim::Group || indivisible {
-                    return (true, selection);
+                    return (Take::Whole, selection);
+                }
+                if episode.meter == Meter::Kernel {
+                    let family = self.rank_families(slot, snap, &mut selection);
+                    return (family.map_or(Take::One, Take::Family), selection);
                 }
                 self.rank(slot, snap, &mut selection);
-                (false, selection)
+                (Take::One, selection)
             }
         }
     }
@@ -165,6 +173,40 @@ impl Governor {
                 selection.consider(slot, row, self.protection(slot));
             }
         }
+    }
+
+    /// The family that holds most of the group's kernel memory, and the largest of it as the ranking. `None`: nothing is known of anybody.
+    fn rank_families(
+        &mut self,
+        group: GroupSlot,
+        snap: &Snapshot,
+        selection: &mut Selection,
+    ) -> Option<Family> {
+        self.families.clear();
+        let mut walk = self.tree.walk(group);
+        while let Some(slot) = self.tree.step(&mut walk) {
+            if self.renew_process(slot, snap)
+                && let Some(row) = snap.process(slot)
+                && let Some(held) = selection.count(row, self.protection(slot), row.kernel.estimate())
+                && let Some(family) = victim::family(row)
+            {
+                self.families.add(family, held);
+            }
+        }
+        let (family, together) = self.families.largest()?;
+        selection.together = together;
+        let mut walk = self.tree.walk(group);
+        while let Some(slot) = self.tree.step(&mut walk) {
+            if let Some(row) = snap.process(slot).filter(|row| !row.gone)
+                && victim::family(row) == Some(family)
+                && victim::unkillable(row).is_none()
+                && self.protection(slot).is_none()
+                && let Some(rss) = row.kernel.estimate()
+            {
+                selection.ranking.offer(Candidate { process: row.id, slot, rss });
+            }
+        }
+        Some(family)
     }
 
     fn protection(&self, slot: ProcessSlot) -> Option<Protected> {

@@ -161,6 +161,7 @@ impl Governor {
         let (order, what) = match action {
             Action::Record => (Order::Record, What::Other),
             Action::Deny => (Order::Deny { phase: Keep::Begin, meter: episode.meter }, What::Begin),
+            Action::Freeze => (Order::Freeze { phase: Keep::Begin }, What::Begin),
             Action::Slow(slow) => {
                 if episode.slowed == 0 {
                     episode.throttle = Throttle::new(self.now, excess.value, self.growth_of(episode));
@@ -177,6 +178,7 @@ impl Governor {
         }
         match order {
             Order::Deny { .. } => episode.denied |= 1 << step,
+            Order::Freeze { .. } => episode.frozen |= 1 << step,
             Order::Slow { share, .. } => {
                 episode.slowed |= 1 << step;
                 episode.throttle.set(share);
@@ -226,6 +228,11 @@ impl Governor {
             self.emit(episode, step, order, reason, What::Other, out)?;
             episode.denied &= !(1 << step);
         }
+        for step in bits(episode.frozen) {
+            let order = Order::Freeze { phase: Keep::End };
+            self.emit(episode, step, order, reason, What::Other, out)?;
+            episode.frozen &= !(1 << step);
+        }
         for step in bits(episode.slowed) {
             let order = Order::Slow { phase: Keep::End, share: ALL };
             self.emit(episode, step, order, reason, What::Other, out)?;
@@ -259,10 +266,14 @@ impl Governor {
         let (Phase::Running, Some(excess)) = (episode.phase, episode.over) else { return };
         let begun_now = |step: u8| episode.ordered_at[usize::from(step)] == self.now;
         let kept = |steps: u8| bits(steps & !episode.refused).filter(|&step| !begun_now(step));
-        let (denied, slowed) = (kept(episode.denied), kept(episode.slowed));
-        let (denied, slowed): (u8, u8) = (mask(denied), mask(slowed));
+        let (denied, slowed) = (mask(kept(episode.denied)), mask(kept(episode.slowed)));
+        let frozen = mask(kept(episode.frozen));
         for step in bits(denied) {
             let order = Order::Deny { phase: Keep::Sustain, meter: episode.meter };
+            self.emit(&mut episode, step, order, excess.reason, What::Kept, out);
+        }
+        for step in bits(frozen) {
+            let order = Order::Freeze { phase: Keep::Sustain };
             self.emit(&mut episode, step, order, excess.reason, What::Kept, out);
         }
         if slowed != 0 {
@@ -283,7 +294,8 @@ impl Governor {
     /// The row an episode hangs on is read at the fastest pace while there is something to be done or to be ended, and
     /// an eighth of it when only the relief is waited for.
     fn look_again_at(&mut self, episode: &Episode) {
-        let busy = episode.denied | episode.slowed != 0 || self.step_of(episode, episode.next).is_some();
+        let busy = episode.denied | episode.frozen | episode.slowed != 0
+            || self.step_of(episode, episode.next).is_some();
         let pace = self.policy.pace.fastest * if busy { 1 } else { 8 };
         let at = self.after(pace.min(self.policy.pace.slowest));
         let item = match episode.target {

@@ -209,7 +209,10 @@ impl Governor {
     fn watch_line(&self, slot: GroupSlot, row: &Group) -> Option<Bytes> {
         let state = &self.groups[slot.0 as usize];
         let lines = |set: RuleSet| {
-            set.iter().filter_map(|rule| line_of(&self.policy, rule, row)).min().map_or(Limit::Max, Limit::At)
+            set.iter()
+                .filter_map(|rule| line_of(&self.policy, rule, row, false))
+                .min()
+                .map_or(Limit::Max, Limit::At)
         };
         let mut line = lines(state.members);
         if state.watched {
@@ -226,9 +229,17 @@ impl Governor {
         if !measured || &*row.path == b"/" {
             return None;
         }
-        let own = state.whole.iter().filter_map(|rule| line_of(&self.policy, rule, row)).min();
-        let line = own.into_iter().chain(self.watch_line(slot, row)).min();
-        match (line, row.usage) {
+        let own = |kernel: bool| {
+            let lines = state.whole.iter().filter_map(move |rule| line_of(&self.policy, rule, row, kernel));
+            lines.min()
+        };
+        // No event tells of kernel memory: it is sampled.
+        let of_kernel = own(true).map(|line| match row.kernel {
+            Some(kernel) => state.kernel_trend.next_look(kernel, line, pace),
+            None => pace.slowest,
+        });
+        let line = own(false).into_iter().chain(self.watch_line(slot, row)).min();
+        let of_usage = match (line, row.usage) {
             // An event tells when the line is crossed; the rare look is for the day it does not. Close to the line it is
             // sampled all the same.
             (Some(line), Some(usage)) if row.watched && usage + late(host) <= line - Bytes(line.0 / NEAR) => {
@@ -238,7 +249,8 @@ impl Governor {
             (Some(_), None) => Some(pace.slowest),
             // No line: for good where memory.high is `max` (an event says when that changes), else not known yet.
             (None, _) => row.high.is_none().then_some(pace.slowest),
-        }
+        };
+        of_kernel.into_iter().chain(of_usage).min()
     }
 
     /// When to sample a process again; `None`: nothing is learnt by it now.
@@ -269,7 +281,8 @@ impl Governor {
     }
 }
 
-/// Where the group part of a rule lies for a group, if it has one.
-fn line_of(policy: &Policy, rule: RuleId, row: &Group) -> Option<Bytes> {
-    policy.rules.get(rule.0 as usize)?.when.group.and_then(|over: Over| over.line(row))
+/// Where the group part of a rule lies for a group, if it has one: for its usage, or for its kernel memory.
+fn line_of(policy: &Policy, rule: RuleId, row: &Group, kernel: bool) -> Option<Bytes> {
+    let over = policy.rules.get(rule.0 as usize)?.when.group;
+    over.filter(|over: &Over| over.is_kernel() == kernel)?.line(row)
 }

@@ -140,6 +140,8 @@ pub struct Governor {
     asked: u64,
     episodes: episode::Episodes,
     kills: brake::Kills,
+    /// Room for one choice.
+    families: crate::victim::Families,
     sent: VecDeque<report::Sent>,
     next_decision: u64,
     next_episode: u64,
@@ -167,6 +169,7 @@ impl Governor {
             asked: 1,
             episodes: episode::Episodes::with_capacity(episodes),
             kills: brake::Kills::new(policy.kills),
+            families: crate::victim::Families::default(),
             sent: VecDeque::with_capacity((episodes as usize).saturating_mul(2).max(64)),
             next_decision: 1,
             next_episode: 1,

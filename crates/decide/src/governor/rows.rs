@@ -86,6 +86,8 @@ pub(super) struct GroupState {
     /// Rules about processes in it that name it or a group above it.
     pub members: RuleSet,
     pub trend: Trend,
+    /// Of kernel memory.
+    pub kernel_trend: Trend,
     /// The interval after which to look again, should a look bring nothing.
     pub interval: Duration,
     /// Some process in it or below has a condition with a group part; checked again after [`super::look::RECHECK`].
@@ -152,6 +154,9 @@ impl Governor {
         let Some(state) = self.groups.get_mut(slot.0 as usize) else { return };
         if let Some(usage) = row.usage {
             state.trend.observe(row.read_at, usage);
+        }
+        if let Some(kernel) = row.kernel {
+            state.kernel_trend.observe(row.read_at, kernel);
         }
         self.tree.set_parent(slot, row.parent);
         self.renew_group(slot, snap);

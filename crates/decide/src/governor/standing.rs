@@ -45,6 +45,10 @@ pub struct GroupStanding {
     pub deny: Option<Bytes>,
     /// Crossing this is to be told, so that it need not be found by sampling.
     pub tell: Option<Bytes>,
+    /// As `deny`, of kernel memory: fork, files, directories and sockets are refused.
+    pub kernel_deny: Option<Bytes>,
+    /// As `tell`, of kernel memory.
+    pub kernel_tell: Option<Bytes>,
 }
 
 /// What a kernel can do by itself.
@@ -69,8 +73,14 @@ impl Governor {
             return standing;
         };
         for rule in state.whole.iter().filter_map(|rule| self.policy.rules.get(rule.0 as usize)) {
-            let Some(line) = rule.when.group.and_then(|over| over.line(row)) else { continue };
-            let lowest = if denies_at_once(rule) { &mut standing.deny } else { &mut standing.tell };
+            let Some(over) = rule.when.group else { continue };
+            let Some(line) = over.line(row) else { continue };
+            let lowest = match (over.is_kernel(), denies_at_once(rule)) {
+                (false, true) => &mut standing.deny,
+                (false, false) => &mut standing.tell,
+                (true, true) => &mut standing.kernel_deny,
+                (true, false) => &mut standing.kernel_tell,
+            };
             *lowest = Some(lowest.map_or(line, |other: Bytes| other.min(line)));
         }
         standing
@@ -162,6 +172,10 @@ impl Governor {
     pub fn stands(&self) -> Stands {
         let mut stands = Stands::default();
         for rule in &self.policy.rules {
+            if rule.when.group.is_some_and(Over::is_kernel) {
+                stands.kernel = true;
+                continue;
+            }
             stands.deny |= rule.steps.iter().any(|step| step.action == Action::Deny);
             stands.rss |= rule.when.rss.is_some();
             // Crossing memory.high is told by the kernel as it is, and crossing a line that denies by the first refusal.
@@ -188,12 +202,14 @@ pub struct Stands {
     pub usage: bool,
     /// Something waits for what a process holds.
     pub rss: bool,
+    /// A group has a line for its kernel memory.
+    pub kernel: bool,
 }
 
 impl Stands {
     /// Whether anything is.
     pub const fn any(self) -> bool {
-        self.deny || self.usage || self.rss
+        self.deny || self.usage || self.rss || self.kernel
     }
 }
 

@@ -85,6 +85,10 @@ impl World {
         self.row(slot).usage = usage.into();
     }
 
+    pub fn kernel(&mut self, slot: GroupSlot, kernel: impl Into<Option<Bytes>>) {
+        self.row(slot).kernel = kernel.into();
+    }
+
     pub fn anon(&mut self, slot: ProcessSlot, anon: impl Into<Option<Bytes>>) {
         self.process_row(slot).rss.anon = anon.into();
     }
@@ -122,8 +126,13 @@ impl World {
             Order::Deny { phase: p, .. } => format!("deny-{}", phase(p)),
             Order::Slow { phase: p, .. } => format!("slow-{}", phase(p)),
             Order::Signal { signal } => format!("signal-{signal}"),
-            Order::Kill { whole: true } => "kill".into(),
-            Order::Kill { whole: false } => {
+            Order::Freeze { phase: p } => format!("freeze-{}", phase(p)),
+            Order::Kill { take: Take::Whole } => "kill".into(),
+            Order::Kill { take: Take::Family(family) } => {
+                let comm = family.comm.iter().take_while(|b| **b != 0).map(|b| char::from(*b));
+                format!("kill-family-{}-{}", comm.collect::<String>(), family.session)
+            }
+            Order::Kill { take: Take::One } => {
                 let pids: Vec<String> = decision.ranking.iter().map(|c| c.process.pid.to_string()).collect();
                 format!("kill-one-of-{}", pids.join("-"))
             }
@@ -138,6 +147,7 @@ impl World {
         };
         let reason = match decision.reason {
             Reason::Usage { .. }
+            | Reason::Kernel { .. }
             | Reason::Rss { .. }
             | Reason::UsageAndRss { .. }
             | Reason::Relieved { .. } => "",
@@ -176,6 +186,14 @@ pub fn usage_rule(name: &str, groups: &str, over_mib: u64, steps: &[(Action, u64
         until: None,
         steps: ladder(steps),
         log: true,
+    }
+}
+
+/// A rule over a group's kernel memory of so many MiB.
+pub fn kernel_rule(name: &str, groups: &str, over_mib: u64, steps: &[(Action, u64)]) -> Rule {
+    Rule {
+        when: Condition { group: Some(Over::Kernel(Bytes::mib(over_mib))), rss: None },
+        ..usage_rule(name, groups, 0, steps)
     }
 }
 

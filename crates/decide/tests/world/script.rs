@@ -20,6 +20,7 @@ pub const PROCESSES: [(u32, usize); 7] = [(1, 1), (10, 2), (11, 2), (12, 3), (13
 #[derive(Clone, Debug)]
 pub enum Event {
     Usage(usize, Option<u64>),
+    Kernel(usize, Option<u64>),
     High(usize, Option<Limit>),
     Anon(usize, Option<u64>),
     /// A group or process goes, and comes again as another.
@@ -52,6 +53,7 @@ pub fn ticks(count: usize) -> impl Strategy<Value = Vec<Tick>> {
     let flags = prop::sample::select(vec![0u64, 0x4 << 16, 0x100 << 16, 0x102 << 16, 0x504 << 16]);
     let event = prop_oneof![
         12 => (group.clone(), mib.clone()).prop_map(|(g, v)| Event::Usage(g, v)),
+        4 => (group.clone(), mib.clone()).prop_map(|(g, v)| Event::Kernel(g, v)),
         12 => (process.clone(), mib).prop_map(|(p, v)| Event::Anon(p, v)),
         1 => (group.clone(), prop::sample::select(vec![None, Some(Limit::Max), Some(Limit::At(Bytes::mib(100)))]))
             .prop_map(|(g, high)| Event::High(g, high)),
@@ -90,8 +92,10 @@ pub fn policy_number(number: u8) -> Policy {
     let repeated = Action::Signal { signal: 1, repeat: Some(Duration::from_millis(300)) };
     let mut hogs = anon_rule("hogs", "hog", 100, &[(Action::Deny, 0), (repeated, 50), (KILL, 1000)]);
     hogs.log = number != 1;
+    let kernel = [(Action::Deny, 0), (Action::Freeze, 60), (KILL_LARGEST, 150), (KILL, 700)];
+    let kernel = kernel_rule("kernel", "/x/**", 95, &kernel);
     let rules = match number {
-        0 => vec![usage_rule("all", "/x/*", 110, &all), each, hogs],
+        0 => vec![usage_rule("all", "/x/*", 110, &all), each, hogs, kernel],
         1 => vec![hogs, over_high, usage_rule("all", "/x/*", 110, &all)],
         _ => vec![],
     };
@@ -114,6 +118,11 @@ impl Stage {
         let groups: Vec<_> = PATHS.iter().zip(HIGHS).map(|(path, high)| world.group(path, high)).collect();
         let processes: Vec<_> =
             PROCESSES.iter().map(|&(pid, group)| world.process(pid, Some(groups[group]))).collect();
+        for (i, &slot) in processes.iter().enumerate() {
+            let row = world.process_row(slot);
+            row.session = (i % 3 > 0).then_some(7 + i as u32 % 2);
+            row.kernel.threads = Some(i as u32);
+        }
         world.process_row(processes[6]).comm = *b"never\0\0\0\0\0\0\0\0\0\0\0";
         Self { world, groups, processes }
     }
@@ -136,6 +145,7 @@ impl Stage {
         let world = &mut self.world;
         match *event {
             Event::Usage(g, usage) => world.usage(self.groups[g], usage.map(Bytes::mib)),
+            Event::Kernel(g, kernel) => world.kernel(self.groups[g], kernel.map(Bytes::mib)),
             Event::High(g, high) => world.row(self.groups[g]).high = high,
             Event::Anon(p, anon) => world.anon(self.processes[p], anon.map(Bytes::mib)),
             Event::GroupGone(g) => {
