@@ -308,6 +308,8 @@ pub enum Mechanism {
     Pidfd,
     /// `cgroup.kill`.
     CgroupKill,
+    /// `pids.max`.
+    PidsMax,
     /// A program inside the kernel: in the allocating call itself.
     Bpf,
 }
@@ -333,6 +335,8 @@ pub enum Operation {
     CgroupKill,
     /// Reading a file of `/proc/PID`.
     ReadProcess,
+    /// Reading or writing `pids.max`.
+    PidsMax,
     /// Writing the ledger.
     Ledger,
 }

@@ -6,8 +6,8 @@ mod rig;
 
 use memgov::act::{HoldView, Options};
 use memgov::kernel::rlimit::{self, Pair, Resource};
-use memgov_decide::decision::{Mechanism, Outcome, Phase};
-use memgov_decide::policy::Kinds;
+use memgov_decide::decision::{Mechanism, Outcome, Phase, Take};
+use memgov_decide::policy::{Kinds, Meter};
 use rig::{ANON, Rig, deny, eventually, limits, line, order, pid, set_soft};
 
 /// A shell that has forked before has the memory to do it again when no more is given.
@@ -67,7 +67,7 @@ fn only_soft_limits_go_down_and_the_meter_says_which() {
         let [data, space, lock] = limits(pid(target));
         assert!(data.soft.is_some_and(|soft| soft > 4096) && space == before[1] && lock.soft == Some(1));
         // A second holder whose meter counts files: every mapping is refused, and the data limit goes back (both would let mprotect through).
-        let both = memgov_decide::decision::Order::Deny { phase: Phase::Begin, meter: file };
+        let both = memgov_decide::decision::Order::Deny { phase: Phase::Begin, meter: Meter::Rss(file) };
         order(&mut actor, &rig, 2, target, both);
         let [data, space, lock] = limits(pid(target));
         assert!(data == before[0] && space.soft.is_some_and(|soft| soft > 4096) && lock.soft == Some(1));
@@ -248,7 +248,7 @@ fn a_dry_run_touches_nothing() {
         for what in [
             deny(Phase::Begin),
             rig::slow(Phase::Begin, 10),
-            memgov_decide::decision::Order::Kill { whole: true },
+            memgov_decide::decision::Order::Kill { take: Take::Whole },
         ] {
             assert_eq!(order(&mut actor, &rig, 1, target, what), Outcome::DryRun);
         }

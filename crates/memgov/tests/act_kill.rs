@@ -7,13 +7,15 @@ mod rig;
 use std::fs;
 use std::time::Duration;
 
-use memgov_decide::decision::{Candidate, Mechanism, Operation, Order, Outcome, Phase, Ranking, Target};
+use memgov_decide::decision::{
+    Candidate, Family, Mechanism, Operation, Order, Outcome, Phase, Ranking, Take, Target,
+};
 use memgov_decide::snapshot::{ProcessId, ProcessSlot};
 use memgov_decide::units::Bytes;
 use rig::{decision, eventually, line, order, pid, run, slow};
 
-const KILL: Order = Order::Kill { whole: false };
-const WHOLE: Order = Order::Kill { whole: true };
+const KILL: Order = Order::Kill { take: Take::One };
+const WHOLE: Order = Order::Kill { take: Take::Whole };
 
 fn ranking(of: &[(Target, u64)]) -> Ranking {
     let mut ranking = Ranking::default();
@@ -48,6 +50,30 @@ fn the_target_dies_and_its_neighbour_does_not() {
         rig.tell(neighbour, "go");
         assert!(rig.wait(neighbour).success());
         assert_eq!(actor.deadline(), None);
+    });
+}
+
+#[test]
+fn a_family_dies_and_nobody_else_of_the_group() {
+    rig::with_actor(|mut rig, mut actor| {
+        let bombs = [rig.sleeper(), rig.sleeper(), rig.sleeper()];
+        let innocent = rig.waiter();
+        let stat = memgov::kernel::proc::read_stat(pid(bombs[0]), &mut [0; 1280]).unwrap();
+        let family = Family { session: stat.session, comm: stat.comm };
+        let mut kill = decision(1, rig.group, Order::Kill { take: Take::Family(family) });
+        kill.ranking = ranking(&[(bombs[0], 20), (bombs[1], 10)]);
+        let first = actor.perform(&kill, &rig.snap, &rig);
+        assert_eq!(first, Outcome::Done { processes: 3, by: Mechanism::Pidfd });
+        for bomb in bombs {
+            assert!(!rig.wait(bomb).success());
+        }
+        let dead = death(first, &mut actor);
+        assert!(matches!(dead, Outcome::Dead { processes: 3, expected: Bytes(30), .. }), "{dead:?}");
+        rig.tell(innocent, "go");
+        assert!(rig.wait(innocent).success());
+        let mut other = decision(2, rig.group, Order::Kill { take: Take::Family(family) });
+        other.ranking = kill.ranking;
+        assert_eq!(actor.perform(&other, &rig.snap, &rig), Outcome::Gone);
     });
 }
 

@@ -8,9 +8,9 @@ mod rig;
 use std::time::Duration;
 
 use counting::allocations;
-use memgov_decide::decision::{Candidate, Order, Outcome, Phase, Target};
+use memgov_decide::decision::{Candidate, Order, Outcome, Phase, Take, Target};
 use memgov_decide::units::Bytes;
-use rig::{Rig, decision, deny, pid, slow};
+use rig::{Rig, decision, deny, deny_kernel, pid, slow};
 
 #[test]
 fn the_counter_counts() {
@@ -45,6 +45,12 @@ fn no_order_and_no_tick_allocates() {
                 (4, group, slow(Phase::Begin, 300)),
                 (2, group, deny(Phase::Sustain)),
                 (4, group, slow(Phase::Sustain, 200)),
+                (8, group, deny_kernel(Phase::Begin)),
+                (8, group, deny_kernel(Phase::Sustain)),
+                (9, group, Order::Freeze { phase: Phase::Begin }),
+                (9, group, Order::Freeze { phase: Phase::Sustain }),
+                (9, group, Order::Freeze { phase: Phase::End }),
+                (8, group, deny_kernel(Phase::End)),
                 (5, two, Order::Signal { signal: 18 }),
                 (6, group, Order::Signal { signal: 18 }),
                 (3, one, slow(Phase::End, 0)),
@@ -79,9 +85,9 @@ fn no_order_and_no_tick_allocates() {
 fn kills(rig: &mut Rig, one: Target) {
     let mut actor = rig.actor();
     let Target::Process(process, slot) = one else { unreachable!("a process") };
-    let mut kill = decision(7, rig.group, Order::Kill { whole: false });
+    let mut kill = decision(7, rig.group, Order::Kill { take: Take::One });
     kill.ranking.offer(Candidate { process, slot, rss: Bytes(1) });
-    let whole = decision(8, rig.group, Order::Kill { whole: true });
+    let whole = decision(8, rig.group, Order::Kill { take: Take::Whole });
     for decision in [kill, whole] {
         let mut dead = 0;
         let count = allocations(|| {

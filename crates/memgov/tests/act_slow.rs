@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use memgov::act::HoldView;
 use memgov::kernel::MemoryVersion;
-use memgov_decide::decision::{Mechanism, Operation, Order, Outcome, Phase, Target};
+use memgov_decide::decision::{Mechanism, Operation, Order, Outcome, Phase, Take, Target};
 use rig::{Rig, cpu, eventually, limits, line, order, pid, run, slow};
 
 const SPIN: &str = "while :; do :; done";
@@ -80,6 +80,32 @@ fn a_group_runs_as_much_as_its_share_says_with_all_that_is_born_in_it() {
         run(&mut actor, Duration::from_millis(100));
         assert_eq!(rig.state(), before);
         assert_eq!(actor.ledger().entries(), 0);
+    });
+}
+
+#[test]
+fn what_is_frozen_does_not_run_at_all() {
+    rig::with_actor(|mut rig, mut actor| {
+        let (group, inside) = (rig.group, rig.spinner());
+        let mut outside = Rig::new();
+        let free = outside.spinner();
+        let before = rig.state();
+        done(order(&mut actor, &rig, 1, group, Order::Freeze { phase: Phase::Begin }));
+        run(&mut actor, Duration::from_millis(100));
+        let [a, b] = race(&mut actor, [inside, free]);
+        assert!(a == 0 && b > 20, "{a} and {b} ticks while frozen");
+        // Slowed before: from now on it stands still.
+        done(order(&mut actor, &rig, 2, inside, slow(Phase::Begin, 500)));
+        order(&mut actor, &rig, 2, inside, slow(Phase::End, 0));
+        done(order(&mut actor, &rig, 1, group, Order::Freeze { phase: Phase::Sustain }));
+        let [a, _] = race(&mut actor, [inside, free]);
+        assert_eq!(a, 0, "ticks while still frozen");
+        done(order(&mut actor, &rig, 1, group, Order::Freeze { phase: Phase::End }));
+        run(&mut actor, Duration::from_millis(100));
+        assert_eq!(rig.state(), before, "where it was, and nothing left over");
+        let [a, _] = race(&mut actor, [inside, free]);
+        assert!(a > 20, "{a} ticks after the thaw");
+        assert_eq!((actor.ledger().entries(), actor.deadline()), (0, None));
     });
 }
 
@@ -191,7 +217,7 @@ fn a_process_that_dies_in_its_hold_group_and_a_group_that_is_removed_harm_nothin
         done(order(&mut actor, &rig, 1, target, slow(Phase::Begin, 1)));
         run(&mut actor, Duration::from_millis(30));
         assert!(matches!(
-            order(&mut actor, &rig, 2, target, Order::Kill { whole: false }),
+            order(&mut actor, &rig, 2, target, Order::Kill { take: Take::One }),
             Outcome::Done { .. } | Outcome::Dead { .. }
         ));
         run(&mut actor, Duration::from_millis(200));

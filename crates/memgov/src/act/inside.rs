@@ -4,6 +4,7 @@
 //! What stands changes when and where a line is met, never what is decided: the crossing is read and decided on as
 //! ever, and an order that the kernel has carried out already is found to be done.
 
+mod counting;
 mod kills;
 mod refusals;
 
@@ -17,11 +18,11 @@ use memgov_decide::policy::Condition;
 use memgov_decide::snapshot::{Group, GroupId, GroupSlot, ProcessId, ProcessSlot};
 use memgov_decide::units::{Bytes, Limit, Time};
 
-use crate::bpf::{Event, EventKind, GroupLimit, Maps, TaskAction, TaskLimit};
+use crate::bpf::{Event, EventKind, GroupLimit, Hook, Hooks, Maps, TaskAction, TaskLimit};
 use crate::kernel::Errno;
 use crate::kernel::pidfd::PidFd;
 
-pub use refusals::Refused;
+pub use refusals::{Of, Refused};
 
 /// Episodes that may hold one target at once; a further one finds it held already and comes again with its next order.
 const MOST_HOLDERS: usize = 8;
@@ -61,8 +62,13 @@ struct ToldGroup {
     standing: GroupStanding,
     high: Option<Limit>,
     holders: Holders,
+    /// Episodes that refuse it kernel memory.
+    kernel_holders: Holders,
     told: Option<GroupLimit>,
     said: refusals::Said,
+    kernel_said: refusals::Said,
+    /// When its counter of kernel memory was last compared with the kernel's file.
+    compared: Time,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -78,8 +84,18 @@ struct ToldProcess {
 
 impl ToldGroup {
     fn new(id: GroupId, level: u32) -> Self {
-        let (standing, holders) = (GroupStanding::default(), Holders::default());
-        Self { id, level, standing, high: None, holders, told: None, said: refusals::Said::default() }
+        Self {
+            id,
+            level,
+            standing: GroupStanding::default(),
+            high: None,
+            holders: Holders::default(),
+            kernel_holders: Holders::default(),
+            told: None,
+            said: refusals::Said::default(),
+            kernel_said: refusals::Said::default(),
+            compared: Time(0),
+        }
     }
 }
 
@@ -95,6 +111,8 @@ pub struct Inside {
     maps: Arc<Maps>,
     /// Calls that allocate are refused by a hook that was seen to refuse.
     pub denies: bool,
+    /// Kernel memory is counted live, and refused.
+    pub counts: bool,
     groups: Vec<Option<ToldGroup>>,
     processes: Vec<Option<ToldProcess>>,
     /// Who of the rows is protected, and known as such.
@@ -122,6 +140,7 @@ impl Inside {
         Self {
             maps,
             denies: false,
+            counts: false,
             groups: vec![None; groups as usize],
             processes: vec![None; processes as usize],
             exempt: vec![None; processes as usize],
@@ -131,6 +150,11 @@ impl Inside {
             unheard: 0,
             unheard_since: Time(0),
         }
+    }
+
+    /// These are attached, and seen to work.
+    pub fn in_force(&mut self, hooks: Hooks) {
+        (self.denies, self.counts) = (hooks.has(Hook::Deny), hooks.has(Hook::Kernel));
     }
 
     /// The programs go on acting for a lease from now.
@@ -267,10 +291,25 @@ impl Inside {
         }
     }
 
+    /// Refuses kernel memory to a group until the episode ends.
+    pub fn hold_kernel(
+        &mut self,
+        id: GroupId,
+        slot: GroupSlot,
+        level: u32,
+        episode: EpisodeId,
+    ) -> Result<(), Errno> {
+        let place = self.groups.get_mut(slot.0 as usize).ok_or(Errno::NOSPC)?;
+        place.take_if(|told| told.id != id);
+        let told = place.get_or_insert(ToldGroup::new(id, level));
+        told.kernel_holders.add(episode);
+        tell_group(&self.maps, told)
+    }
+
     /// Ends an episode; what stands beforehand goes on standing.
     pub fn release(&mut self, episode: EpisodeId) {
         for told in self.groups.iter_mut().flatten() {
-            if told.holders.remove(episode) {
+            if told.holders.remove(episode) | told.kernel_holders.remove(episode) {
                 let _ = tell_group(&self.maps, told);
             }
         }
@@ -338,15 +377,18 @@ fn disinherit(maps: &Maps, who: ProcessId) {
 
 fn tell_group(maps: &Maps, told: &mut ToldGroup) -> Result<(), Errno> {
     let held = told.holders.any();
-    let GroupStanding { deny, tell } = told.standing;
+    let GroupStanding { deny, tell, kernel_deny, kernel_tell } = told.standing;
     let tell = deny.into_iter().chain(tell).min();
     let deny = if held { Some(Bytes(0)) } else { deny };
-    let wanted = (deny.is_some() || tell.is_some() || told.high.is_some()).then_some(GroupLimit {
+    let kernel_tell = kernel_deny.into_iter().chain(kernel_tell).min();
+    let kernel = if told.kernel_holders.any() { Some(Bytes(0)) } else { kernel_deny };
+    let usage = deny.is_some() || tell.is_some() || told.high.is_some();
+    let wanted = (usage || kernel.is_some() || kernel_tell.is_some()).then_some(GroupLimit {
         level: told.level,
         deny,
         tell,
-        kernel: None,
-        kernel_tell: None,
+        kernel,
+        kernel_tell,
         high: told.high,
         tag: 0,
     });

@@ -8,7 +8,9 @@
 use std::os::fd::OwnedFd;
 use std::time::Duration;
 
-use memgov_decide::decision::{Candidate, DecisionId, Mechanism, Operation, Outcome, Report, Target};
+use memgov_decide::decision::{
+    Candidate, DecisionId, Family, Mechanism, Operation, Outcome, Report, Take, Target,
+};
 use memgov_decide::snapshot::{GroupId, GroupSlot, ProcessId};
 use memgov_decide::units::{Bytes, Time};
 
@@ -45,6 +47,8 @@ struct Victim {
 struct Emptying {
     decision: DecisionId,
     dir: OwnedFd,
+    /// Of these only.
+    family: Option<Family>,
     processes: u32,
     expected: Bytes,
     by: Mechanism,
@@ -70,10 +74,13 @@ impl Kills {
     }
 
     /// Kills the first of the ranking that can be, or the target.
-    pub(super) fn kill(&mut self, kit: &mut Kit, at: &Aim<'_>, whole: bool) -> Outcome {
+    pub(super) fn kill(&mut self, kit: &mut Kit, at: &Aim<'_>, take: Take) -> Outcome {
         self.next = sys::now() + LOOK;
         match at.decision.target {
-            Target::Group(id, slot) if whole => self.kill_group(kit, at, id, slot),
+            Target::Group(id, slot) if take == Take::Whole => self.kill_group(kit, at, id, slot),
+            Target::Group(id, slot) if let Take::Family(family) = take => {
+                self.kill_family(kit, at, id, slot, family)
+            }
             Target::Group(..) => self.kill_ranked(kit, at),
             Target::Process(..) if at.decision.ranking.iter().next().is_some() => self.kill_ranked(kit, at),
             Target::Process(who, slot) => {
@@ -165,23 +172,71 @@ impl Kills {
             tally.reached = u32::try_from(kit.sweep.pids().len()).unwrap_or(u32::MAX);
             release_memory(kit);
         } else {
-            kill_swept(kit, &mut tally);
+            kill_swept(kit, &mut tally, None);
             // Those born meanwhile. The dying are still listed, so only the first round counts.
             for _ in 1..ROUNDS {
-                if at.sweep_group(kit, id, slot).is_err() || kill_swept(kit, &mut Tally::default()) == 0 {
+                if at.sweep_group(kit, id, slot).is_err() || kill_swept(kit, &mut Tally::default(), None) == 0
+                {
                     break;
                 }
             }
         }
         if tally.reached > 0 && self.groups.len() < self.groups.capacity() {
             let (decision, since) = (at.decision.id, sys::now());
-            self.groups.push(Emptying { decision, dir: kept, processes: tally.reached, expected, by, since });
+            let (family, processes) = (None, tally.reached);
+            self.groups.push(Emptying { decision, dir: kept, family, processes, expected, by, since });
         }
         if tally.reached == 0 && tally.failure.is_none() {
             // Everybody in it is protected.
             return Outcome::Withheld;
         }
         tally.outcome(by)
+    }
+
+    /// Everybody of the family, until a round finds nobody: those born meanwhile are of it too.
+    fn kill_family(
+        &mut self,
+        kit: &mut Kit,
+        at: &Aim<'_>,
+        id: GroupId,
+        slot: GroupSlot,
+        family: Family,
+    ) -> Outcome {
+        let kept = at.group(id, slot).and_then(|dir| {
+            freeze::open_group(dir.dir(), c".").map_err(|errno| missing(Operation::ListProcesses, errno))
+        });
+        let dir = match kept {
+            Ok(dir) => dir,
+            Err(outcome) => return outcome,
+        };
+        let mut tally = Tally::default();
+        for round in 0..ROUNDS {
+            if let Err(outcome) = at.sweep_group(kit, id, slot) {
+                return if round == 0 { outcome } else { tally.outcome(Mechanism::Pidfd) };
+            }
+            // The dying are still listed, so only the first round counts.
+            let mut again = Tally::default();
+            let counted = if round == 0 { &mut tally } else { &mut again };
+            if kill_swept(kit, counted, Some(family)) == 0 {
+                break;
+            }
+        }
+        if tally.reached == 0 && tally.failure.is_none() {
+            return Outcome::Gone;
+        }
+        if tally.reached > 0 && self.groups.len() < self.groups.capacity() {
+            let expected = at.decision.ranking.iter().fold(Bytes(0), |sum, c| sum + c.rss);
+            self.groups.push(Emptying {
+                decision: at.decision.id,
+                dir,
+                family: Some(family),
+                processes: tally.reached,
+                expected,
+                by: Mechanism::Pidfd,
+                since: sys::now(),
+            });
+        }
+        tally.outcome(Mechanism::Pidfd)
     }
 
     /// When [`Kills::tick`] must be called next.
@@ -227,20 +282,21 @@ fn empty(kit: &mut Kit, group: &mut Emptying, now: Time) -> Option<Outcome> {
     if kit.sweep.collect(std::os::fd::AsFd::as_fd(&group.dir)).is_err() {
         return Some(dead(group.processes));
     }
-    if kill_swept(kit, &mut Tally::default()) == 0 {
+    if kill_swept(kit, &mut Tally::default(), group.family) == 0 {
         return Some(dead(group.processes));
     }
     (now.since(group.since) >= PATIENCE).then_some(refused(Operation::SendSignal, Errno::TIMEDOUT))
 }
 
-/// Kills each of the last sweep that may be and is not dying; returns how many.
-fn kill_swept(kit: &mut Kit, tally: &mut Tally) -> u32 {
+/// Kills each of the last sweep (of the family, if one is given) that may be and is not dying; returns how many.
+fn kill_swept(kit: &mut Kit, tally: &mut Tally, family: Option<Family>) -> u32 {
     let mut killed = 0;
     let mut buffer = [0; proc::STAT_BUFFER];
     for i in 0..kit.sweep.pids().len() {
         let pid = kit.sweep.pids()[i];
         let Ok(stat) = proc::read_stat(pid, &mut buffer) else { continue };
-        if stat.has_ended() || spared(kit, &stat) {
+        let is_of = |family| Family { session: stat.session, comm: stat.comm } == family;
+        if stat.has_ended() || !family.is_none_or(is_of) || spared(kit, &stat) {
             continue;
         }
         let done =

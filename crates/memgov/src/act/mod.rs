@@ -6,6 +6,7 @@
 
 mod brake;
 mod deny;
+mod group_limit;
 mod guard;
 mod guardian;
 mod inside;
@@ -13,6 +14,7 @@ mod kill;
 pub mod ledger;
 mod limits;
 mod paths;
+mod pids;
 mod rehearsal;
 mod signal;
 mod slow;
@@ -21,7 +23,7 @@ mod sweep;
 
 pub use deny::DeniedView;
 pub use guardian::{Guardian, Heart, Post, stand_guard};
-pub use inside::{Inside, Refused, SWEPT};
+pub use inside::{Inside, Of, Refused, SWEPT};
 pub use ledger::{Ledger, Leftover, Undone, Verdict};
 pub use rehearsal::Finding;
 pub use slow::SlowedView;
@@ -29,7 +31,7 @@ pub use slow::SlowedView;
 use memgov_decide::decision::{
     Decision, EpisodeId, Mechanism, Operation, Order, Outcome, Phase, Report, Target,
 };
-use memgov_decide::policy::ProcessMatch;
+use memgov_decide::policy::{Kinds, Meter, ProcessMatch};
 use memgov_decide::snapshot::{GroupId, GroupSlot, ProcessId, Snapshot};
 use memgov_decide::units::Time;
 
@@ -92,6 +94,8 @@ const SIGKILL: u8 = 9;
 pub struct Actor {
     kit: Kit,
     denials: deny::Denials,
+    /// Groups that may have no more processes.
+    caps: pids::Caps,
     slowdowns: slow::Slowdowns,
     kills: kill::Kills,
     /// Enforcement inside the kernel, where there is any.
@@ -115,6 +119,8 @@ pub enum HoldView {
     Denied(DeniedView),
     /// A group or process that runs only part of the time.
     Slowed(SlowedView),
+    /// A group that may have no more processes.
+    Capped(GroupId),
 }
 
 impl HoldView {
@@ -123,6 +129,7 @@ impl HoldView {
         match self {
             Self::Denied(_) => deny::BY,
             Self::Slowed(slowed) => slowed.by,
+            Self::Capped(_) => Mechanism::PidsMax,
         }
     }
 }
@@ -139,6 +146,7 @@ impl Actor {
                 sweep: Sweep::with_capacity(options.max_processes),
             },
             denials: deny::Denials::with_capacity(options.max_holds),
+            caps: pids::Caps::new(),
             slowdowns,
             kills: kill::Kills::new(),
             inside: None,
@@ -162,31 +170,62 @@ impl Actor {
         let at = Aim { decision, snap, groups };
         match decision.order {
             Order::Record | Order::Relieved => Outcome::Nothing,
+            Order::Deny { phase, meter: Meter::Kernel } => self.deny_kernel(&at, phase),
             Order::Deny { phase, meter } => {
                 let mut tally = Tally::default();
+                let kinds = if let Meter::Rss(kinds) = meter { kinds } else { Kinds::default() };
                 let inside = phase != Phase::End && self.deny_inside(&at);
-                let refusal = if inside { Refusal::Locks } else { Refusal::Mappings(meter) };
+                let refusal = if inside { Refusal::Locks } else { Refusal::Mappings(kinds) };
                 let gone = self.deny(&at, phase, refusal, &mut tally);
                 gone.unwrap_or_else(|| tally.outcome(if inside { Mechanism::Bpf } else { deny::BY }))
             }
             Order::Slow { phase: Phase::End, .. } => self.slowdowns.release(&mut self.kit, decision.episode),
             Order::Slow { share, .. } => self.slowdowns.hold(&mut self.kit, &at, share),
+            Order::Freeze { phase: Phase::End } => self.slowdowns.release(&mut self.kit, decision.episode),
+            Order::Freeze { .. } => self.slowdowns.hold(&mut self.kit, &at, slow::FROZEN),
             Order::Signal { signal } => {
                 self.sent_inside(&at, signal).unwrap_or_else(|| signal::send(&mut self.kit, &at, signal))
             }
-            Order::Kill { whole } => {
+            Order::Kill { take } => {
                 let outcome = match self.killed_inside(&at) {
                     Some(who) => {
                         let expected = decision.ranking.iter().next().map_or(Default::default(), |c| c.rss);
                         self.kills.see_die(decision.id, who, expected)
                     }
-                    None => self.kills.kill(&mut self.kit, &at, whole),
+                    None => self.kills.kill(&mut self.kit, &at, take),
                 };
                 // A v1 freezer keeps even the killed from dying.
                 self.slowdowns.let_die(&mut self.kit, sys::now());
                 outcome
             }
         }
+    }
+
+    /// Refuses kernel memory: the kernel in each call that asks for it, else from outside new processes and threads at least.
+    fn deny_kernel(&mut self, at: &Aim<'_>, phase: Phase) -> Outcome {
+        let (Target::Group(id, slot), episode) = (at.decision.target, at.decision.episode) else {
+            return refused(Operation::PidsMax, Errno::OPNOTSUPP);
+        };
+        if phase == Phase::End {
+            if let Some(inside) = &mut self.inside {
+                inside.release(episode);
+            }
+            let mut tally = Tally::default();
+            self.caps.release(&mut self.kit, episode, &mut tally);
+            return tally.outcome(Mechanism::PidsMax);
+        }
+        let level = at.snap.group(slot).map_or(0, |row| self.kit.layout.level_of(&row.path));
+        if let Some(inside) = self.inside.as_mut().filter(|inside| inside.counts)
+            && inside.hold_kernel(id, slot, level, episode).is_ok()
+        {
+            if let Err(outcome) = at.sweep_group(&mut self.kit, id, slot) {
+                return outcome;
+            }
+            self.exempt_protected(Refusal::Locks);
+            let processes = u32::try_from(self.kit.sweep.pids().len()).unwrap_or(u32::MAX);
+            return Tally { reached: processes, ..Tally::default() }.outcome(Mechanism::Bpf);
+        }
+        self.caps.hold(&mut self.kit, at, id, slot)
     }
 
     /// Has the kernel refuse mappings; whether it does.
@@ -301,6 +340,7 @@ impl Actor {
         }
         self.slowdowns.release_all(&mut self.kit, &mut tally);
         self.denials.release_all(&mut self.kit, &mut tally);
+        self.caps.release_all(&mut self.kit, &mut tally);
         Released { count: tally.reached, failed: tally.refused }
     }
 
@@ -312,7 +352,8 @@ impl Actor {
     /// Who is held at this moment.
     pub fn holds(&self) -> impl Iterator<Item = HoldView> {
         let slowed = self.slowdowns.views().map(HoldView::Slowed);
-        self.denials.views().map(HoldView::Denied).chain(slowed)
+        let capped = self.caps.views().map(HoldView::Capped);
+        self.denials.views().map(HoldView::Denied).chain(slowed).chain(capped)
     }
 
     /// The ledger, for the guardian and status.

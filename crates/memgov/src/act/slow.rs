@@ -32,6 +32,8 @@ const MOST_TRIES: u16 = 250;
 /// Hold groups, stopped processes and frozen groups for each slowdown, on average.
 const BRAKES_EACH: usize = 8;
 const WHOLE: u64 = 1000;
+/// The share of what is frozen.
+pub const FROZEN: u16 = 0;
 
 /// One slowdown.
 #[derive(Clone, Copy, Debug)]
@@ -168,7 +170,8 @@ impl Slowdowns {
         if slowed.share != share {
             slowed.share = share;
             let slice = if slowed.running { run_slice(share) } else { MOST_STOP };
-            slowed.next = slowed.next.min(slowed.since + slice);
+            let next = slowed.next.min(slowed.since + slice);
+            slowed.next = if share == FROZEN && !slowed.running { Time::FAR } else { next };
         }
     }
 
@@ -437,7 +440,8 @@ impl Slowdowns {
         // From what it has really run, however late this is: so the share holds on a busy machine too.
         let slice =
             if stop { stop_slice(slowed.share, now.since(slowed.since)) } else { run_slice(slowed.share) };
-        (slowed.running, slowed.since, slowed.next) = (!stop, now, now + slice);
+        let next = if stop && slowed.share == FROZEN { Time::FAR } else { now + slice };
+        (slowed.running, slowed.since, slowed.next) = (!stop, now, next);
         let episode = slowed.episode;
         for b in (0..self.brakes.len()).rev() {
             let brake = &mut self.brakes[b];

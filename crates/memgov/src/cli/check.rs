@@ -5,7 +5,7 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use clap::Args;
-use memgov_decide::policy::{Action, Over, Rule, Scope, Victim};
+use memgov_decide::policy::{Action, Meter, Over, Rule, Scope, Victim};
 use serde::Serialize;
 
 use super::output;
@@ -190,10 +190,17 @@ fn needs(rule: &Rule, virtual_high: bool) -> Vec<&'static str> {
     if matches!(rule.when.group, Some(Over::High { .. })) && !virtual_high {
         needs.push("high");
     }
+    let kernel = rule.when.meter() == Meter::Kernel;
+    if kernel {
+        needs.push("kernel-meter");
+    }
     for step in &rule.steps {
         let need = match step.action {
             Action::Record => continue,
+            Action::Deny if kernel => "deny-kernel",
             Action::Deny => "deny",
+            Action::Freeze if each_process => "slow-process",
+            Action::Freeze => "slow-group",
             Action::Slow(_) if each_process => "slow-process",
             Action::Slow(_) => "slow-group",
             Action::Kill { victim: Victim::Group } if !each_process => "kill-group",

@@ -29,7 +29,8 @@ It is gone with the group, or with the daemon. You may set groups delegated to y
 
   memgov set --group /hosting.slice/a --over high+8MiB --do deny,kill@10s
   memgov set --group /hosting.slice/a --over 512MiB --do signal:SIGUSR1,slow:60s@2s,kill:largest@20s
-  memgov set --group /hosting.slice/a --meter rss.anon --over 64MiB --do deny")]
+  memgov set --group /hosting.slice/a --meter rss.anon --over 64MiB --do deny
+  memgov set --group /hosting.slice/a --meter kernel --over 16MiB --do deny,freeze@2s,kill:largest@5s")]
 pub(crate) struct Set {
     #[command(flatten)]
     target: Target,
@@ -82,10 +83,10 @@ pub(crate) struct RuleArgs {
     /// The line: 64MiB, high, high+8MiB.
     #[arg(long, value_name = "LINE")]
     pub(crate) over: Option<String>,
-    /// What happens, step by step: record, deny, slow, signal:NAME, kill.
+    /// What happens, step by step: record, deny, slow, freeze, signal:NAME, kill.
     #[arg(long = "do", value_name = "STEPS", value_delimiter = ',')]
     pub(crate) steps: Vec<String>,
-    /// usage of the group, or rss.anon, rss.file, rss.shmem (or a sum) of each process in it [default: usage].
+    /// usage or kernel (its kernel memory) of the group, or rss.anon, rss.file, rss.shmem (or a sum) of each process in it [default: usage].
     #[arg(long)]
     pub(crate) meter: Option<String>,
     /// With an rss meter: the group must be over this too.

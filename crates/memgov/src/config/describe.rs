@@ -4,8 +4,8 @@ use std::fmt::Write;
 use std::time::Duration;
 
 use memgov_decide::policy::{
-    Action, Condition, DEFAULT_BAND, GroupPolicy, MAX_DEFAULT_BAND, Over, Pattern, ProcessMatch, Rule, Scope,
-    Step, Victim,
+    Action, Condition, DEFAULT_BAND, GroupPolicy, MAX_DEFAULT_BAND, Meter, Over, Pattern, ProcessMatch, Rule,
+    Scope, Step, Victim,
 };
 use memgov_decide::units::{Bytes, Limit};
 
@@ -21,7 +21,7 @@ pub fn rule(rule: &Rule) -> String {
             text.push_str("; ");
         }
         let _ = write!(text, "{}", when(i, step.after));
-        text.push_str(&action(&step.action, target(&rule.scope, &rule.when)));
+        text.push_str(&action(&step.action, rule.when.meter(), target(&rule.scope, &rule.when)));
     }
     let _ = write!(text, ". {}", relief(rule));
     text
@@ -71,7 +71,7 @@ fn matching(processes: &ProcessMatch) -> String {
 
 fn line(over: Over) -> String {
     match over {
-        Over::Amount(bytes) => bytes.to_string(),
+        Over::Amount(bytes) | Over::Kernel(bytes) => bytes.to_string(),
         Over::High { plus: Bytes(0) } => "memory.high".into(),
         Over::High { plus } => format!("memory.high + {plus}"),
     }
@@ -79,6 +79,7 @@ fn line(over: Over) -> String {
 
 fn condition(rule: &Rule) -> String {
     let group = match rule.scope {
+        Scope::Groups(_) if rule.when.meter() == Meter::Kernel => "its kernel memory",
         Scope::Groups(_) if rule.when.rss.is_none() => "its usage",
         _ => "its group's usage",
     };
@@ -105,9 +106,13 @@ fn when(index: usize, after: Duration) -> String {
     }
 }
 
-fn action(action: &Action, target: &str) -> String {
+fn action(action: &Action, meter: Meter, target: &str) -> String {
     match action {
         Action::Record => "record it".into(),
+        Action::Deny if meter == Meter::Kernel => {
+            format!("refuse {target} whatever takes kernel memory (fork, files, directories, sockets)")
+        }
+        Action::Freeze => format!("freeze {target}"),
         Action::Deny => format!("refuse {target} more memory (ENOMEM)"),
         Action::Slow(slow) => {
             let floor = f32::from(slow.floor) / 10.0;
@@ -121,19 +126,24 @@ fn action(action: &Action, target: &str) -> String {
             format!("send {target} {}{again}", signals::name(*signal))
         }
         Action::Kill { victim: Victim::Group } => format!("kill {target}"),
+        Action::Kill { victim: Victim::Largest } if meter == Meter::Kernel => {
+            "kill the processes of one name and session that hold most of it".into()
+        }
         Action::Kill { victim: Victim::Largest } => "kill its largest process".into(),
     }
 }
 
 fn relief(rule: &Rule) -> String {
-    let lasting =
-        rule.steps.iter().any(|Step { action, .. }| matches!(action, Action::Deny | Action::Slow(_)));
+    let lasting = rule
+        .steps
+        .iter()
+        .any(|Step { action, .. }| matches!(action, Action::Deny | Action::Freeze | Action::Slow(_)));
     let ends = if lasting { "Undone" } else { "Over" };
     let band = |line: Bytes| Bytes(line.0 / DEFAULT_BAND).min(MAX_DEFAULT_BAND);
     match (rule.until, rule.when.rss, rule.when.group) {
         (Some(until), ..) => format!("{ends} at or under {until}."),
         (None, Some(rss), _) => format!("{ends} at or under {}.", rss.over.saturating_sub(band(rss.over))),
-        (None, None, Some(Over::Amount(at))) => {
+        (None, None, Some(Over::Amount(at) | Over::Kernel(at))) => {
             format!("{ends} at or under {}.", at.saturating_sub(band(at)))
         }
         _ => format!("{ends} when 1/{DEFAULT_BAND} of the line (at most {MAX_DEFAULT_BAND}) below it."),

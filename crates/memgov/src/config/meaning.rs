@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 
 use memgov_decide::policy::{
-    Action, Condition, GroupPolicy, KillBudget, MAX_RULES, MAX_STEPS, Pace, Pattern, Policy, ProcessMatch,
-    RssOver, Rule, Scope, Step, Victim,
+    Action, Condition, GroupPolicy, KillBudget, MAX_RULES, MAX_STEPS, Meter, Over, Pace, Pattern, Policy,
+    ProcessMatch, RssOver, Rule, Scope, Step, Victim,
 };
 
 use super::error::{At, Findings, Place};
@@ -12,7 +12,7 @@ use super::never;
 use super::passwd::Users;
 use super::settings::{self, Settings};
 use super::text::{File, GroupText, MatchText, RuleText, StepText};
-use super::words::{self, Meter};
+use super::words;
 
 /// The meaning of all files together. What is wrong is in `findings`, and the result is then not to be used.
 pub(crate) fn of(files: &[File], users: &Users, findings: &mut Findings<'_>) -> (Policy, Settings) {
@@ -119,7 +119,7 @@ fn rule(name: String, text: &RuleText, users: &Users, findings: &mut Findings<'_
     if let (Some(until), Some(typed)) = (until, &text.until) {
         findings.check(typed.at, words::until_fits(until, &when));
     }
-    notes(text, &steps, findings);
+    notes(text, meter, &steps, findings);
     Some(Rule { name, scope, when, until, steps, log: text.log.as_ref().is_none_or(|l| l.it) })
 }
 
@@ -168,6 +168,24 @@ fn condition(text: &RuleText, meter: Meter, findings: &mut Findings<'_>) -> Opti
             }
             let group = findings.check(over.at, words::line(&over.it))?;
             Some(Condition { group: Some(group), rss: None })
+        }
+        Meter::Kernel => {
+            if text.processes.is_some() {
+                let help = "groups = \"/hosting.slice/*\" instead of `processes`".to_owned();
+                let message = "`kernel` is a group's: what a process holds of it nobody counts";
+                findings.error_with(over.at, message, Some(help));
+                return None;
+            }
+            if let Some(extra) = &text.group_over {
+                findings.error(extra.at, "`group-over` goes with an rss meter");
+            }
+            if over.it.trim_start().starts_with("high") {
+                let message = "`high` is a line for a group's usage; kernel memory has no such file";
+                findings.error_with(over.at, message, Some("over = \"256MiB\"".to_owned()));
+                return None;
+            }
+            let line = findings.check(over.at, words::size(&over.it))?;
+            Some(Condition { group: Some(Over::Kernel(line)), rss: None })
         }
         Meter::Rss(kinds) => {
             let group = text.group_over.as_ref().map(|t| findings.check(t.at, words::line(&t.it)));
@@ -220,9 +238,10 @@ fn steps(text: &RuleText, each_process: bool, findings: &mut Findings<'_>) -> Op
 }
 
 /// What is allowed and may surprise.
-fn notes(text: &RuleText, steps: &[Step], findings: &mut Findings<'_>) {
+fn notes(text: &RuleText, meter: Option<Meter>, steps: &[Step], findings: &mut Findings<'_>) {
     let Some(typed) = &text.steps else { return };
-    let denies = steps.iter().any(|s| s.action == Action::Deny);
+    let kernel = meter == Some(Meter::Kernel);
+    let denies = !kernel && steps.iter().any(|s| s.action == Action::Deny);
     if denies && steps.iter().all(|s| matches!(s.action, Action::Deny | Action::Record)) {
         let message =
             "`deny` refuses new mappings; touching memory mapped before passes nothing that could refuse it";

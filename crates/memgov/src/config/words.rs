@@ -4,7 +4,7 @@
 
 use std::time::Duration;
 
-use memgov_decide::policy::{Action, Condition, Kinds, Over, Pattern, Slow, Step, Victim};
+use memgov_decide::policy::{Action, Condition, Kinds, Meter, Over, Pattern, Slow, Step, Victim};
 use memgov_decide::units::{Bytes, Limit, QuantityError};
 
 use super::signals;
@@ -14,23 +14,14 @@ use super::text::none_of;
 /// What can be given with an action.
 pub const STEP_KEYS: &[&str] = &["after", "signal", "repeat", "victim", "budget", "floor"];
 /// Actions of this version.
-pub const ACTIONS: &[&str] = &["record", "deny", "slow", "signal", "kill"];
-const LATER_ACTIONS: &[&str] = &["reclaim", "lend", "freeze", "ask", "hook", "squeeze", "shrink"];
-const METERS: &[&str] = &["usage", "rss.anon", "rss.file", "rss.shmem"];
-const LATER_METERS: &[&str] = &["kernel", "sockets", "oom", "pressure", "swap"];
+pub const ACTIONS: &[&str] = &["record", "deny", "slow", "freeze", "signal", "kill"];
+const LATER_ACTIONS: &[&str] = &["reclaim", "lend", "ask", "hook", "squeeze", "shrink"];
+const METERS: &[&str] = &["usage", "kernel", "rss.anon", "rss.file", "rss.shmem"];
+const LATER_METERS: &[&str] = &["sockets", "oom", "pressure", "swap"];
 /// A step that is not the first waits so long for the one before it.
 pub const DEFAULT_AFTER: Duration = Duration::from_secs(1);
 /// Longer than this is a slip of the pen, and would overflow clocks.
 const LONGEST: Duration = Duration::from_secs(366 * 24 * 3600);
-
-/// What a rule measures.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Meter {
-    /// `usage` of a group.
-    Usage,
-    /// The sum of these kinds of a process.
-    Rss(Kinds),
-}
 
 /// An amount of memory, unit required.
 ///
@@ -78,7 +69,7 @@ pub const NO_VICTIM: &str = "this rule meets single processes: there is no victi
 pub fn until_fits(until: Bytes, when: &Condition) -> Result<(), String> {
     let line = match (when.rss, when.group) {
         (Some(rss), _) => rss.over,
-        (None, Some(Over::Amount(line))) => line,
+        (None, Some(Over::Amount(line) | Over::Kernel(line))) => line,
         _ => return Ok(()),
     };
     if until <= line {
@@ -90,19 +81,22 @@ pub fn until_fits(until: Bytes, when: &Condition) -> Result<(), String> {
 /// As [`line()`] reads it.
 pub fn line_text(over: Over) -> String {
     match over {
-        Over::Amount(bytes) => bytes.to_string(),
+        Over::Amount(bytes) | Over::Kernel(bytes) => bytes.to_string(),
         Over::High { plus: Bytes(0) } => "high".into(),
         Over::High { plus } => format!("high+{plus}"),
     }
 }
 
-/// `usage`, or kinds of RSS joined by `+`.
+/// `usage` or `kernel` of a group, or kinds of RSS joined by `+`.
 ///
 /// # Errors
 /// Names the meters there are.
 pub fn meter(text: &str) -> Result<Meter, String> {
     if text.trim() == "usage" {
         return Ok(Meter::Usage);
+    }
+    if text.trim() == "kernel" {
+        return Ok(Meter::Kernel);
     }
     if text.trim() == "rss" {
         let all = "rss.anon+rss.file+rss.shmem";
@@ -114,7 +108,9 @@ pub fn meter(text: &str) -> Result<Meter, String> {
             "rss.anon" => &mut kinds.anon,
             "rss.file" => &mut kinds.file,
             "rss.shmem" => &mut kinds.shmem,
-            "usage" => return Err("`usage` is a group's and cannot be summed with a process's RSS".into()),
+            group @ ("usage" | "kernel") => {
+                return Err(format!("`{group}` is a group's and cannot be summed with a process's RSS"));
+            }
             other => return Err(none_of("meter", other, METERS, LATER_METERS)),
         };
         if std::mem::replace(kind, true) {
@@ -276,7 +272,7 @@ pub fn step<'a>(
     mut details: impl FnMut(&'static str) -> Option<&'a str>,
 ) -> Result<Step, StepError> {
     let allowed: &[&str] = match action {
-        "record" | "deny" => &["after"],
+        "record" | "deny" | "freeze" => &["after"],
         "slow" => &["after", "budget", "floor"],
         "signal" => &["after", "signal", "repeat"],
         "kill" => &["after", "victim"],
@@ -301,6 +297,7 @@ pub fn step<'a>(
     let action = match action {
         "record" => Action::Record,
         "deny" => Action::Deny,
+        "freeze" => Action::Freeze,
         "slow" => Action::Slow(slow(budget, details("floor"))?),
         "signal" => Action::Signal { signal: signal(details("signal"))?, repeat },
         _ => Action::Kill { victim: victim(details("victim"))? },
@@ -338,7 +335,7 @@ fn victim(word: Option<&str>) -> Result<Victim, StepError> {
 /// An action and the details given with it, keys of [`STEP_KEYS`].
 pub type ShortStep = (String, Vec<(&'static str, String)>);
 
-/// A step as the command line writes it: `deny`, `slow:60s`, `signal:SIGUSR1`, `kill:largest`, each with `@5s` for `after`.
+/// A step as the command line writes it: `deny`, `freeze`, `slow:60s`, `signal:SIGUSR1`, `kill:largest`, each with `@5s` for `after`.
 /// Gives the action and its details.
 ///
 /// # Errors
@@ -355,7 +352,7 @@ pub fn short_step(word: &str) -> Result<ShortStep, String> {
             "slow" => "budget",
             "signal" => "signal",
             "kill" => "victim",
-            "record" | "deny" => return Err(format!("`{action}` takes nothing after `:`")),
+            "record" | "deny" | "freeze" => return Err(format!("`{action}` takes nothing after `:`")),
             other => return Err(none_of("action", other, ACTIONS, LATER_ACTIONS)),
         };
         details.push((key, detail.to_owned()));

@@ -92,9 +92,11 @@ pub(super) fn answer(governing: &mut Governing, request: Request) {
         Request::Needed { reply } => {
             let _ = reply.try_send(super::inside::hooks(governing.governor.stands()));
         }
-        Request::Attached { denies, reply } => {
-            if let Some(inside) = &mut governing.actor.inside {
-                inside.denies = denies;
+        Request::Attached { hooks, reply } => {
+            let Governing { actor, governor, .. } = governing;
+            if let Some(inside) = &mut actor.inside {
+                inside.in_force(hooks);
+                inside.each_uncounted(&mut |slot| governor.pace_hint_event(slot, sys::now()));
             }
             let _ = reply.try_send(());
         }
@@ -219,6 +221,7 @@ pub(super) enum Subject {
 pub(super) fn who_is_held(view: &HoldView) -> Subject {
     match view {
         HoldView::Denied(denied) => Subject::Process(denied.who),
+        HoldView::Capped(id) => Subject::Group(*id),
         HoldView::Slowed(slowed) => match slowed.target {
             memgov_decide::decision::Target::Process(who, _) => Subject::Process(who),
             memgov_decide::decision::Target::Group(id, _) => Subject::Group(id),

@@ -94,8 +94,8 @@ impl Desk {
             return;
         }
         if let Ok(hooks) = self.asker.ask(|reply| Request::Needed { reply }) {
-            let denies = self.attached.require(hooks);
-            let _ = self.asker.ask(|reply| Request::Attached { denies, reply });
+            let hooks = self.attached.require(hooks);
+            let _ = self.asker.ask(|reply| Request::Attached { hooks, reply });
         }
     }
 

@@ -247,7 +247,7 @@ impl Governing {
     fn tell(&mut self) {
         let Self { actor, governor, snap, observer, .. } = self;
         let Some(inside) = actor.inside() else { return };
-        super::inside::tell(inside, observer.layout(), governor, snap);
+        super::inside::tell(inside, observer, governor, snap);
         inside.allow_kills(governor.kill_allowance());
         let version = self.governor.stands_version();
         if version != self.stood && (self.attach)() {

@@ -6,11 +6,12 @@ use std::time::{Duration, SystemTime};
 
 use memgov_decide::decision::{Decision, EpisodeId, Order, Phase, Source, Target};
 use memgov_decide::governor::EpisodeView;
+use memgov_decide::policy::Meter;
 use memgov_decide::snapshot::{GroupId, GroupSlot, Rss};
 use memgov_decide::units::{Bytes, Time};
 
 use super::governing::Governing;
-use crate::act::Refused;
+use crate::act::{Of, Refused};
 use crate::bpf::{Event, EventKind};
 use crate::record::Happening;
 use crate::record::happening::{What, Who};
@@ -55,7 +56,7 @@ impl Governing {
             let event = self.heard[i];
             match event.kind {
                 EventKind::OomEnter | EventKind::OomVictim => self.shortage(&event),
-                EventKind::Denied => self.denial(&event),
+                EventKind::Denied | EventKind::KernelDenied => self.denial(&event),
                 _ => {}
             }
         }
@@ -78,9 +79,9 @@ impl Governing {
     fn denial(&mut self, event: &Event) {
         let Some(target) = self.refused_target(event) else { return };
         let now = self.snap.at;
-        let Some(refused) = self.actor.inside().and_then(|inside| inside.refused(target, now, false)) else {
-            return;
-        };
+        let of = if event.kind == EventKind::KernelDenied { Of::KernelMemory } else { Of::Memory };
+        let inside = self.actor.inside();
+        let Some(refused) = inside.and_then(|inside| inside.refused(target, of, now, false)) else { return };
         self.denied(target, refused, event);
     }
 
@@ -97,23 +98,31 @@ impl Governing {
     fn denied(&mut self, target: Target, refused: Refused, event: &Event) {
         let Some(left_out) = self.happenings.admit(self.snap.at) else { return };
         let running: Option<EpisodeView> = self.governor.episodes().find(|view| view.target == target);
-        let what =
-            What::Denied { calls: refused.calls, more: refused.more, line: event.limit, value: event.usage };
+        let what = What::Denied {
+            calls: refused.calls,
+            more: refused.more,
+            line: event.limit,
+            value: event.usage,
+            kernel: event.kind == EventKind::KernelDenied,
+        };
         let (episode, source) = (running.map(|view| view.id), running.map(|view| view.source));
         self.happen(event, what, episode, source, left_out);
     }
 
     /// Before a refusal ends its counter may go with it: what is not in the record yet.
     pub fn last_refused(&mut self, decision: &Decision) -> Option<Refused> {
-        let Order::Deny { phase: Phase::End, .. } = decision.order else { return None };
+        let Order::Deny { phase: Phase::End, meter } = decision.order else { return None };
+        let of = if meter == Meter::Kernel { Of::KernelMemory } else { Of::Memory };
         let now = self.snap.at;
-        self.actor.inside()?.refused(decision.target, now, true)
+        self.actor.inside()?.refused(decision.target, of, now, true)
     }
 
     /// Puts down, with its end, how much an episode refused.
     pub fn tell_refused(&mut self, decision: &Decision, refused: Refused) {
         let Some(left_out) = self.happenings.admit(self.snap.at) else { return };
-        let what = What::Denied { calls: refused.calls, more: refused.more, line: Bytes(0), value: Bytes(0) };
+        let kernel = matches!(decision.order, Order::Deny { meter: Meter::Kernel, .. });
+        let Refused { calls, more } = refused;
+        let what = What::Denied { calls, more, line: Bytes(0), value: Bytes(0), kernel };
         let mut about = nobody(self.snap.at);
         match decision.target {
             Target::Group(id, _) => about.group = id,

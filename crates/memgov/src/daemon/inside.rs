@@ -10,7 +10,7 @@ use memgov_decide::snapshot::{GroupSlot, ProcessSlot, Snapshot};
 use rustix::fd::{AsFd as _, OwnedFd};
 
 use super::{exemptions, say};
-use crate::act::{Inside, SWEPT};
+use crate::act::{GroupDirs as _, Inside, SWEPT};
 use crate::bpf::{self, Attachments, Events, GroupPass, Hook, Hooks, How};
 use crate::config::{Settings, Tier};
 use crate::kernel::{Layout, proc};
@@ -109,16 +109,24 @@ pub(super) fn exempt(inside: &Inside, pids: &[u32]) {
 
 /// The programs that serve what is asked for.
 pub(super) fn hooks(stands: Stands) -> Hooks {
-    let wanted = [(stands.deny, Hook::Deny), (stands.usage, Hook::Charge), (stands.rss, Hook::Rss)];
+    let wanted = [
+        (stands.deny, Hook::Deny),
+        (stands.usage, Hook::Charge),
+        (stands.rss, Hook::Rss),
+        (stands.kernel, Hook::Kernel),
+    ];
     let hooks: Hooks = wanted.into_iter().filter(|(wanted, _)| *wanted).map(|(_, hook)| hook).collect();
     // Whoever is governed wants to know what the kernel took besides; it costs nothing until memory is short.
     if hooks.is_empty() { hooks } else { hooks.with(Hook::Oom) }
 }
 
 /// Tells the kernel of rows that this tick has read anew.
-pub(super) fn tell(inside: &mut Inside, layout: &Layout, governor: &Governor, snap: &Snapshot) {
+pub(super) fn tell(inside: &mut Inside, observer: &Observer, governor: &Governor, snap: &Snapshot) {
     for &slot in &snap.fresh_groups {
-        tell_group(inside, layout, governor, snap, slot);
+        tell_group(inside, observer.layout(), governor, snap, slot);
+        if let (Some(row), Some(dir)) = (snap.group(slot).filter(|row| !row.gone), observer.dir(slot)) {
+            inside.count_kernel(slot, row.id, dir, snap.at);
+        }
     }
     for &slot in &snap.fresh_processes {
         tell_process(inside, governor, snap, slot);
@@ -171,10 +179,10 @@ impl Attached {
         }
     }
 
-    /// Attaches what is needed and detaches what is not. Whether calls that allocate are refused now.
-    pub fn require(&self, hooks: Hooks) -> bool {
+    /// Attaches what is needed and detaches what is not. What of it is in force now.
+    pub fn require(&self, hooks: Hooks) -> Hooks {
         let mut attachments = self.attachments.lock().unwrap_or_else(PoisonError::into_inner);
-        let Some(attachments) = attachments.as_mut() else { return false };
+        let Some(attachments) = attachments.as_mut() else { return Hooks::default() };
         if let Err(error) = attachments.require(hooks) {
             say(&format!("memgov: enforcement inside the kernel: {error}; it is done from outside"));
         }
@@ -185,7 +193,7 @@ impl Attached {
                 say(&format!("memgov: {}: {why}", hook.name));
             }
         }
-        hooks.has(Hook::Deny) && attachments.in_force().has(Hook::Deny)
+        attachments.in_force()
     }
 
     /// For `status`.
@@ -229,7 +237,7 @@ mod tests {
 
     #[test]
     fn each_need_has_its_hook() {
-        let stands = Stands { deny: true, usage: false, rss: true };
+        let stands = Stands { deny: true, rss: true, ..Stands::default() };
         let hooks = hooks(stands);
         assert!(hooks.has(Hook::Deny) && hooks.has(Hook::Rss) && !hooks.has(Hook::Charge));
         assert!(super::hooks(Stands::default()).is_empty());

@@ -303,7 +303,7 @@ impl Started {
         if let Some(inside) = &mut actor.inside {
             inside.renew(sys::now());
             *stood = governor.stands_version();
-            inside.denies = self.desk.attached.require(inside::hooks(governor.stands()));
+            inside.in_force(self.desk.attached.require(inside::hooks(governor.stands())));
         }
     }
 

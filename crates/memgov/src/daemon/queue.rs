@@ -60,9 +60,9 @@ pub(super) enum Request {
     Needed {
         reply: Reply<crate::bpf::Hooks>,
     },
-    /// The programs that were asked for are attached, or others are gone; whether calls that allocate are refused by them.
+    /// The programs that were asked for are attached, or others are gone; what of it is in force.
     Attached {
-        denies: bool,
+        hooks: crate::bpf::Hooks,
         reply: Reply<()>,
     },
     /// Another guardian has taken the place of one that died.

@@ -63,7 +63,9 @@ pub(super) fn hold(held: &mut Held) -> wire::HoldStatus {
     };
     let (action, share) = match &held.view {
         HoldView::Denied(_) => ("deny", None),
+        HoldView::Slowed(slowed) if slowed.share == 0 => ("freeze", None),
         HoldView::Slowed(slowed) => ("slow", Some(slowed.share)),
+        HoldView::Capped(_) => ("deny", None),
     };
     wire::HoldStatus {
         target: event::target(target, &held.names),

@@ -10,14 +10,15 @@ use std::path::Path;
 
 /// A number as text, without the allocator.
 pub(crate) struct Decimal {
-    digits: [u8; 10],
+    digits: [u8; 20],
     at: usize,
 }
 
 impl Decimal {
     /// Its decimal digits.
-    pub(crate) fn new(mut n: u32) -> Self {
-        let mut text = Self { digits: [0; 10], at: 10 };
+    pub(crate) fn new(n: impl Into<u64>) -> Self {
+        let mut n = n.into();
+        let mut text = Self { digits: [0; 20], at: 20 };
         loop {
             text.at -= 1;
             text.digits[text.at] = b"0123456789"[(n % 10) as usize];

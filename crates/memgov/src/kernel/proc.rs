@@ -3,7 +3,7 @@
 
 use super::layout::{Controller, Layout, group_of, visible};
 use super::{Errno, file, text};
-use memgov_decide::snapshot::{ProcessId, Rss};
+use memgov_decide::snapshot::{KernelShare, Process, ProcessId, Rss};
 use memgov_decide::units::Bytes;
 use rustix::fd::OwnedFd;
 use std::ffi::{CStr, OsString};
@@ -31,6 +31,8 @@ pub struct Stat {
     pub state: u8,
     /// The parent; 0 for those without.
     pub ppid: u32,
+    /// Its session; 0 for kernel threads.
+    pub session: u32,
     /// A kernel thread.
     pub kernel_thread: bool,
     /// Start time in clock ticks since boot.
@@ -68,6 +70,10 @@ pub struct Status {
     pub uids: Option<[u32; 4]>,
     /// Resident memory by kind.
     pub rss: Rss,
+    /// `Threads`, `VmPTE`, `FDSize`.
+    pub kernel: KernelShare,
+    /// `NSsid`, as this pid namespace has it.
+    pub session: Option<u32>,
     /// `VmSize`: what RLIMIT_AS limits.
     pub vm_size: Option<Bytes>,
     /// `VmData`: nearly what RLIMIT_DATA limits.
@@ -110,10 +116,11 @@ pub fn parse_stat(text: &[u8]) -> Option<Stat> {
         _ => return None,
     };
     let ppid = text::number32(fields.next()?)?; // field 4
-    let flags = text::number(fields.nth(4)?)?; // field 9
+    let session = text::number32(fields.nth(1)?)?; // field 6
+    let flags = text::number(fields.nth(2)?)?; // field 9
     let threads = text::number32(fields.nth(10)?)?; // field 20
     let start = text::number(fields.nth(1)?)?; // field 22
-    Some(Stat { pid, comm, state, ppid, kernel_thread: flags & PF_KTHREAD != 0, start, threads })
+    Some(Stat { pid, comm, state, ppid, session, kernel_thread: flags & PF_KTHREAD != 0, start, threads })
 }
 
 /// Parses `/proc/PID/status`.
@@ -126,6 +133,12 @@ pub fn parse_status(text: &[u8]) -> Status {
 }
 
 impl Status {
+    /// Takes over what a reading says of a process.
+    pub fn fill(&self, process: &mut Process) {
+        (process.rss, process.kernel, process.session) = (self.rss, self.kernel, self.session);
+        process.uid = self.uids.map(|uids| uids[0]).or(process.uid);
+    }
+
     /// Takes what one line says. The kernel escapes newlines in `Name:`, so no process can write lines of its own here.
     fn absorb(&mut self, line: &[u8]) {
         let Some(colon) = line.iter().position(|&b| b == b':') else { return };
@@ -137,6 +150,10 @@ impl Status {
             b"RssAnon" => self.rss.anon = parse_kib(value),
             b"RssFile" => self.rss.file = parse_kib(value),
             b"RssShmem" => self.rss.shmem = parse_kib(value),
+            b"VmPTE" => self.kernel.page_tables = parse_kib(value),
+            b"Threads" => self.kernel.threads = text::words(value).next().and_then(text::number32),
+            b"FDSize" => self.kernel.descriptors = text::words(value).next().and_then(text::number32),
+            b"NSsid" => self.session = text::words(value).next().and_then(text::number32),
             b"VmSize" => self.vm_size = parse_kib(value),
             b"VmData" => self.vm_data = parse_kib(value),
             b"VmLck" => self.vm_locked = parse_kib(value),

@@ -99,6 +99,8 @@ impl GroupRows {
             return Ok(None);
         };
         let slot = GroupSlot(index);
+        let mut dir = dir;
+        dir.keep_kernel(lines.kernel);
         let mut row = Row {
             dir,
             alarm: Alarm::default(),
@@ -139,6 +141,7 @@ impl GroupRows {
             let lines = Lines::of(governor, controls, path);
             if lines != row.lines {
                 row.lines = lines;
+                row.dir.keep_kernel(row.lines.kernel);
                 row.limits_stale = true;
                 match layout.version {
                     MemoryVersion::V2 => row.set_alarm(slot, layout.version, wake),
@@ -251,6 +254,7 @@ impl GroupRows {
         let Some(group) = snap.groups.get_mut(slot.0) else { return };
         let mut reading = Reading {
             usage: None,
+            kernel: None,
             high: group.high,
             max: group.max,
             events: group.events,
@@ -266,6 +270,11 @@ impl GroupRows {
             }
             None => row.read(at, buffer, &mut reading, &mut |name, text| tape.group_file(slot, name, text)),
         };
+        let result = result.and_then(|()| {
+            reading.kernel =
+                row.dir.read_kernel(buffer, &mut |name, text| tape.group_file(slot, name, text))?;
+            Ok(())
+        });
         group.read_at = at;
         match result {
             Ok(()) => {
@@ -279,7 +288,7 @@ impl GroupRows {
             // Unreadable now (EIO, a torn file system): unknown, not zero.
             Err(_) => {
                 tape.group_file(slot, crate::kernel::cgroup::UNREADABLE, b"");
-                group.usage = None;
+                (group.usage, group.kernel) = (None, None);
             }
         }
         snap.touch_group(slot);

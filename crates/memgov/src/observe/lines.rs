@@ -44,6 +44,8 @@ pub(super) struct Lines {
     over_high: Vec<Bytes>,
     /// The configuration gives the group a high.
     pub virtual_high: bool,
+    /// Some rule is about its kernel memory, which is then read too.
+    pub kernel: bool,
 }
 
 impl Lines {
@@ -60,11 +62,15 @@ impl Lines {
             |of: &[u8]| of.strip_prefix(path).is_some_and(|rest| rest.is_empty() || rest[0] == b'/');
         let of_controls = controls.iter().filter(|(of, _)| at_or_above(of)).map(|(_, over)| *over);
         let virtual_high = group.high.is_some();
-        let mut lines = Self { amounts: Vec::new(), over_high: Vec::new(), virtual_high };
+        let mut lines = Self { amounts: Vec::new(), over_high: Vec::new(), virtual_high, kernel: false };
         for over in of_rules.chain(of_controls) {
             let kind = match over {
                 Over::Amount(_) => &mut lines.amounts,
                 Over::High { .. } => &mut lines.over_high,
+                Over::Kernel(_) => {
+                    lines.kernel = true;
+                    continue;
+                }
             };
             kind.extend(over.line(&group));
         }

@@ -90,6 +90,7 @@ fn reading(record: &GroupRecord, version: MemoryVersion) -> Reading {
     match version {
         MemoryVersion::V2 => Reading {
             usage,
+            kernel: None,
             high: Some(record.high),
             max,
             events: record.events,

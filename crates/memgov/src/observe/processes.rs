@@ -140,8 +140,7 @@ impl ProcessRows {
         }
         match read {
             Ok(status) => {
-                process.rss = status.rss;
-                process.uid = status.uids.map(|uids| uids[0]).or(process.uid);
+                status.fill(process);
             }
             Err(_) => {
                 tape.process_file(slot, "unreadable", b"");

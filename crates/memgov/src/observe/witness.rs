@@ -75,6 +75,10 @@ impl Observer {
     /// Puts the readings of events over what was read, where they are more.
     pub fn witness(&mut self, events: &[Event], snap: &mut Snapshot, tape: &mut Tape) {
         for event in events {
+            if matches!(event.kind, EventKind::KernelCrossed | EventKind::KernelDenied) {
+                self.witness_kernel(event, snap, tape);
+                continue;
+            }
             if event.usage.0 > 0
                 && let Some(slot) = self.slot_about(snap, event)
                 && let Some(row) = snap.groups.get_mut(slot.0)
@@ -99,6 +103,18 @@ impl Observer {
                     snap.touch_process(slot);
                 }
             }
+        }
+    }
+
+    /// What a refused call would have made of it counts as what it is: the group goes on wanting more than it may have.
+    fn witness_kernel(&self, event: &Event, snap: &mut Snapshot, tape: &mut Tape) {
+        if let Some(slot) = self.slot_about(snap, event)
+            && let Some(row) = snap.groups.get_mut(slot.0)
+            && row.kernel.is_none_or(|kernel| kernel < event.usage)
+        {
+            row.kernel = Some(event.usage);
+            tape.group_kernel_witness(slot, event.usage);
+            snap.touch_group(slot);
         }
     }
 

@@ -68,7 +68,11 @@ impl Names {
             }
         }
         names.compared = match reason {
-            Some(Reason::Usage { group, .. } | Reason::UsageAndRss { group, .. }) => path(*group),
+            Some(
+                Reason::Usage { group, .. }
+                | Reason::Kernel { group, .. }
+                | Reason::UsageAndRss { group, .. },
+            ) => path(*group),
             _ => None,
         };
         names
@@ -179,6 +183,9 @@ pub const fn order(order: &Order) -> wire::OrderKind {
         Order::Slow { phase: Phase::Begin, .. } => wire::OrderKind::SlowBegin,
         Order::Slow { phase: Phase::Sustain, .. } => wire::OrderKind::SlowSustain,
         Order::Slow { phase: Phase::End, .. } => wire::OrderKind::SlowEnd,
+        Order::Freeze { phase: Phase::Begin } => wire::OrderKind::FreezeBegin,
+        Order::Freeze { phase: Phase::Sustain } => wire::OrderKind::FreezeSustain,
+        Order::Freeze { phase: Phase::End } => wire::OrderKind::FreezeEnd,
         Order::Signal { .. } => wire::OrderKind::Signal,
         Order::Kill { .. } => wire::OrderKind::Kill,
         Order::Relieved => wire::OrderKind::Relieved,
@@ -193,6 +200,10 @@ pub fn reason(reason: &Reason, group: Option<&[u8]>) -> wire::Reason {
         Reason::Usage { usage: value, line, .. } => {
             usage = Some((value, line));
             wire::ReasonKind::Usage
+        }
+        Reason::Kernel { kernel: value, line, .. } => {
+            usage = Some((value, line));
+            wire::ReasonKind::Kernel
         }
         Reason::Rss { rss: value, line, .. } => {
             rss = Some((value, line));

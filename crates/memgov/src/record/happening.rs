@@ -33,6 +33,8 @@ pub enum What {
         line: Bytes,
         /// What was compared with it; 0: not looked at.
         value: Bytes,
+        /// They asked for kernel memory.
+        kernel: bool,
     },
 }
 
@@ -201,11 +203,12 @@ impl Happening {
                 }
                 None => "the kernel's OOM killer took it".to_owned(),
             },
-            What::Denied { calls, more, line, value } => {
+            What::Denied { calls, more, line, value, kernel } => {
+                let usage = if kernel { "kernel memory" } else { "usage" };
                 let at = match value {
                     Bytes(0) => String::new(),
-                    value if line == Bytes(0) => format!("; the last at usage {value}, while held"),
-                    value => format!("; the last at usage {value}, over {line}"),
+                    value if line == Bytes(0) => format!("; the last at {usage} {value}, while held"),
+                    value => format!("; the last at {usage} {value}, over {line}"),
                 };
                 format!(
                     "{calls} calls refused since its line was set, {more} of them since the record before{at}"
@@ -300,7 +303,8 @@ mod tests {
 
     #[test]
     fn denials_are_counted() {
-        let denied = What::Denied { calls: 40, more: 9, line: Bytes::mib(8), value: Bytes::mib(9) };
+        let denied =
+            What::Denied { calls: 40, more: 9, line: Bytes::mib(8), value: Bytes::mib(9), kernel: false };
         let shown = happening(denied).event(Some(b"/job"), None);
         assert_eq!((shown.denials, shown.reason.usage_bytes), (Some(40), Some(9 << 20)));
         assert!(shown.reason.text.starts_with("40 calls refused since its line was set, 9 of them"));

@@ -337,7 +337,9 @@ fn former(path: &Path) -> PathBuf {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use memgov_decide::decision::{DecisionId, EpisodeId, Mechanism, Order, Ranking, Reason, Source, Target};
+    use memgov_decide::decision::{
+        DecisionId, EpisodeId, Mechanism, Order, Ranking, Reason, Source, Take, Target,
+    };
     use memgov_decide::snapshot::{ProcessId, ProcessSlot};
     use memgov_decide::units::Time;
 
@@ -351,7 +353,7 @@ mod tests {
             source: Source::Control,
             step: 0,
             target: Target::Process(ProcessId { pid: 7, start: 9 }, ProcessSlot(0)),
-            order: Order::Kill { whole: false },
+            order: Order::Kill { take: Take::One },
             reason: Reason::RuleGone,
             log: false,
             notable: true,

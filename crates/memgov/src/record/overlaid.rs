@@ -53,6 +53,7 @@ pub(super) fn parse(words: &[&str]) -> Option<Reading> {
     let limit = |value: Option<u64>| value.map(|n| if n == MAX { Limit::Max } else { Limit::At(Bytes(n)) });
     (words.len() == WORDS).then_some(Reading {
         usage: usage.map(Bytes),
+        kernel: None,
         high: limit(high),
         max: limit(max),
         events: Events { high: high_events, max: max_events, oom, oom_kill },
@@ -85,6 +86,7 @@ mod tests {
             let [high_events, max_events, oom, oom_kill] = counters;
             let reading = Reading {
                 usage: usage.map(Bytes),
+                kernel: None,
                 high: high.map(|n| if n == 2 { Limit::Max } else { Limit::At(Bytes(n)) }),
                 max: max.map(|n| Limit::At(Bytes(n))),
                 events: Events { high: high_events, max: max_events, oom, oom_kill },

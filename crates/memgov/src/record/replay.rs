@@ -170,6 +170,12 @@ impl Player {
                 row.usage = Some(Bytes(words.number(2)?));
                 self.snap.touch_group(slot);
             }
+            "group!kernel" => {
+                let slot = GroupSlot(words.slot(1)?);
+                let row = self.snap.groups.get_mut(slot.0).ok_or_else(|| words.bad("a reading of nobody"))?;
+                row.kernel = Some(Bytes(words.number(2)?));
+                self.snap.touch_group(slot);
+            }
             "process!" => {
                 let slot = ProcessSlot(words.slot(1)?);
                 let bytes = |at| words.maybe(at).map(|number| number.map(Bytes));
@@ -329,6 +335,7 @@ impl Player {
         process.exe = (!words.frame.payload.is_empty()).then(|| words.frame.payload.into());
         if let Some(old) = self.snap.processes.get(slot).filter(|old| old.id == process.id) {
             (process.rss, process.read_at, process.killed) = (old.rss, old.read_at, old.killed);
+            (process.kernel, process.session) = (old.kernel, old.session);
         }
         self.snap.processes.put(slot, process).ok_or_else(|| words.bad("no such row"))?;
         self.snap.touch_process(ProcessSlot(slot));
@@ -341,8 +348,7 @@ impl Player {
         let process = self.snap.processes.get_mut(slot).ok_or_else(|| words.bad("a reading of nobody"))?;
         let status = proc::parse_status(words.frame.payload);
         process.read_at = at;
-        process.rss = status.rss;
-        process.uid = status.uids.map(|uids| uids[0]).or(process.uid);
+        status.fill(process);
         self.snap.touch_process(ProcessSlot(slot));
         Ok(())
     }
@@ -411,7 +417,7 @@ impl Words<'_> {
 impl Reading {
     /// Takes the reading over into a row of the group table.
     pub fn fill(&self, group: &mut Group, virtual_high: Option<Limit>) {
-        group.usage = self.usage;
+        (group.usage, group.kernel) = (self.usage, self.kernel);
         // v1 has no memory.high: where the configuration gives none, there is no line, and that is known.
         group.high = virtual_high.or(self.high).or(self.max.map(|_| Limit::Max));
         group.max = self.max;

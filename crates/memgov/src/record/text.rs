@@ -39,6 +39,7 @@ pub fn reason(reason: &Reason, group: Option<&[u8]>) -> String {
     let of = group.map_or_else(String::new, |path| format!(" of {}", printable(path)));
     match *reason {
         Reason::Usage { usage, line, .. } => format!("usage {usage}{of} is over {line}"),
+        Reason::Kernel { kernel, line, .. } => format!("kernel memory {kernel}{of} is over {line}"),
         Reason::Rss { kinds: which, rss, line } => format!("{} {rss} is over {line}", kinds(which)),
         Reason::UsageAndRss { usage, usage_line, kinds: which, rss, line, .. } => {
             format!("usage {usage}{of} is over {usage_line} and {} {rss} is over {line}", kinds(which))
@@ -79,6 +80,9 @@ pub const fn order(order: OrderKind) -> &'static str {
         OrderKind::SlowBegin => "slow-begin",
         OrderKind::SlowSustain => "slow-sustain",
         OrderKind::SlowEnd => "slow-end",
+        OrderKind::FreezeBegin => "freeze-begin",
+        OrderKind::FreezeSustain => "freeze-sustain",
+        OrderKind::FreezeEnd => "freeze-end",
         OrderKind::Signal => "signal",
         OrderKind::Kill => "kill",
         OrderKind::Relieved => "relieved",
@@ -89,7 +93,7 @@ pub const fn order(order: OrderKind) -> &'static str {
 }
 
 /// All mechanisms, to find one by its word.
-pub const MECHANISMS: [Mechanism; 8] = [
+pub const MECHANISMS: [Mechanism; 9] = [
     Mechanism::Rlimit,
     Mechanism::CgroupFreeze,
     Mechanism::HoldGroup,
@@ -97,11 +101,12 @@ pub const MECHANISMS: [Mechanism; 8] = [
     Mechanism::Sigstop,
     Mechanism::Pidfd,
     Mechanism::CgroupKill,
+    Mechanism::PidsMax,
     Mechanism::Bpf,
 ];
 
 /// All operations, to find one by its word.
-pub const OPERATIONS: [Operation; 10] = [
+pub const OPERATIONS: [Operation; 11] = [
     Operation::Prlimit,
     Operation::PidfdOpen,
     Operation::SendSignal,
@@ -111,6 +116,7 @@ pub const OPERATIONS: [Operation; 10] = [
     Operation::ListProcesses,
     Operation::CgroupKill,
     Operation::ReadProcess,
+    Operation::PidsMax,
     Operation::Ledger,
 ];
 
@@ -124,6 +130,7 @@ pub const fn mechanism(by: Mechanism) -> &'static str {
         Mechanism::Sigstop => "sigstop",
         Mechanism::Pidfd => "pidfd",
         Mechanism::CgroupKill => "cgroup.kill",
+        Mechanism::PidsMax => "pids.max",
         Mechanism::Bpf => "bpf",
     }
 }
@@ -140,6 +147,7 @@ pub const fn operation(at: Operation) -> &'static str {
         Operation::ListProcesses => "cgroup.procs read",
         Operation::CgroupKill => "cgroup.kill",
         Operation::ReadProcess => "/proc read",
+        Operation::PidsMax => "pids.max write",
         Operation::Ledger => "ledger write",
     }
 }
@@ -210,10 +218,10 @@ pub fn letter_line(
         Order::Slow { .. } => "Action: slow down process",
         Order::Signal { .. } => "Action: send signal",
         Order::Kill { .. } => "Action: kill the process",
-        Order::Record | Order::Relieved => return None,
+        Order::Freeze { .. } | Order::Record | Order::Relieved => return None,
     };
     let (name, mem) = match decision.reason {
-        Reason::Usage { usage, .. } => (last_component(group), usage),
+        Reason::Usage { usage, .. } | Reason::Kernel { kernel: usage, .. } => (last_component(group), usage),
         Reason::Rss { rss, .. } => ("N/A".into(), rss),
         Reason::UsageAndRss { rss, .. } => (last_component(group), rss),
         _ => return None,

@@ -12,6 +12,7 @@
 //! 1048576
 //! group= 3 8192 max max 0 0 0 0 0 0  slot, a reading from a pass over all groups (`overlaid.rs`)
 //! group! 3 8388608 0                 slot, usage as seen inside the kernel, over what was read
+//! group!kernel 3 8388608 0           likewise, its kernel memory
 //! decision 1 312                      number; payload: JSON
 //! ```
 //!
@@ -157,6 +158,10 @@ impl Tape {
     /// Usage of a group as a program inside the kernel has seen it, over what was read.
     pub fn group_witness(&mut self, slot: GroupSlot, usage: Bytes) {
         self.frame(format_args!("group! {} {}", slot.0, usage.0), b"");
+    }
+    /// Its kernel memory, likewise.
+    pub fn group_kernel_witness(&mut self, slot: GroupSlot, kernel: Bytes) {
+        self.frame(format_args!("group!kernel {} {}", slot.0, kernel.0), b"");
     }
     /// Resident memory of a process, likewise.
     pub fn process_witness(&mut self, slot: ProcessSlot, rss: &Rss) {

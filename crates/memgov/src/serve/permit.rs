@@ -112,7 +112,7 @@ pub fn group_set(
     }
     let lines = rule.into_iter().flat_map(|rule| {
         let usage = match rule.when.group {
-            Some(Over::Amount(line)) => Some(line),
+            Some(Over::Amount(line) | Over::Kernel(line)) => Some(line),
             _ => None,
         };
         [usage, rule.when.rss.map(|rss| rss.over)]

@@ -2,7 +2,7 @@
 //! no socket is touched here.
 
 use memgov_decide::control::MemControl;
-use memgov_decide::policy::{Condition, Pattern, RssOver, Rule, Scope, Step};
+use memgov_decide::policy::{Condition, Meter, Over, Pattern, RssOver, Rule, Scope, Step};
 use memgov_decide::units::Bytes;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 use super::permit::{self, Peer};
 use super::varlink::{Call, Reply};
 use super::{Failure, FailureKind, From, Governed, GroupRule, INTERFACE, wire};
-use crate::config::words::{self, Meter};
+use crate::config::words;
 
 /// At most so many events in one reply.
 pub const EVENTS_A_REPLY: usize = 64;
@@ -287,6 +287,13 @@ pub fn group_rule(request: wire::GroupRule) -> Result<GroupRule, Failure> {
         Meter::Usage => {
             let line = words::line(&request.over).map_err(|e| invalid("over", e))?;
             Condition { group: Some(line), rss: None }
+        }
+        Meter::Kernel if group_over.is_some() => {
+            return Err(invalid("group_over", "goes with an rss meter".into()));
+        }
+        Meter::Kernel => {
+            let line = words::size(&request.over).map_err(|e| invalid("over", e))?;
+            Condition { group: Some(Over::Kernel(line)), rss: None }
         }
         Meter::Rss(kinds) => {
             let over = words::size(&request.over).map_err(|e| invalid("over", e))?;

@@ -85,6 +85,9 @@ pub enum OrderKind {
     SlowBegin,
     SlowSustain,
     SlowEnd,
+    FreezeBegin,
+    FreezeSustain,
+    FreezeEnd,
     Signal,
     Kill,
     Relieved,
@@ -99,6 +102,7 @@ pub enum OrderKind {
 #[expect(missing_docs, reason = "the names are the meaning; docs/cli.md explains them")]
 pub enum ReasonKind {
     Usage,
+    Kernel,
     Rss,
     UsageAndRss,
     Relieved,
@@ -119,7 +123,7 @@ pub struct Reason {
     pub kind: ReasonKind,
     /// As a sentence.
     pub text: String,
-    /// Usage of the group that was compared.
+    /// Usage of the group that was compared; its kernel memory where the kind is `kernel`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub usage_bytes: Option<u64>,
     /// Its line.

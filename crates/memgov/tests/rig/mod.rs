@@ -19,7 +19,7 @@ use memgov::kernel::{GroupDir, Hierarchy, Layout, MemoryVersion, proc, sys};
 use memgov_decide::decision::{
     Decision, DecisionId, EpisodeId, Order, Outcome, Phase, Ranking, Reason, Report, Source, Target,
 };
-use memgov_decide::policy::{Kinds, Pattern, ProcessMatch};
+use memgov_decide::policy::{Kinds, Meter, Pattern, ProcessMatch};
 use memgov_decide::snapshot::{Group, GroupSlot, Process, ProcessId, ProcessSlot, Snapshot};
 
 pub const ANON: Kinds = Kinds { anon: true, file: false, shmem: false };
@@ -256,7 +256,7 @@ fn describe(dir: &Path, state: &mut BTreeMap<String, String>) {
     let Ok(children) = fs::read_dir(dir) else { return };
     let read = |name: &str| fs::read_to_string(dir.join(name)).unwrap_or_default();
     // Only what was asked for: whether it has happened yet depends on the moment.
-    let freezer = [read("cgroup.freeze"), read("freezer.self_freezing")].concat();
+    let freezer = [read("cgroup.freeze"), read("freezer.self_freezing"), read("pids.max")].concat();
     state.insert(dir.display().to_string(), freezer);
     for child in children.flatten() {
         if child.file_type().is_ok_and(|kind| kind.is_dir()) {
@@ -268,7 +268,7 @@ fn describe(dir: &Path, state: &mut BTreeMap<String, String>) {
 /// The mounts a test group is made in.
 fn mounts(layout: &Layout) -> Vec<PathBuf> {
     let mut mounts = vec![layout.memory.mount.clone()];
-    for mount in [&layout.freezer, &layout.unified].into_iter().flatten() {
+    for mount in [&layout.freezer, &layout.unified, &layout.pids].into_iter().flatten() {
         if !mounts.contains(mount) {
             mounts.push(mount.clone());
         }
@@ -313,7 +313,11 @@ pub fn decision(episode: u64, target: Target, order: Order) -> Decision {
 }
 
 pub fn deny(phase: Phase) -> Order {
-    Order::Deny { phase, meter: ANON }
+    Order::Deny { phase, meter: Meter::Rss(ANON) }
+}
+
+pub fn deny_kernel(phase: Phase) -> Order {
+    Order::Deny { phase, meter: Meter::Kernel }
 }
 
 pub fn slow(phase: Phase, share: u16) -> Order {

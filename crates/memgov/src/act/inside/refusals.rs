@@ -39,6 +39,15 @@ impl Said {
     }
 }
 
+/// What was refused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Of {
+    /// Memory of the process.
+    Memory,
+    /// Kernel memory: processes, files, sockets.
+    KernelMemory,
+}
+
 /// Refusals that are worth a record.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Refused {
@@ -51,8 +60,12 @@ pub struct Refused {
 impl Inside {
     /// What is to be recorded of a target's refusals now: nothing if there was none since the last record, or that is not long ago and this
     /// is not the end.
-    pub fn refused(&mut self, target: Target, now: Time, the_last: bool) -> Option<Refused> {
+    pub fn refused(&mut self, target: Target, of: Of, now: Time, the_last: bool) -> Option<Refused> {
         let (said, counter) = match target {
+            Target::Group(id, slot) if of == Of::KernelMemory => {
+                let told = self.groups.get_mut(slot.0 as usize)?.as_mut().filter(|told| told.id == id)?;
+                (&mut told.kernel_said, self.maps.kernel_denials_of(id)?)
+            }
             Target::Group(id, slot) => {
                 let told = self.groups.get_mut(slot.0 as usize)?.as_mut().filter(|told| told.id == id)?;
                 (&mut told.said, self.maps.denials_of(id)?)
@@ -77,8 +90,9 @@ impl Inside {
     pub fn each_refused(&self, f: &mut dyn FnMut(Target, u64)) {
         for (slot, told) in (0u32..).zip(&self.groups) {
             if let Some(told) = told
-                && let Some(counter) = self.maps.denials_of(told.id)
-                && let calls @ 1.. = told.said.clone().take(counter)
+                && let Some((counter, kernel)) =
+                    self.maps.denials_of(told.id).zip(self.maps.kernel_denials_of(told.id))
+                && let calls @ 1.. = told.said.clone().take(counter) + told.kernel_said.clone().take(kernel)
             {
                 f(Target::Group(told.id, GroupSlot(slot)), calls);
             }

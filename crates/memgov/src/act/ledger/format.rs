@@ -42,6 +42,17 @@ pub struct Lowered {
     pub set: u64,
 }
 
+/// Which limit of a group.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum GroupLimit {
+    /// `memory.limit_in_bytes` of v1.
+    Max,
+    /// `memory.high` of v2.
+    High,
+    /// `pids.max`, of either version.
+    Pids,
+}
+
 /// What was lowered of the limits: RLIMIT_DATA, RLIMIT_AS, RLIMIT_MEMLOCK.
 pub type LoweredLimits = [Option<Lowered>; 3];
 
@@ -79,6 +90,20 @@ pub enum Entry<'a> {
         who: ProcessId,
         /// Whether it is memgov that has it stopped at this moment of the duty cycle.
         now: bool,
+    },
+    /// A limit of a group that is not memgov's, lowered: of memory for moments while the group is shrunk, of processes while it is refused
+    /// kernel memory.
+    GroupLimit {
+        /// Its absolute path.
+        path: &'a [u8],
+        /// Its inode.
+        inode: u64,
+        /// Which limit.
+        which: GroupLimit,
+        /// Bytes, or processes, it had, and gets back; `u64::MAX`: none.
+        before: u64,
+        /// What it has meanwhile.
+        set: u64,
     },
 }
 
@@ -120,12 +145,25 @@ pub enum OwnedEntry {
         /// Stopped at the moment of writing.
         now: bool,
     },
+    /// See [`Entry::GroupLimit`].
+    GroupLimit {
+        /// Absolute path.
+        path: Box<[u8]>,
+        /// Inode.
+        inode: u64,
+        /// Which limit.
+        which: GroupLimit,
+        /// What it had; `u64::MAX`: none.
+        before: u64,
+        /// What it was set to.
+        set: u64,
+    },
 }
 
 impl Entry<'_> {
     fn path(&self) -> &[u8] {
         match self {
-            Self::Hold { path, .. } | Self::Frozen { path, .. } => path,
+            Self::Hold { path, .. } | Self::Frozen { path, .. } | Self::GroupLimit { path, .. } => path,
             Self::Limits { .. } | Self::Stopped { .. } => &[],
         }
     }
@@ -171,6 +209,17 @@ impl Entry<'_> {
                 (slot[4], slot[6]) = (4, now.into());
                 put_process(&mut slot, who);
             }
+            Self::GroupLimit { inode, which, before, set, .. } => {
+                slot[4] = 6;
+                slot[5] = match which {
+                    GroupLimit::Max => 1,
+                    GroupLimit::High => 2,
+                    GroupLimit::Pids => 3,
+                };
+                put(&mut slot, 24, &before.to_le_bytes());
+                put(&mut slot, 32, &set.to_le_bytes());
+                put(&mut slot, 40, &inode.to_le_bytes());
+            }
         }
         sealed(slot)
     }
@@ -184,6 +233,9 @@ impl OwnedEntry {
             Self::Hold { freezer, path, inode } => Entry::Hold { freezer: *freezer, path, inode: *inode },
             Self::Frozen { path, inode, now } => Entry::Frozen { path, inode: *inode, now: *now },
             Self::Stopped { who, now } => Entry::Stopped { who: *who, now: *now },
+            Self::GroupLimit { path, inode, which, before, set } => {
+                Entry::GroupLimit { path, inode: *inode, which: *which, before: *before, set: *set }
+            }
         }
     }
 }
@@ -212,6 +264,19 @@ pub fn decode(slots: &[u8], place: u32) -> Option<(OwnedEntry, usize)> {
             now: head[6] == 1,
         },
         4 => OwnedEntry::Stopped { who: get_process(head), now: head[6] == 1 },
+        // 5 is the rest of a long path.
+        6 => OwnedEntry::GroupLimit {
+            path: get_path(slots, place, head)?,
+            inode: u64::from_le_bytes(take(head, 40)),
+            which: match head[5] {
+                1 => GroupLimit::Max,
+                2 => GroupLimit::High,
+                3 => GroupLimit::Pids,
+                _ => return None,
+            },
+            before: u64::from_le_bytes(take(head, 24)),
+            set: u64::from_le_bytes(take(head, 32)),
+        },
         _ => return None,
     };
     let slots = entry.borrow().slots()?;
@@ -287,6 +352,13 @@ pub fn set_now(head: &mut [u8; SLOT], now: bool) {
 /// Changes [`Entry::Hold`] in its head slot.
 pub fn set_inode(head: &mut [u8; SLOT], inode: u64) {
     put(head, 40, &inode.to_le_bytes());
+    *head = sealed(*head);
+}
+
+/// Changes [`Entry::GroupLimit`] in its head slot.
+pub fn set_group_limit(head: &mut [u8; SLOT], before: u64, set: u64) {
+    put(head, 24, &before.to_le_bytes());
+    put(head, 32, &set.to_le_bytes());
     *head = sealed(*head);
 }
 
@@ -387,6 +459,10 @@ mod tests {
                 now
             }),
             (who, any::<bool>()).prop_map(|(who, now)| OwnedEntry::Stopped { who, now }),
+            (path(), 0usize..3, any::<(u64, u64, u64)>()).prop_map(|(path, which, (inode, before, set))| {
+                let which = [GroupLimit::Max, GroupLimit::High, GroupLimit::Pids][which];
+                OwnedEntry::GroupLimit { path, inode, which, before, set }
+            }),
         ]
     }
 

@@ -7,7 +7,7 @@
 mod format;
 mod undo;
 
-pub use format::{Entry, Freezer, HOLD_PREFIX, Lowered, LoweredLimits, MAX_PATH, OwnedEntry};
+pub use format::{Entry, Freezer, GroupLimit, HOLD_PREFIX, Lowered, LoweredLimits, MAX_PATH, OwnedEntry};
 pub use undo::{Undone, Verdict, put_back};
 
 use std::fmt;
@@ -219,6 +219,11 @@ impl Ledger {
     /// Notes the inode of a hold group, now that it is made.
     pub fn set_inode(&mut self, place: Place, inode: u64) -> Result<(), Errno> {
         self.amend(place, |head| format::set_inode(head, inode))
+    }
+
+    /// Notes what a group's limit was and is set to from now on.
+    pub fn set_group_limit(&mut self, place: Place, before: u64, set: u64) -> Result<(), Errno> {
+        self.amend(place, |head| format::set_group_limit(head, before, set))
     }
 
     fn amend(&mut self, place: Place, change: impl FnOnce(&mut [u8; SLOT])) -> Result<(), Errno> {

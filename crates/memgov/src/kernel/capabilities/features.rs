@@ -52,6 +52,8 @@ pub fn features(facts: &Facts) -> Vec<Feature> {
         process_meter(facts),
         high(facts),
         deny(facts),
+        kernel_meter(facts),
+        deny_kernel(facts),
         inside(facts),
         slow_group(facts),
         slow_process(facts),
@@ -165,6 +167,41 @@ fn deny(facts: &Facts) -> Feature {
          run a memgov as each user",
     )
 }
+
+fn kernel_meter(facts: &Facts) -> Feature {
+    let name = "kernel-meter";
+    match facts.memory {
+        Some(MemoryVersion::V2) if yes(facts.groups.kernel) => Feature::available(name, "memory.stat"),
+        Some(MemoryVersion::V1) if yes(facts.groups.kernel) => {
+            Feature::available(name, "memory.kmem.usage_in_bytes")
+        }
+        Some(_) => Feature::unavailable(
+            name,
+            "this kernel does not say how much kernel memory a group has",
+            "a kernel from 5.18 on, booted without cgroup.memory=nokmem",
+        ),
+        None => Feature::unavailable(name, "no memory controller is mounted", MOUNT_MEMORY),
+    }
+}
+
+/// Refusing kernel memory.
+fn deny_kernel(facts: &Facts) -> Feature {
+    let name = "deny-kernel";
+    if yes(facts.bpf.enforces) {
+        return Feature::available(name, "bpf with tier `bpf` or `auto`, else pids.max");
+    }
+    if !yes(facts.groups.pids) {
+        return Feature::unavailable(
+            name,
+            "there is no pids controller, and no enforcement inside the kernel",
+            GET_PIDS,
+        );
+    }
+    let why = "from outside only new processes and threads can be refused; files, directories and sockets go on: put `freeze` behind";
+    Feature::degraded(name, "pids.max", why, "enforcement inside the kernel: see enforce-inside")
+}
+
+const GET_PIDS: &str = "enable the pids controller (echo +pids > /sys/fs/cgroup/cgroup.subtree_control; systemd: TasksAccounting=yes)";
 
 const GET_FREEZER: &str = "mount cgroup2 (mount -t cgroup2 none /sys/fs/cgroup/unified is enough beside v1), kernel 5.2 or \
      newer, with memgov's group delegated to it";

@@ -19,6 +19,7 @@ fn v2_root() -> Facts {
             oom_group: yes,
             kill: yes,
             freeze: yes,
+            kernel: yes,
             pids: yes,
         },
         process: ProcessFacts {

@@ -55,6 +55,8 @@ pub struct GroupFacts {
     pub kill: Option<bool>,
     /// `cgroup.freeze`, likewise; tried on an empty group.
     pub freeze: Option<bool>,
+    /// Kernel memory is accounted: `kernel` of `memory.stat`, v1 `memory.kmem.usage_in_bytes`.
+    pub kernel: Option<bool>,
     /// The pids controller.
     pub pids: Option<bool>,
 }

@@ -1,6 +1,7 @@
 //! The trials behind [`Facts`]. Each is a few lines and stands alone: one that fails takes no other with it.
 
 use super::{BpfFacts, CapabilityFacts, Facts, GroupFacts, ProcessFacts, WakeFacts};
+use crate::kernel::cgroup::{v1, v2};
 use crate::kernel::forks::ProcessEvents;
 use crate::kernel::layout::{Layout, MemoryVersion};
 use crate::kernel::notify::{Inotify, Notice, Threshold};
@@ -85,6 +86,28 @@ impl Places {
         match layout.version {
             MemoryVersion::V1 => self.made_memory.as_ref(),
             MemoryVersion::V2 => self.made_unified.as_ref(),
+        }
+    }
+
+    /// Whether groups say how much kernel memory they have, and the kernel counts it: with `cgroup.memory=nokmem` it says 0 for ever.
+    fn account_kernel(&self, layout: &Layout) -> bool {
+        let cmdline = file::whole(Path::new("/proc/cmdline")).unwrap_or_default();
+        let options = text::words(cmdline.trim_ascii_end());
+        let mut off = options.filter_map(|word| word.strip_prefix(b"cgroup.memory="));
+        if off.any(|list| list.split(|&b| b == b',').any(|word| word == b"nokmem")) {
+            return false;
+        }
+        match layout.version {
+            MemoryVersion::V1 => self.memory_has(layout, v1::KERNEL),
+            MemoryVersion::V2 => {
+                let trial = self.memory_trial(layout).map(TrialGroup::dir);
+                let mut dirs = self.memory.iter().map(|fd| fd.as_fd()).chain(trial);
+                let mut buffer = [0; 512];
+                dirs.any(|dir| {
+                    let text = file::read_in(dir, v2::STAT, &mut buffer);
+                    text.is_ok_and(|text| v2::parse_kernel(text).is_some())
+                })
+            }
         }
     }
 
@@ -174,6 +197,7 @@ fn group_facts(layout: &Layout, places: &Places, alive: bool) -> GroupFacts {
         oom_group: Some(places.memory_has(layout, c"memory.oom.group")),
         kill: Some(unified && places.unified_has(c"cgroup.kill")),
         freeze: Some(freeze),
+        kernel: Some(places.account_kernel(layout)),
         pids: Some(layout.pids.is_some()),
     }
 }

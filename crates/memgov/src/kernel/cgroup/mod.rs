@@ -22,6 +22,8 @@ use std::path::PathBuf;
 pub struct Reading {
     /// `memory.current`; v1 `memory.usage_in_bytes`.
     pub usage: Option<Bytes>,
+    /// `kernel` of `memory.stat`; v1 `memory.kmem.usage_in_bytes`. Only read of groups that a rule about it concerns.
+    pub kernel: Option<Bytes>,
     /// `memory.high`; v1 has none.
     pub high: Option<Limit>,
     /// `memory.max`; v1 `memory.limit_in_bytes`.
@@ -46,6 +48,8 @@ impl Reading {
     pub fn apply(&mut self, name: &str, text: &[u8], page: u64) -> bool {
         match name {
             "memory.current" | "memory.usage_in_bytes" => self.usage = parse_usage(text),
+            "memory.kmem.usage_in_bytes" => self.kernel = parse_usage(text),
+            "memory.stat" => self.kernel = v2::parse_kernel(text),
             "memory.high" => self.high = v2::parse_limit(text),
             "memory.max" => self.max = v2::parse_limit(text),
             "memory.limit_in_bytes" => self.max = v1::parse_limit(text, page),
@@ -53,7 +57,7 @@ impl Reading {
             "memory.events" => self.events = v2::parse_events(text),
             "memory.failcnt" => self.events.max = v1::parse_failcnt(text),
             "memory.oom_control" => v1::parse_oom_control(text, self),
-            UNREADABLE => self.usage = None,
+            UNREADABLE => (self.usage, self.kernel) = (None, None),
             _ => return false,
         }
         true
@@ -68,6 +72,8 @@ pub struct GroupDir {
     id: GroupId,
     owner: Option<u32>,
     usage: Option<OwnedFd>,
+    /// v2 `memory.stat`, v1 `memory.kmem.usage_in_bytes`; open where a rule asks for it.
+    kernel: Option<OwnedFd>,
     /// v2 `memory.events`, v1 `memory.failcnt`.
     events: Option<OwnedFd>,
     /// v1 `memory.oom_control`.
@@ -96,6 +102,7 @@ impl GroupDir {
         };
         Ok(Self {
             usage: there(Some(usage))?,
+            kernel: None,
             events: there(Some(events))?,
             oom_control: there(oom_control)?,
             procs: there(procs)?,
@@ -182,6 +189,40 @@ impl GroupDir {
             into.apply(name, text, super::sys::page_size());
         }
         Ok(())
+    }
+
+    /// Opens what says how much kernel memory there is, or closes it. What is not there stays closed.
+    pub fn keep_kernel(&mut self, keep: bool) {
+        let name = match self.version {
+            MemoryVersion::V1 => v1::KERNEL,
+            MemoryVersion::V2 => v2::STAT,
+        };
+        if keep && self.kernel.is_none() {
+            self.kernel = file::open_if_there(self.dir(), name).ok().flatten();
+        } else if !keep {
+            self.kernel = None;
+        }
+    }
+
+    /// Kernel memory of the group and those below it; `None`: not kept open, or not said. `buffer`: 512 bytes do. `tap` is shown the name and the line.
+    ///
+    /// v1 is exact. v2 adds up what its processors have counted when enough has changed or 2 s have passed (mm/memcontrol.c).
+    pub fn read_kernel(&self, buffer: &mut [u8], tap: Tap<'_>) -> Result<Option<Bytes>, Errno> {
+        let Some(fd) = &self.kernel else { return Ok(None) };
+        // `kernel` is among the first lines of memory.stat: the rest need not be copied.
+        let most = buffer.len().min(512);
+        let text = file::pread(fd, &mut buffer[..most])?;
+        match self.version {
+            MemoryVersion::V1 => {
+                tap(v1::KERNEL.to_str().unwrap_or_default(), text);
+                Ok(parse_usage(text))
+            }
+            MemoryVersion::V2 => {
+                let line = text::lines(text).find(|line| line.starts_with(b"kernel "));
+                tap(v2::STAT.to_str().unwrap_or_default(), line.unwrap_or_default());
+                Ok(line.and_then(v2::parse_kernel))
+            }
+        }
     }
 
     /// Limits: on opening and when an event says so, so these files are not kept open.

@@ -82,6 +82,7 @@ fn missing_files_and_half_read_ones_are_none_never_0() {
     let root = tempfile::tempdir().unwrap();
     let layout = layout(root.path(), MemoryVersion::V2);
     let stale = Reading {
+        kernel: None,
         usage: Some(Bytes(1)),
         high: Some(Limit::Max),
         max: Some(Limit::Max),

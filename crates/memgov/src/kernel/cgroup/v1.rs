@@ -7,6 +7,8 @@ use std::ffi::CStr;
 
 /// What the group and those below it use.
 pub const USAGE: &CStr = c"memory.usage_in_bytes";
+/// The part of it that is kernel memory.
+pub const KERNEL: &CStr = c"memory.kmem.usage_in_bytes";
 /// The hard limit.
 pub const LIMIT: &CStr = c"memory.limit_in_bytes";
 /// How often the limit was hit.

@@ -7,6 +7,8 @@ use std::ffi::CStr;
 
 /// What the group and those below it use.
 pub const USAGE: &CStr = c"memory.current";
+/// What it consists of.
+pub const STAT: &CStr = c"memory.stat";
 /// The throttle limit.
 pub const HIGH: &CStr = c"memory.high";
 /// The hard limit.
@@ -21,6 +23,11 @@ pub const GROUP_EVENTS: &CStr = c"cgroup.events";
 /// The text of [`USAGE`].
 pub fn parse_usage(text: &[u8]) -> Option<Bytes> {
     super::parse_usage(text)
+}
+
+/// `kernel` of [`STAT`], since 5.18; the line alone is enough.
+pub fn parse_kernel(text: &[u8]) -> Option<Bytes> {
+    text::keyed(text, b"kernel").map(Bytes)
 }
 
 /// The text of [`HIGH`] and [`MAX`].

@@ -1,0 +1,123 @@
+//! Refusing kernel memory from outside: a group has no more processes than it has, and gets its limit back. Needs root and the pids controller.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test that cannot go on fails")]
+
+mod rig;
+
+use std::fs;
+use std::path::PathBuf;
+
+use memgov::act::{HoldView, Ledger, Verdict};
+use memgov_decide::decision::{Mechanism, Operation, Outcome, Phase};
+use rig::{Rig, deny_kernel, eventually, line, order};
+
+/// Forks for each line it gets; a shell that cannot gives up.
+const FORKER: &str = "echo up; while read x; do (exit 0); echo forked; done";
+
+/// The rig's group where the pids controller is.
+fn pids(rig: &Rig) -> PathBuf {
+    rig.dirs().into_iter().find(|dir| dir.join("pids.max").exists()).expect("a group with pids.max")
+}
+
+fn limit(rig: &Rig) -> String {
+    fs::read_to_string(pids(rig).join("pids.max")).unwrap().trim().to_owned()
+}
+
+#[test]
+fn no_process_more_than_there_are_until_it_ends() {
+    rig::with_actor(|mut rig, mut actor| {
+        let (first, mut of_first) = rig.spawn(FORKER);
+        let (second, mut of_second) = rig.spawn(FORKER);
+        assert_eq!([line(&mut of_first), line(&mut of_second)], ["up", "up"]);
+        let group = rig.group;
+        rig.tell(first, "fork");
+        assert_eq!(line(&mut of_first), "forked");
+        eventually("its child is gone", || {
+            fs::read_to_string(pids(&rig).join("pids.current")).unwrap() == "2\n"
+        });
+        let outcome = order(&mut actor, &rig, 1, group, deny_kernel(Phase::Begin));
+        assert_eq!(outcome, Outcome::Done { processes: 2, by: Mechanism::PidsMax });
+        assert_eq!((limit(&rig).as_str(), actor.ledger().entries()), ("2", 1));
+        assert!(actor.holds().any(|hold| matches!(hold, HoldView::Capped(_))));
+        rig.tell(first, "fork");
+        assert_eq!(rig.wait(first).code(), Some(2), "a fork that is refused");
+        order(&mut actor, &rig, 2, group, deny_kernel(Phase::Begin));
+        assert_eq!(limit(&rig), "1", "it follows the count downwards");
+        order(&mut actor, &rig, 1, group, deny_kernel(Phase::End));
+        assert_eq!(limit(&rig), "1", "another episode still holds it");
+        order(&mut actor, &rig, 2, group, deny_kernel(Phase::End));
+        assert_eq!(limit(&rig), "max");
+        rig.tell(second, "fork");
+        assert_eq!(line(&mut of_second), "forked");
+        assert_eq!(actor.ledger().entries(), 0);
+    });
+}
+
+#[test]
+fn a_limit_set_meanwhile_is_its_owners() {
+    rig::with_actor(|mut rig, mut actor| {
+        let _waiter = rig.waiter();
+        let group = rig.group;
+        order(&mut actor, &rig, 1, group, deny_kernel(Phase::Begin));
+        fs::write(pids(&rig).join("pids.max"), "50").unwrap();
+        order(&mut actor, &rig, 1, group, deny_kernel(Phase::Sustain));
+        assert_eq!(limit(&rig), "1", "kept up");
+        order(&mut actor, &rig, 1, group, deny_kernel(Phase::End));
+        assert_eq!(limit(&rig), "50");
+        order(&mut actor, &rig, 2, group, deny_kernel(Phase::Begin));
+        fs::write(pids(&rig).join("pids.max"), "60").unwrap();
+        order(&mut actor, &rig, 2, group, deny_kernel(Phase::End));
+        assert_eq!((limit(&rig).as_str(), actor.ledger().entries()), ("60", 0));
+    });
+}
+
+#[test]
+fn a_crash_is_undone() {
+    rig::on_each_layout(|| {
+        let mut rig = Rig::new();
+        let mut actor = rig.actor();
+        let _waiter = rig.waiter();
+        let (before, group) = (rig.state(), rig.group);
+        order(&mut actor, &rig, 1, group, deny_kernel(Phase::Begin));
+        assert_ne!(rig.state(), before);
+        // The ledger's lock goes with the process; here it has to be read by hand.
+        let leftovers = Ledger::peek(&rig.ledger_path()).unwrap();
+        let undone = memgov::act::ledger::put_back(leftovers.into_iter().map(|l| l.entry).collect());
+        assert_eq!(undone.iter().map(|u| u.verdict).collect::<Vec<_>>(), [Verdict::Undone]);
+        assert!(undone[0].to_string().contains("pids.max lowered to 1 from unlimited"), "{}", undone[0]);
+        assert_eq!(rig.state(), before);
+        drop(actor);
+        assert_eq!(rig.state(), before);
+    });
+}
+
+#[test]
+fn a_group_that_shares_its_pids_group_is_left_to_the_next_step() {
+    rig::with_actor(|mut rig, mut actor| {
+        if rig.layout.pids == Some(rig.layout.memory.mount.clone()) {
+            return; // One tree: nobody can be in one and not in the other.
+        }
+        let _waiter = rig.waiter();
+        let mut outside = Rig::new();
+        let stranger = outside.waiter();
+        let before = rig.state();
+        fs::write(pids(&rig).join("cgroup.procs"), rig::pid(stranger).to_string()).unwrap();
+        let group = rig.group;
+        let outcome = order(&mut actor, &rig, 1, group, deny_kernel(Phase::Begin));
+        let errno = libc::EXDEV;
+        assert_eq!(outcome, Outcome::Refused { at: Operation::PidsMax, errno });
+        assert_eq!(rig.state(), before);
+        fs::write(pids(&outside).join("cgroup.procs"), rig::pid(stranger).to_string()).unwrap();
+    });
+}
+
+#[test]
+fn who_may_not_be_touched_is_not_refused_a_fork_either() {
+    rig::with_actor_of(&|| rig::sparing("sleep"), |mut rig, mut actor| {
+        let _sleeper = rig.sleeper();
+        let group = rig.group;
+        let outcome = order(&mut actor, &rig, 1, group, deny_kernel(Phase::Begin));
+        assert_eq!(outcome, Outcome::Refused { at: Operation::PidsMax, errno: libc::EPERM });
+        assert_eq!(limit(&rig), "max");
+    });
+}
