@@ -79,6 +79,8 @@ pub struct Group {
     /// Kernel memory, the subtree's: `kernel` of `memory.stat` (v1: `memory.kmem.usage_in_bytes`); only read where a rule is about it. `None` too where the
     /// kernel does not account it (`nokmem`).
     pub kernel: Option<Bytes>,
+    /// Somebody tells when kernel memory crosses a line of this group.
+    pub kernel_watched: bool,
     /// `memory.high`; on v1 the virtual high that the configuration gives, `Max` where it gives none.
     pub high: Option<Limit>,
     /// `memory.max` (v1: `memory.limit_in_bytes`).
@@ -105,6 +107,7 @@ impl Group {
             read_at: Time(0),
             usage: None,
             kernel: None,
+            kernel_watched: false,
             high: None,
             max: None,
             events: Events::default(),

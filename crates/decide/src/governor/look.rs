@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use crate::decision::{Source, Target};
-use crate::policy::{Over, Policy, RuleId};
+use crate::policy::{Over, Pace, Policy, RuleId};
 use crate::snapshot::{Group, GroupSlot, Host, ProcessSlot, Snapshot};
 use crate::units::{Bytes, Limit};
 
@@ -233,10 +233,11 @@ impl Governor {
             let lines = state.whole.iter().filter_map(move |rule| line_of(&self.policy, rule, row, kernel));
             lines.min()
         };
-        // No event tells of kernel memory: it is sampled.
         let of_kernel = own(true).map(|line| match row.kernel {
-            Some(kernel) => state.kernel_trend.next_look(kernel, line, pace),
-            None => pace.slowest,
+            Some(kernel) if !row.kernel_watched => {
+                state.kernel_trend.next_look(kernel, line, pace).min(before_a_burst(kernel, line, *pace))
+            }
+            _ => pace.slowest,
         });
         let line = own(false).into_iter().chain(self.watch_line(slot, row)).min();
         let of_usage = match (line, row.usage) {
@@ -279,6 +280,16 @@ impl Governor {
     pub(super) fn is_ranking(&self, group: GroupSlot) -> bool {
         self.groups[group.0 as usize].ranks_at.is_some_and(|at| at >= self.stepped_at)
     }
+}
+
+/// Nobody forks slowly for a while before he forks fast: what no event tells of is looked at as if it grew at this rate, a second.
+const BURST: Bytes = Bytes::mib(64);
+
+/// As [`Trend::next_look`] at that growth: when half of the headroom could be used up.
+fn before_a_burst(value: Bytes, line: Bytes, pace: Pace) -> Duration {
+    let room = line.saturating_sub(value).0 / 2;
+    Duration::from_nanos(room.saturating_mul(1_000_000_000 / BURST.0.max(1)))
+        .clamp(pace.fastest, pace.slowest)
 }
 
 /// Where the group part of a rule lies for a group, if it has one: for its usage, or for its kernel memory.

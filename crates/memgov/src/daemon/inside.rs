@@ -121,11 +121,15 @@ pub(super) fn hooks(stands: Stands) -> Hooks {
 }
 
 /// Tells the kernel of rows that this tick has read anew.
-pub(super) fn tell(inside: &mut Inside, observer: &Observer, governor: &Governor, snap: &Snapshot) {
-    for &slot in &snap.fresh_groups {
+pub(super) fn tell(inside: &mut Inside, observer: &Observer, governor: &Governor, snap: &mut Snapshot) {
+    for i in 0..snap.fresh_groups.len() {
+        let slot = snap.fresh_groups[i];
         tell_group(inside, observer.layout(), governor, snap, slot);
-        if let (Some(row), Some(dir)) = (snap.group(slot).filter(|row| !row.gone), observer.dir(slot)) {
-            inside.count_kernel(slot, row.id, dir, snap.at);
+        let now = snap.at;
+        if let Some(row) = snap.groups.get_mut(slot.0).filter(|row| !row.gone)
+            && let Some(dir) = observer.dir(slot)
+        {
+            row.kernel_watched = inside.count_kernel(slot, row.id, dir, now);
         }
     }
     for &slot in &snap.fresh_processes {

@@ -151,7 +151,7 @@ impl Agent {
         Ok(numbers(&self.answer(self.patience)?))
     }
 
-    fn answer(&mut self, within: Duration) -> Result<String> {
+    pub fn answer(&mut self, within: Duration) -> Result<String> {
         let end = Instant::now() + within;
         while self.answers.is_empty() {
             self.receive(end)?;

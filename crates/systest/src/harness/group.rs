@@ -33,11 +33,14 @@ impl Group {
         Ok(Self { version: host.version, path: Path::new("/").join(below), dirs })
     }
 
-    /// Lets groups below have memory limits of their own (v2).
+    /// Lets groups below have limits of their own, of memory and, where there is the controller, of processes (v2).
     pub fn delegate_memory(&self) -> Result<()> {
         match self.version {
             Version::V1 => Ok(()),
-            Version::V2 => self.write("cgroup.subtree_control", "+memory"),
+            Version::V2 => {
+                let _none = self.write("cgroup.subtree_control", "+pids");
+                self.write("cgroup.subtree_control", "+memory")
+            }
         }
     }
 

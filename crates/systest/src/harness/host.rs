@@ -50,7 +50,7 @@ pub struct Host {
     pub version: Version,
     /// Mount point of the memory hierarchy.
     pub memory: PathBuf,
-    /// Mount points of the other hierarchies memgov may use: v1 freezer, unified tree.
+    /// Mount points of the other hierarchies memgov may use: v1 freezer and pids, unified tree.
     pub others: Vec<PathBuf>,
     /// Whether there is a freezer of either kind.
     pub freezer: bool,
@@ -124,7 +124,7 @@ impl Host {
         let dir = std::env::temp_dir().join(format!("memgov-t-{}", std::process::id()));
         fs::create_dir_all(&dir).with_context(|| format!("making {}", dir.display()))?;
         open_to_all(&dir)?;
-        let others: Vec<PathBuf> = [&mounts.freezer, &mounts.unified]
+        let others: Vec<PathBuf> = [&mounts.freezer, &mounts.unified, &mounts.pids]
             .into_iter()
             .flatten()
             .filter(|at| **at != memory)
@@ -173,6 +173,7 @@ impl Host {
 struct Mounts {
     memory_v1: Option<PathBuf>,
     freezer: Option<PathBuf>,
+    pids: Option<PathBuf>,
     unified: Option<PathBuf>,
 }
 
@@ -194,6 +195,7 @@ impl Mounts {
                 Some("cgroup2") => &mut mounts.unified,
                 Some("cgroup") if has("memory") => &mut mounts.memory_v1,
                 Some("cgroup") if has("freezer") => &mut mounts.freezer,
+                Some("cgroup") if has("pids") => &mut mounts.pids,
                 _ => continue,
             };
             slot.get_or_insert(place);
@@ -215,6 +217,8 @@ impl Mounts {
         let control = place.join("cgroup.subtree_control");
         fs::write(&control, "+memory")
             .with_context(|| format!("writing +memory to {}", control.display()))?;
+        // Not every kernel has it; whoever needs it fails without.
+        let _none = fs::write(&control, "+pids");
         Ok((Version::V2, place.clone()))
     }
 }
@@ -275,7 +279,8 @@ mod tests {
             Mounts {
                 memory_v1: at("/sys/fs/cgroup/memory"),
                 freezer: at("/sys/fs/cgroup/freezer"),
-                unified: at("/sys/fs/cgroup/unified")
+                unified: at("/sys/fs/cgroup/unified"),
+                ..Mounts::default()
             }
         );
         let v2 =

@@ -6,6 +6,7 @@ mod control_plane;
 mod cost;
 mod crash;
 mod deny;
+mod gk;
 mod hostile;
 mod kill;
 mod records;
@@ -19,7 +20,7 @@ use crate::harness::run::Test;
 
 /// Every test, in the order they run.
 pub fn all() -> Vec<Test> {
-    let themes: [fn() -> Vec<Test>; 13] = [
+    let themes: [fn() -> Vec<Test>; 14] = [
         wl::tests,
         deny::tests,
         slow::tests,
@@ -31,6 +32,7 @@ pub fn all() -> Vec<Test> {
         socket::tests,
         records::tests,
         control_plane::tests,
+        gk::tests,
         cost::tests,
         bpf::tests,
     ];

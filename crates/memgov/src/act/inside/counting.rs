@@ -25,14 +25,11 @@ impl Inside {
     }
 
     /// Starts the counter of a group that has a line for kernel memory, or puts it right. What is too busy for that comes again with the next
-    /// look; until it is started the line is met from outside.
-    pub fn count_kernel(&mut self, slot: GroupSlot, id: GroupId, dir: &GroupDir, now: Time) {
-        if !self.counts {
-            return;
-        }
-        let Some(Some(told)) = self.groups.get_mut(slot.0 as usize) else { return };
-        if told.id != id || !wants(told) {
-            return;
+    /// look; until it is started the line is met from outside. Whether it runs, and crossing the line is told.
+    pub fn count_kernel(&mut self, slot: GroupSlot, id: GroupId, dir: &GroupDir, now: Time) -> bool {
+        let Some(Some(told)) = self.groups.get_mut(slot.0 as usize) else { return false };
+        if !self.counts || told.id != id || !wants(told) {
+            return false;
         }
         let mut read =
             || dir.read_kernel(&mut [0; 512], &mut |_, _| {}).and_then(|bytes| bytes.ok_or(Errno::IO));
@@ -48,6 +45,7 @@ impl Inside {
                 told.compared = now;
             }
         }
+        self.maps.kernel_usage(id).is_some()
     }
 }
 

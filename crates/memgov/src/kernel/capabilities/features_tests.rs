@@ -145,13 +145,16 @@ fn v1_without_its_freezer_uses_the_unified_tree_and_last_signals() {
 
 #[test]
 fn uml_lacks_pressure_and_the_inner_tier() {
-    assert_eq!(lacking(&uml()), [("enforce-inside", "none"), ("pressure", "none")]);
+    assert_eq!(
+        lacking(&uml()),
+        [("deny-kernel", "pids.max"), ("enforce-inside", "none"), ("pressure", "none")]
+    );
 }
 
 #[test]
 fn a_container_can_still_meter_deny_and_signal_its_own() {
     let lacking: Vec<_> = lacking(&unprivileged_container()).into_iter().map(|(name, _)| name).collect();
-    let all_but = ["high", "release-memory"];
+    let all_but = ["high", "kernel-meter", "release-memory"];
     let expected: Vec<_> =
         features(&v2_root()).iter().map(|f| f.name).filter(|name| !all_but.contains(name)).collect();
     assert_eq!(lacking, expected);

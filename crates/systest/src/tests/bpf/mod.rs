@@ -8,7 +8,7 @@ mod groups_daemon;
 mod instructions;
 mod kernel;
 mod kernel_attacks;
-mod kernel_rig;
+pub(super) mod kernel_rig;
 mod load;
 mod process;
 mod rig;

@@ -7,7 +7,7 @@ use anyhow::{Context, Result, ensure};
 use super::{Action, LINE, Scene};
 use crate::harness::bench::Bench;
 use crate::harness::daemon::Daemon;
-use crate::harness::host::Need;
+use crate::harness::host::{Need, Tier};
 use crate::harness::run::Test;
 use crate::harness::{MIB, poll_until};
 
@@ -42,17 +42,23 @@ enum Moment {
 /// A kind of moment, and the time over which its delays are spread, in microseconds.
 type Kind = (fn(Duration) -> Moment, u64);
 
-/// Six of each kind, the delays spread without a pattern over the time each takes.
-fn moments() -> Vec<Moment> {
+/// How many of each kind: a daemon whose programs are loaded by an emulated processor takes seconds to start.
+fn of_each(bench: &Bench<'_>) -> u64 {
+    if bench.host.tier == Tier::Bpf { 2 } else { 6 }
+}
+
+/// So many of each kind, the delays spread without a pattern over the time each takes.
+fn moments(each: u64) -> Vec<Moment> {
     let kinds: [Kind; 4] = [
         (Moment::Over, 60_000),
         (Moment::Seen, 110_000),
         (Moment::Ending, 30_000),
         (Moment::Terminating, 4_000),
     ];
-    let spread = |kind: usize, at: u64, most: u64| (at * 6 + kind as u64).wrapping_mul(2_654_435_761) % most;
+    let spread =
+        |kind: usize, at: u64, most: u64| (at * each + kind as u64).wrapping_mul(2_654_435_761) % most;
     let of = |(kind, (moment, most)): (usize, Kind)| {
-        (0..6).map(move |at| moment(Duration::from_micros(spread(kind, at, most))))
+        (0..each).map(move |at| moment(Duration::from_micros(spread(kind, at, most))))
     };
     kinds.into_iter().enumerate().flat_map(of).collect()
 }
@@ -61,7 +67,7 @@ fn every_step(bench: &mut Bench<'_>, action: Action) -> Result<String> {
     let mut scene = Scene::set(bench)?;
     let rule = action.rule(&scene.job);
     let mut seen = 0;
-    for moment in moments() {
+    for moment in moments(of_each(bench)) {
         let mut daemon = bench.quiet_daemon(&rule, &[])?;
         scene.hog.say(&format!("grow anon 1048576 0 {}", LINE + 16 * MIB))?;
         // Signals leave nothing to be seen; the others must act.
@@ -79,7 +85,7 @@ fn every_step(bench: &mut Bench<'_>, action: Action) -> Result<String> {
         settle(&mut scene)?;
     }
     ensure!(action == Action::Signal || seen > 0, "the action was never seen under way: nothing was tried");
-    Ok(format!("{} kills, {seen} of them with the action seen under way", moments().len()))
+    Ok(format!("{} kills, {seen} of them with the action seen under way", moments(of_each(bench)).len()))
 }
 
 /// Waits for the moment; says whether the action could be seen then.
@@ -140,7 +146,8 @@ fn every_step_of_kill(bench: &mut Bench<'_>) -> Result<String> {
     let before = bench.state(&[neighbour.pid]);
     let rule = Action::Kill.rule(&job);
     let mut died = 0;
-    for at in 0..24u64 {
+    let kills = 4 * of_each(bench);
+    for at in 0..kills {
         let mut daemon = bench.quiet_daemon(&rule, &[])?;
         let mut hog = bench.agent(&job, "hog")?;
         hog.say(&format!("grow anon 1048576 0 {}", LINE + 16 * MIB))?;
@@ -161,5 +168,5 @@ fn every_step_of_kill(bench: &mut Bench<'_>) -> Result<String> {
             hog.drain().map_err(|error| daemon.explain(error))?;
         }
     }
-    Ok(format!("24 kills, the hog had died in {died}"))
+    Ok(format!("{kills} kills, the hog had died in {died}"))
 }

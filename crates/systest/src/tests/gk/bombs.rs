@@ -1,0 +1,183 @@
+//! Containing what takes kernel memory as fast as it can, and killing the right ones for it.
+
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+
+use super::super::bpf::kernel_rig::{file, worker};
+use super::{K, empty, over, refuser, rule, shell, shielded, tolerance, watch};
+use crate::harness::agent::Agent;
+use crate::harness::bench::Bench;
+use crate::harness::daemon::Daemon;
+use crate::harness::event::Event;
+use crate::harness::group::Group;
+use crate::harness::host::{Need, Tier, Version};
+use crate::harness::run::Test;
+use crate::harness::{MIB, poll_until, process};
+
+pub fn tests() -> Vec<Test> {
+    let test = |name, body| Test::new(name, body).needs(&[Need::Freezer]).seconds(90);
+    vec![
+        test("gk_01_shell_fork_bomb", |bench| bomb(bench, true)),
+        test("gk_01_fork_bomb_that_does_not_give_up", |bench| bomb(bench, false)),
+        test("gk_01_thread_bomb", |bench| hoarder(bench, "threads", 2000)),
+        test("gk_02_mkdir_loop", |bench| hoarder(bench, "dirs", 24_000)),
+        test("gk_02_open_unlinked_files", |bench| hoarder(bench, "unlinked", 20_000)),
+        test("gk_06_the_parents_line_meets_the_biggest_child", biggest_child),
+        test("gk_09_the_bomb_dies_and_no_big_innocent", right_victim),
+    ]
+}
+
+/// Refused at once, and frozen if that was not enough.
+const CONTAIN: &str = "\"deny\", { action = \"freeze\", after = \"100ms\" }";
+
+fn begun<'a>(path: &'a str, order: &'static str) -> impl Fn(&Event) -> bool + 'a {
+    move |event| event.order == order && event.is_of_group(path) && event.outcome.is_some()
+}
+
+/// A neighbour that forks and maps on a timetable, and must not notice.
+fn neighbour(bench: &Bench<'_>) -> Result<(Group, Agent)> {
+    let group = bench.group("other")?;
+    let mut agent = bench.agent(&group, "neighbour")?;
+    agent.ask("innocent 2000")?;
+    Ok((group, agent))
+}
+
+fn is_free(bench: &Bench<'_>, group: &Group, agent: &mut Agent) -> Result<Duration> {
+    let figures = agent.numbers("figures")?;
+    ensure!(figures[1] == 0 && figures[0] > 0, "pieces and failures of the neighbour: {figures:?}");
+    ensure!(group.oom_kills()? == 0, "the kernel killed in the neighbour's group");
+    let worst = Duration::from_micros(figures[3]);
+    let allowed = Duration::from_millis(100) * bench.host.patience;
+    ensure!(worst < allowed, "the neighbour was held up: p99 {worst:?}, allowed {allowed:?}");
+    Ok(worst)
+}
+
+fn bomb(bench: &mut Bench<'_>, by_shell: bool) -> Result<String> {
+    bench.patience *= 2;
+    let (other, mut innocent) = neighbour(bench)?;
+    let job = shielded(bench)?;
+    let mut agent = if by_shell { None } else { Some(worker(bench, &job, "bomb")?) };
+    let daemon = bench.daemon(&rule(&job, K, CONTAIN))?;
+    let mut started = None;
+    match &mut agent {
+        Some(agent) => agent.say("fork-bomb")?,
+        None => started = Some(shell(&job, "bomb() { bomb | bomb & }; bomb; sleep 600")?),
+    }
+    let result = contained(bench, &daemon, &job);
+    // Whatever was seen, the bomb ends before the daemon does.
+    let emptied = empty(bench, &daemon, &job);
+    if let Some(mut child) = started {
+        let _gone = child.kill();
+        child.wait()?;
+    }
+    job.remove()?;
+    let (said, emptied) = (result?, emptied?);
+    let late = is_free(bench, &other, &mut innocent)?;
+    Ok(format!("{said}; emptied in {emptied:.0?}; p99 of the neighbour {late:?}"))
+}
+
+/// Waits until it is met, then sees that it grows no more.
+fn contained(bench: &Bench<'_>, daemon: &Daemon, job: &Group) -> Result<String> {
+    let path = job.path();
+    let event = daemon.event("deny-begin", bench.patience(), begun(&path, "deny-begin"))?;
+    ensure!(event.by() == refuser(bench), "{event}");
+    ensure!(event.reason.kind == "kernel" && event.reason.usage_line_bytes == Some(K), "{event}");
+    // The second that it may take until nothing more begins.
+    let first = watch(bench, job, Duration::from_secs(1) * bench.host.patience)?;
+    let then = watch(bench, job, Duration::from_secs(2))?;
+    let peak = first.peak.max(then.peak);
+    ensure!(peak <= K + tolerance(bench), "{}", over(peak, K));
+    let before = then.last;
+    std::thread::sleep(Duration::from_secs(1));
+    let after = job.processes().len();
+    ensure!(after <= before.max(first.most), "{before} processes, a second later {after}");
+    ensure!(job.oom_kills()? == 0, "the kernel's OOM killer was faster");
+    Ok(format!("by {}, {}, {} processes", event.by(), over(peak, K), first.most.max(then.most)))
+}
+
+/// One process at full speed.
+fn hoarder(bench: &mut Bench<'_>, kind: &str, count: u64) -> Result<String> {
+    bench.patience *= 2;
+    let (other, mut innocent) = neighbour(bench)?;
+    let job = shielded(bench)?;
+    let mut hog = worker(bench, &job, "hog")?;
+    hog.ask(&format!("prepare {kind} 0"))?;
+    let daemon = bench.daemon(&rule(&job, K, CONTAIN))?;
+    hog.say(&format!("hoard {kind} {count}"))?;
+    let path = job.path();
+    let met = daemon.event("deny-begin or freeze-begin", bench.patience(), |event| {
+        begun(&path, "deny-begin")(event) || begun(&path, "freeze-begin")(event)
+    })?;
+    ensure!(met.reason.kind == "kernel", "{met}");
+    let seen = watch(bench, &job, Duration::from_secs(2) * bench.host.patience)?;
+    ensure!(seen.peak <= K + tolerance(bench), "{}", over(seen.peak, K));
+    if bench.host.tier == Tier::Portable && kind != "threads" {
+        // Nothing from outside refuses it: it has to stand still.
+        daemon.event("freeze-begin", bench.patience(), begun(&path, "freeze-begin"))?;
+        let (before, then) = (file(bench, &job)?, watch(bench, &job, Duration::from_secs(1))?);
+        ensure!(then.peak <= before.max(seen.peak), "it goes on: {before}, then {}", then.peak);
+    }
+    let late = is_free(bench, &other, &mut innocent)?;
+    // With the daemon gone it goes on, and gives back what it has: nothing stays frozen.
+    let mut daemon = daemon;
+    ensure!(daemon.terminate()? == 0, "the daemon's exit code");
+    hog.answer(bench.patience()).context("after the daemon has gone")?;
+    hog.ask("let-go")?;
+    Ok(format!("by {}, {}; p99 of the neighbour {late:?}", met.by(), over(seen.peak, K)))
+}
+
+/// Two children below one line: the bomb's dies, the other does not.
+fn biggest_child(bench: &mut Bench<'_>) -> Result<String> {
+    bench.patience *= 2;
+    let job = shielded(bench)?;
+    job.delegate_memory()?;
+    let (mild, wild) = (bench.group("job/mild")?, bench.group("job/wild")?);
+    let (mut mild, mut wild) = (worker(bench, &mild, "mild")?, worker(bench, &wild, "wild")?);
+    mild.numbers("hoard forks 10")?;
+    let daemon = bench.daemon(&rule(&job, K, "{ action = \"kill\", victim = \"largest\" }"))?;
+    wild.say("hoard forks 2000")?;
+    let (_, signal) = wild.wait_for_end(bench.patience()).map_err(|error| daemon.explain(error))?;
+    ensure!(signal == libc::SIGKILL, "died of {signal}");
+    let path = job.path();
+    let event = daemon.event("the kill", bench.patience(), |event| {
+        event.order == "kill" && event.is_of_group(&path) && event.came_of_it() == "dead"
+    })?;
+    ensure!(process::is_alive(mild.pid), "the mild one is dead");
+    daemon.event("relief", bench.patience(), begun(&path, "relieved"))?;
+    mild.ask("let-go")?;
+    Ok(event.to_string())
+}
+
+/// A process of 100 MiB and one that has just come stay; the bomb of small ones goes.
+fn right_victim(bench: &mut Bench<'_>) -> Result<String> {
+    bench.patience *= 2;
+    let job = shielded(bench)?;
+    job.set_max(256 * MIB)?;
+    let mut innocent = bench.agent(&job, "innocent")?;
+    innocent.take("anon", 100 * MIB)?;
+    let mut bomb = worker(bench, &job, "bomb")?;
+    let daemon = bench.daemon(&rule(&job, K, "{ action = \"kill\", victim = \"largest\" }"))?;
+    let newcomer = bench.agent(&job, "newcomer")?;
+    bomb.say("fork-bomb")?;
+    let path = job.path();
+    let killed = daemon.event("a kill", bench.patience(), |event| {
+        event.order == "kill" && event.is_of_group(&path) && event.outcome.is_some()
+    });
+    let gone = poll_until(bench.patience(), Duration::from_millis(10), || {
+        (job.processes().len() == 2).then_some(())
+    });
+    let left = job.processes().len();
+    if gone.is_none() {
+        job.remove()?;
+    }
+    let killed = killed?;
+    ensure!(gone.is_some(), "{left} processes are left, 2 expected; {killed}");
+    ensure!(process::is_alive(innocent.pid), "the big innocent is dead");
+    ensure!(process::is_alive(newcomer.pid), "the newcomer is dead");
+    ensure!(!killed.ranking.is_empty(), "no ranking: {killed}");
+    let judged = [innocent.pid, newcomer.pid];
+    ensure!(killed.ranking.iter().all(|c| !judged.contains(&c.pid)), "an innocent is in the ranking");
+    let v1 = bench.host.version == Version::V1;
+    Ok(format!("{killed}{}", if v1 { "; on v1" } else { "" }))
+}

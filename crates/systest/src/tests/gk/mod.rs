@@ -1,0 +1,119 @@
+//! The criteria of the kernel-memory letter: a ceiling of its own beside the group's limit, in the daemon's rules.
+
+mod bombs;
+mod lines;
+
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+
+use super::bpf::kernel_rig::file;
+use crate::harness::agent::Agent;
+use crate::harness::bench::Bench;
+use crate::harness::daemon::Daemon;
+use crate::harness::group::Group;
+use crate::harness::host::Tier;
+use crate::harness::run::Test;
+use crate::harness::{MIB, poll_until};
+use crate::sys::process::start_in_groups;
+
+pub fn tests() -> Vec<Test> {
+    bombs::tests().into_iter().chain(lines::tests()).collect()
+}
+
+/// The letter's line.
+const K: u64 = 16 * MIB;
+/// So far over the line it may get: inside the kernel what calls under way need; from outside what is taken until somebody has looked and refused, and a
+/// fork bomb takes some 3 MiB in 10 ms.
+fn tolerance(bench: &Bench<'_>) -> u64 {
+    if bench.host.tier == Tier::Bpf { 2 * MIB } else { 24 * MIB }
+}
+
+/// Forks ten at a time, with a moment between, until refused or so many are there: how many there are, and the errno.
+fn fork_slowly(agent: &mut Agent, most: u64) -> Result<(u64, u64)> {
+    let mut forked = 0;
+    while forked < most {
+        let taken = agent.numbers("hoard forks 10")?;
+        forked += taken[0];
+        if taken[1] != 0 {
+            return Ok((forked, taken[1]));
+        }
+        std::thread::sleep(Duration::from_millis(40));
+    }
+    Ok((forked, 0))
+}
+/// A hard limit behind it all, so that a ceiling that does not hold ends in this group.
+const BEHIND: u64 = 96 * MIB;
+/// Likewise, processes and threads: kernel memory of some 80 MiB.
+const MOST: &str = "1200";
+
+/// A rule about the group's kernel memory.
+fn rule(group: &Group, over: u64, does: &str) -> String {
+    format!(
+        "[[rule]]\nname = \"kernel\"\ngroups = {:?}\nmeter = \"kernel\"\nover = \"{over}B\"\ndo = [{does}]\n",
+        group.path()
+    )
+}
+
+/// Runs a script in a group until it is killed with it.
+fn shell(group: &Group, script: &str) -> Result<Child> {
+    let mut command = Command::new("/bin/sh");
+    command.args(["-c", script]).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+    start_in_groups(&mut command, group.doors()?, false);
+    command.spawn().context("starting a shell")
+}
+
+/// A group with two hard limits behind the line, of memory and of processes: a ceiling that does not hold ends here, and not with the machine.
+fn shielded(bench: &Bench<'_>) -> Result<Group> {
+    let caps = bench.top.dirs().iter().map(|dir| dir.join("pids.max"));
+    let capped = caps.filter(|file| file.exists()).filter_map(|file| std::fs::write(file, MOST).ok()).count();
+    ensure!(capped > 0, "no pids controller to shield this machine with");
+    let job = bench.group("job")?;
+    job.set_max(BEHIND)?;
+    Ok(job)
+}
+
+/// By what refusing is done in this tier.
+fn refuser(bench: &Bench<'_>) -> &'static str {
+    if bench.host.tier == Tier::Bpf { "bpf" } else { "pids.max" }
+}
+
+/// The most kernel memory and processes in this time, and the last count of processes.
+struct Watched {
+    peak: u64,
+    most: usize,
+    last: usize,
+}
+
+fn watch(bench: &Bench<'_>, group: &Group, during: Duration) -> Result<Watched> {
+    let end = std::time::Instant::now() + during;
+    let mut seen = Watched { peak: 0, most: 0, last: 0 };
+    while std::time::Instant::now() < end {
+        seen.peak = seen.peak.max(file(bench, group)?);
+        seen.last = group.processes().len();
+        seen.most = seen.most.max(seen.last);
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    Ok(seen)
+}
+
+/// On request: all of it killed by a rule set for the purpose, whatever holds it. Gives how long that took.
+fn empty(bench: &Bench<'_>, daemon: &Daemon, group: &Group) -> Result<Duration> {
+    let begin = std::time::Instant::now();
+    daemon.ok(&["set", "--group", &group.path(), "--over", "4KiB", "--do", "kill"])?;
+    let gone = poll_until(bench.patience(), Duration::from_millis(5), || {
+        group.processes().is_empty().then(|| begin.elapsed())
+    });
+    let took = gone.with_context(|| format!("{} processes are left", group.processes().len()));
+    let took = took.map_err(|error| daemon.explain(error))?;
+    let allowed = Duration::from_secs(5) * bench.host.patience;
+    ensure!(took <= allowed, "emptied in {took:?}, allowed {allowed:?}");
+    Ok(took)
+}
+
+/// Kibibytes over the line, for a result.
+fn over(peak: u64, line: u64) -> String {
+    let over = i64::try_from(peak).unwrap_or(i64::MAX) - i64::try_from(line).unwrap_or(0);
+    format!("peak {:+} KiB of the line at {} KiB", over / 1024, line / 1024)
+}
