@@ -25,7 +25,6 @@ pub fn tests() -> Vec<Test> {
 fn user_memory(bench: &mut Bench<'_>) -> Result<String> {
     bench.patience *= 2;
     let job = shielded(bench)?;
-    job.set_max(160 * MIB)?;
     let (mut holder, mut user) = (worker(bench, &job, "holder")?, bench.agent(&job, "user")?);
     let line = file(bench, &job)? + 3 * MIB;
     let daemon = bench.daemon(&rule(&job, line, "\"deny\""))?;
@@ -79,7 +78,7 @@ fn populated(bench: &mut Bench<'_>) -> Result<String> {
     bench.patience *= 2;
     let job = shielded(bench)?;
     job.delegate_memory()?;
-    let child = bench.group("job/child")?;
+    let child = bench.group("cage/job/child")?;
     let mut hog = worker(bench, &child, "hog")?;
     hog.numbers("hoard forks 20")?;
     let daemon = bench.daemon("")?;

@@ -44,7 +44,7 @@ fn fork_slowly(agent: &mut Agent, most: u64) -> Result<(u64, u64)> {
     Ok((forked, 0))
 }
 /// A hard limit behind it all, so that a ceiling that does not hold ends in this group.
-const BEHIND: u64 = 96 * MIB;
+const BEHIND: u64 = 256 * MIB;
 /// Likewise, processes and threads: kernel memory of some 80 MiB.
 const MOST: &str = "1200";
 
@@ -64,14 +64,15 @@ fn shell(group: &Group, script: &str) -> Result<Child> {
     command.spawn().context("starting a shell")
 }
 
-/// A group with two hard limits behind the line, of memory and of processes: a ceiling that does not hold ends here, and not with the machine.
+/// A group in a cage with two hard limits, of memory and of processes: a ceiling that does not hold ends there, and not with the machine.
 fn shielded(bench: &Bench<'_>) -> Result<Group> {
-    let caps = bench.top.dirs().iter().map(|dir| dir.join("pids.max"));
+    let cage = bench.group("cage")?;
+    cage.delegate_memory()?;
+    let caps = cage.dirs().iter().map(|dir| dir.join("pids.max"));
     let capped = caps.filter(|file| file.exists()).filter_map(|file| std::fs::write(file, MOST).ok()).count();
     ensure!(capped > 0, "no pids controller to shield this machine with");
-    let job = bench.group("job")?;
-    job.set_max(BEHIND)?;
-    Ok(job)
+    cage.set_max(BEHIND)?;
+    bench.group("cage/job")
 }
 
 /// By what refusing is done in this tier.
