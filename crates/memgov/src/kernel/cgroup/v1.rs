@@ -14,6 +14,13 @@ pub const FAILCNT: &CStr = c"memory.failcnt";
 /// OOM state and counter.
 pub const OOM_CONTROL: &CStr = c"memory.oom_control";
 
+/// Kernel memory of the group and those below it, undivided; no line of `memory.stat` divides it (`memcg1_stats` in mm/memcontrol.c).
+pub const KERNEL: &CStr = c"memory.kmem.usage_in_bytes";
+/// The most there was of it; a write makes it what there is.
+pub const KERNEL_PEAK: &CStr = c"memory.kmem.max_usage_in_bytes";
+/// Buffers of TCP sockets, which v1 counts beside all other memory. Of other sockets' buffers it gives no number.
+pub const TCP: &CStr = c"memory.kmem.tcp.usage_in_bytes";
+
 /// The text of [`USAGE`].
 pub fn parse_usage(text: &[u8]) -> Option<Bytes> {
     super::parse_usage(text)

@@ -1,0 +1,250 @@
+//! The same for people.
+
+use std::io::{self, Write};
+
+use memgov_decide::kernel_memory::Kind;
+use memgov_decide::units::Bytes;
+
+use super::super::output::{self, shown};
+use super::meaning;
+use crate::serve::wire::{KernelCause, KernelGroup, KernelHolder, KernelMemory};
+
+/// Names that are shown of one group.
+const HOLDERS: usize = 8;
+/// Kinds that are shown of each group in the table of all.
+const TOP: usize = 2;
+
+fn amount(bytes: Option<u64>) -> String {
+    bytes.map_or_else(|| "?".into(), |bytes| Bytes(bytes).to_string())
+}
+
+/// `+1.5MiB`, `-3B`, `0`.
+fn growth(rate: Option<i64>) -> String {
+    match rate {
+        None => "?".into(),
+        Some(0) => "0".into(),
+        Some(rate) => format!("{}{}", if rate > 0 { '+' } else { '-' }, Bytes(rate.unsigned_abs())),
+    }
+}
+
+/// `12.5%`.
+fn share(part: u64, whole: u64) -> String {
+    let permille = (u128::from(part) * 1000).checked_div(u128::from(whole)).unwrap_or(0);
+    format!("{}.{}%", permille / 10, permille % 10)
+}
+
+/// All groups, most kernel memory first.
+pub(super) fn all(answer: &KernelMemory, out: &mut dyn Write) -> io::Result<()> {
+    let twice = answer.interval_ns.is_some();
+    let row = |group: &KernelGroup| {
+        let mut row = vec![shown(&group.path), amount(group.kernel_bytes)];
+        if twice {
+            row.push(growth(group.growth_bytes_per_second));
+        }
+        row.extend([
+            amount(group.own_bytes),
+            amount(group.usage_bytes),
+            group.processes_in_all.to_string(),
+            group.removed_groups.map_or_else(|| "?".into(), |n| n.to_string()),
+            top(group),
+        ]);
+        row
+    };
+    let (known, rest): (Vec<_>, Vec<_>) = answer.groups.iter().partition(|group| group.accounted);
+    let mut columns =
+        vec!["GROUP", "KERNEL", "GROWS/S", "OWN", "ALL MEMORY", "PROCESSES", "REMOVED", "MOST OF IT"];
+    if !twice {
+        columns.remove(2);
+    }
+    if !known.is_empty() {
+        let rows: Vec<_> = known.into_iter().map(row).collect();
+        output::table(out, &columns, &rows)?;
+    }
+    let mut reasons: Vec<(&str, u64)> = Vec::new();
+    for why in rest.iter().filter_map(|group| group.why.as_deref()) {
+        match reasons.iter_mut().find(|(reason, _)| *reason == why) {
+            Some((_, count)) => *count += 1,
+            None => reasons.push((why, 1)),
+        }
+    }
+    for (why, count) in reasons {
+        writeln!(out, "not accounted, {count} groups: {why}")?;
+    }
+    if let Some(removed) = answer.removed_groups {
+        writeln!(out, "{}", removed_of_v1(removed))?;
+    }
+    if answer.left_out > 0 {
+        writeln!(out, "{} groups and all below them were left out: too many, or too deep", answer.left_out)?;
+    }
+    Ok(())
+}
+
+fn removed_of_v1(removed: u64) -> String {
+    format!(
+        "{removed} removed groups of the whole hierarchy still hold memory (user memory, page cache above all); \
+         cgroup v1 does not tell where"
+    )
+}
+
+/// `slab_unreclaimable 35.0%, kernel_stack 14.7%`.
+fn top(group: &KernelGroup) -> String {
+    let whole = group.kernel_bytes.unwrap_or(0);
+    if group.kinds.is_empty() {
+        return if whole == 0 { "-".into() } else { "not divided (cgroup v1)".into() };
+    }
+    let mut kinds: Vec<_> = group.kinds.iter().filter(|kind| kind.bytes > 0).collect();
+    kinds.sort_by_key(|kind| std::cmp::Reverse(kind.bytes));
+    let shown: Vec<_> =
+        kinds.iter().take(TOP).map(|kind| format!("{} {}", kind.kind, share(kind.bytes, whole))).collect();
+    if shown.is_empty() { "-".into() } else { shown.join(", ") }
+}
+
+/// One group: a table by kind, what can come back, what removed groups left, who holds it.
+pub(super) fn one(group: &KernelGroup, answer: &KernelMemory, out: &mut dyn Write) -> io::Result<()> {
+    let path = shown(&group.path);
+    if let Some(why) = &group.why {
+        writeln!(out, "{path}: kernel memory is not accounted: {why}")?;
+    } else {
+        let grows = match group.growth_bytes_per_second {
+            Some(rate) => format!("; {} a second", growth(Some(rate))),
+            None => String::new(),
+        };
+        let all = group.usage_bytes.map(|usage| format!(", of {} in all", Bytes(usage))).unwrap_or_default();
+        writeln!(out, "{path}: {} of kernel memory{all}{grows}", amount(group.kernel_bytes))?;
+        kinds(group, out)?;
+        cause(group.cause.as_ref(), out)?;
+        peak(group, answer, out)?;
+        below(group, out)?;
+    }
+    sockets(group, out)?;
+    match group.removed_groups {
+        Some(0) => writeln!(out, "removed:  no removed group below still holds memory")?,
+        Some(count) => {
+            let own = amount(group.own_usage_bytes);
+            writeln!(
+                out,
+                "removed:  {count} removed groups below still hold user memory, page cache above all, within the {own} of all memory \
+                 that no living group below holds"
+            )?;
+        }
+        None => writeln!(
+            out,
+            "removed:  cgroup v1 does not tell of a group whether removed ones below still hold memory"
+        )?,
+    }
+    holders(&group.holders, answer.interval_ns.is_some(), out)
+}
+
+fn kinds(group: &KernelGroup, out: &mut dyn Write) -> io::Result<()> {
+    let whole = group.kernel_bytes.unwrap_or(0);
+    if group.kinds.is_empty() {
+        return writeln!(out, "by kind:  not known: cgroup v1 does not divide kernel memory");
+    }
+    let twice = group.kinds.iter().any(|kind| kind.growth_bytes_per_second.is_some());
+    let mut kinds: Vec<_> = group.kinds.iter().collect();
+    kinds.retain(|kind| kind.bytes > 0 || kind.growth_bytes_per_second.is_some_and(|rate| rate != 0));
+    kinds.sort_by_key(|kind| std::cmp::Reverse(kind.bytes));
+    let row = |kind: &&crate::serve::wire::KernelKind| {
+        let mut row = vec![kind.kind.clone(), Bytes(kind.bytes).to_string(), share(kind.bytes, whole)];
+        if twice {
+            row.push(growth(kind.growth_bytes_per_second));
+        }
+        let known = Kind::ALL.into_iter().find(|it| it.name() == kind.kind);
+        row.push(known.map(meaning).unwrap_or_default().into());
+        row
+    };
+    let rows: Vec<_> = kinds.iter().map(row).collect();
+    let columns = ["KIND", "HELD", "SHARE", "GROWS/S", "WHAT IT IS"];
+    let without: Vec<&str> = columns.into_iter().filter(|column| *column != "GROWS/S").collect();
+    output::table(out, if twice { &columns } else { &without }, &rows)?;
+    writeln!(
+        out,
+        "reclaim:  gets back {} at the most; {} is pinned, whatever is reclaimed",
+        amount(group.reclaimable_bytes),
+        amount(group.pinned_bytes)
+    )
+}
+
+fn cause(cause: Option<&KernelCause>, out: &mut dyn Write) -> io::Result<()> {
+    let Some(KernelCause { kind, bytes, grew_bytes, by, pinned }) = cause else { return Ok(()) };
+    let because = match (by.as_str(), grew_bytes) {
+        ("growth", Some(grew)) => format!("grew most, by {}", Bytes(*grew)),
+        _ => format!("holds most, {}", Bytes(*bytes)),
+    };
+    let back = if *pinned { "no reclaim gets it back" } else { "reclaim gets back what nobody uses of it" };
+    writeln!(out, "cause:    {kind} {because}; {back}")
+}
+
+fn peak(group: &KernelGroup, answer: &KernelMemory, out: &mut dyn Write) -> io::Result<()> {
+    match group.peak_bytes {
+        Some(peak) => {
+            writeln!(out, "peak:     {} since the group was made, or since --reset-peak", Bytes(peak))
+        }
+        None => writeln!(out, "peak:     not known: cgroup {} keeps none of kernel memory", answer.memory),
+    }
+}
+
+fn below(group: &KernelGroup, out: &mut dyn Write) -> io::Result<()> {
+    let Some(own) = group.own_bytes.map(Bytes) else { return Ok(()) };
+    let groups = group.groups_below;
+    match (groups, group.left_behind_bytes) {
+        (_, Some(0)) => Ok(()),
+        (0, None) => Ok(()),
+        (_, Some(left)) => writeln!(
+            out,
+            "left:     {} held by no living group below, and no process is in the group itself: left by removed groups, or by \
+             processes that ended or went elsewhere",
+            Bytes(left)
+        ),
+        (_, None) => writeln!(
+            out,
+            "own:      {own} held by no group below ({groups} directly below it): by the group's own processes, or left by removed groups"
+        ),
+    }
+}
+
+fn sockets(group: &KernelGroup, out: &mut dyn Write) -> io::Result<()> {
+    let Some(bytes) = group.sockets_bytes.map(Bytes) else {
+        return writeln!(
+            out,
+            "sockets:  buffers are not accounted (cgroup.memory=nosocket, or no file for it)"
+        );
+    };
+    match group.sockets.as_deref() {
+        Some("tcp") => writeln!(
+            out,
+            "sockets:  {bytes} of TCP buffers, counted beside all other memory; cgroup v1 counts no others"
+        ),
+        _ => writeln!(out, "sockets:  {bytes} of buffers, counted beside kernel memory"),
+    }
+}
+
+fn holders(holders: &[KernelHolder], twice: bool, out: &mut dyn Write) -> io::Result<()> {
+    if holders.is_empty() {
+        return writeln!(out, "no process is in it or below it");
+    }
+    writeln!(out, "\nWho holds it, as far as that shows, the worst first:")?;
+    let row = |holder: &KernelHolder| {
+        let mut row = vec![shown(&holder.comm), holder.processes.to_string()];
+        if twice {
+            row.push(holder.born.map_or_else(String::new, |born| born.to_string()));
+        }
+        row.extend([
+            holder.threads.to_string(),
+            amount(holder.stacks_bytes),
+            amount(holder.page_tables_bytes),
+            holder.descriptors.map_or_else(|| "?".into(), |count| count.to_string()),
+            holder.oldest_pid.to_string(),
+        ]);
+        row
+    };
+    let rows: Vec<_> = holders.iter().take(HOLDERS).map(row).collect();
+    let columns =
+        ["NAME", "PROCESSES", "NEW", "THREADS", "STACKS", "PAGE TABLES", "OPEN FILES", "OLDEST PID"];
+    let without: Vec<&str> = columns.into_iter().filter(|column| *column != "NEW").collect();
+    output::table(out, if twice { &columns } else { &without }, &rows)?;
+    match holders.len().saturating_sub(HOLDERS) {
+        0 => Ok(()),
+        more => writeln!(out, "and {more} names more (--json has them)"),
+    }
+}
