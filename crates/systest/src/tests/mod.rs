@@ -7,6 +7,7 @@ mod cost;
 mod crash;
 mod deny;
 mod hostile;
+mod kernel_accounting;
 mod kill;
 mod records;
 mod reload;
@@ -19,7 +20,7 @@ use crate::harness::run::Test;
 
 /// Every test, in the order they run.
 pub fn all() -> Vec<Test> {
-    let themes: [fn() -> Vec<Test>; 13] = [
+    let themes: [fn() -> Vec<Test>; 14] = [
         wl::tests,
         deny::tests,
         slow::tests,
@@ -32,6 +33,7 @@ pub fn all() -> Vec<Test> {
         records::tests,
         control_plane::tests,
         cost::tests,
+        kernel_accounting::tests,
         bpf::tests,
     ];
     themes.iter().flat_map(|tests| tests()).collect()

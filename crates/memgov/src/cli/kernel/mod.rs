@@ -176,7 +176,7 @@ fn group(account: &Account, before: Option<(&Account, Duration)>, survey: &Surve
         reclaimable_bytes: raw(now.reclaimable()),
         pinned_bytes: raw(now.pinned()),
         sockets_bytes: raw(now.sockets),
-        sockets: now.sockets.map(|_| sockets.into()),
+        sockets: sockets.into(),
         usage_bytes: raw(account.usage),
         own_bytes: raw(account.own()),
         own_usage_bytes: raw(account.own_usage()),

@@ -204,18 +204,22 @@ fn below(group: &KernelGroup, out: &mut dyn Write) -> io::Result<()> {
 }
 
 fn sockets(group: &KernelGroup, out: &mut dyn Write) -> io::Result<()> {
-    let Some(bytes) = group.sockets_bytes.map(Bytes) else {
-        return writeln!(
+    match (group.sockets_bytes.map(Bytes), group.sockets.as_str()) {
+        (Some(bytes), "tcp") => {
+            writeln!(
+                out,
+                "sockets:  {bytes} of TCP buffers, counted beside all other memory; cgroup v1 counts no others"
+            )
+        }
+        (Some(bytes), _) => writeln!(out, "sockets:  {bytes} of buffers, counted beside kernel memory"),
+        (None, "tcp") => writeln!(
             out,
-            "sockets:  buffers are not accounted (cgroup.memory=nosocket, or no file for it)"
-        );
-    };
-    match group.sockets.as_deref() {
-        Some("tcp") => writeln!(
-            out,
-            "sockets:  {bytes} of TCP buffers, counted beside all other memory; cgroup v1 counts no others"
+            "sockets:  not known: cgroup v1 counts TCP buffers, and only of groups whose memory.kmem.tcp.limit_in_bytes was set"
         ),
-        _ => writeln!(out, "sockets:  {bytes} of buffers, counted beside kernel memory"),
+        (None, _) => writeln!(
+            out,
+            "sockets:  not accounted (cgroup.memory=nosocket, or the controller is not enabled here)"
+        ),
     }
 }
 

@@ -3,9 +3,9 @@
 
 use super::{GroupDir, parse_usage, v1, v2};
 use crate::kernel::layout::MemoryVersion;
-use crate::kernel::{Errno, file};
+use crate::kernel::{Errno, file, sys};
 use memgov_decide::kernel_memory::Breakdown;
-use memgov_decide::units::Bytes;
+use memgov_decide::units::{Bytes, Limit};
 use std::ffi::CStr;
 use std::path::Path;
 
@@ -98,7 +98,7 @@ impl GroupDir {
         match self.version {
             MemoryVersion::V1 => {
                 let total = self.amount(v1::KERNEL, buffer)?;
-                Ok(Breakdown::undivided(total, self.amount(v1::TCP, buffer)?))
+                Ok(Breakdown::undivided(total, self.tcp(buffer)?))
             }
             MemoryVersion::V2 => {
                 let mut into = Breakdown::default();
@@ -134,6 +134,19 @@ impl GroupDir {
         }
         let stat = file::open_if_there(self.dir(), v2::GROUP_STAT)?;
         stat.map_or(Ok(None), |stat| Ok(v2::parse_dying(file::pread(stat, buffer)?)))
+    }
+
+    /// Buffers of TCP sockets on v1. 0 says something only of a group that has or had some, or has a limit: of others nobody counts any.
+    fn tcp(&self, buffer: &mut [u8]) -> Result<Option<Bytes>, Errno> {
+        let used = self.amount(v1::TCP, buffer)?;
+        if used != Some(Bytes(0)) || self.amount(v1::TCP_PEAK, buffer)?.is_some_and(|peak| peak.0 > 0) {
+            return Ok(used);
+        }
+        let limit = match file::open_if_there(self.dir(), v1::TCP_LIMIT)? {
+            Some(limit) => v1::parse_limit(file::pread(limit, buffer)?, sys::page_size()),
+            None => None,
+        };
+        Ok(used.filter(|_| matches!(limit, Some(Limit::At(_)))))
     }
 
     fn amount(&self, name: &CStr, buffer: &mut [u8]) -> Result<Option<Bytes>, Errno> {

@@ -18,8 +18,13 @@ pub const OOM_CONTROL: &CStr = c"memory.oom_control";
 pub const KERNEL: &CStr = c"memory.kmem.usage_in_bytes";
 /// The most there was of it; a write makes it what there is.
 pub const KERNEL_PEAK: &CStr = c"memory.kmem.max_usage_in_bytes";
-/// Buffers of TCP sockets, which v1 counts beside all other memory. Of other sockets' buffers it gives no number.
+/// Buffers of TCP sockets, which v1 counts beside all other memory. Of other sockets' buffers it gives no number, and of these only for groups
+/// that a limit was written for (`tcpmem_active` in mm/memcontrol.c); for others the file says 0.
 pub const TCP: &CStr = c"memory.kmem.tcp.usage_in_bytes";
+/// Their limit.
+pub const TCP_LIMIT: &CStr = c"memory.kmem.tcp.limit_in_bytes";
+/// The most there was of them.
+pub const TCP_PEAK: &CStr = c"memory.kmem.tcp.max_usage_in_bytes";
 
 /// The text of [`USAGE`].
 pub fn parse_usage(text: &[u8]) -> Option<Bytes> {

@@ -49,12 +49,11 @@ pub struct KernelGroup {
     /// What no reclaim gets back.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub pinned_bytes: Option<u64>,
-    /// Sockets' buffers, which are counted beside it.
+    /// Sockets' buffers, which are counted beside it. Absent: nobody counts them.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub sockets_bytes: Option<u64>,
-    /// `all`, or `tcp`: v1 counts no others.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub sockets: Option<String>,
+    /// Which sockets the kernel may count: `all`, or `tcp` (v1, and those only in groups with a limit for them).
+    pub sockets: String,
     /// All memory, user memory included.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub usage_bytes: Option<u64>,
