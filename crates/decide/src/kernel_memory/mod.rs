@@ -33,7 +33,7 @@ pub enum Kind {
     SlabUnreclaimable,
     /// `zswap`: user memory that was swapped out and is kept compressed. The kernel counts it as kernel memory.
     Zswap,
-    /// What the total has beyond those, by the page: contents of pipes, top levels of page tables (x86-64: 8 KiB a process, 16 KiB before 6.12).
+    /// What the total has beyond those, by the page: contents of pipes, top levels of page tables.
     Other,
 }
 

@@ -252,3 +252,76 @@ fn holders(holders: &[KernelHolder], twice: bool, out: &mut dyn Write) -> io::Re
         more => writeln!(out, "and {more} names more (--json has them)"),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    fn group(path: &str) -> KernelGroup {
+        serde_json::from_value(json!({
+            "path": path, "id": 7, "accounted": true, "kernel_bytes": 4 << 20, "growth_bytes_per_second": -2048,
+            "kinds": [
+                { "kind": "kernel_stack", "bytes": 1 << 20, "growth_bytes_per_second": 0, "release": "exit" },
+                { "kind": "vmalloc", "bytes": 0, "growth_bytes_per_second": 0, "release": "let-go" },
+                { "kind": "slab_reclaimable", "bytes": 3 << 20, "growth_bytes_per_second": -2048, "release": "reclaim" }
+            ],
+            "reclaimable_bytes": 3 << 20, "pinned_bytes": 1 << 20, "sockets_bytes": 0, "sockets": "all", "usage_bytes": 9 << 20,
+            "own_bytes": 1 << 20, "left_behind_bytes": 1 << 20, "groups_below": 2, "removed_groups": 3, "processes": 0, "processes_in_all": 5,
+            "cause": { "kind": "slab_reclaimable", "bytes": 3 << 20, "by": "holding", "pinned": false },
+            "holders": [{ "comm": "foo\u{1b}[2J", "processes": 5, "born": 1, "oldest_pid": 9, "threads": 5, "page_tables_bytes": 4096 }]
+        }))
+        .unwrap()
+    }
+
+    fn answer(groups: Vec<KernelGroup>) -> KernelMemory {
+        KernelMemory { memory: "v2".into(), interval_ns: Some(1), groups, left_out: 0, removed_groups: None }
+    }
+
+    fn shown_one(group: &KernelGroup) -> String {
+        let mut out = Vec::new();
+        one(group, &answer(Vec::new()), &mut out).unwrap();
+        String::from_utf8(out).unwrap()
+    }
+
+    #[test]
+    fn one_group_is_told_whole() {
+        let text = shown_one(&group("/a"));
+        for expected in [
+            "/a: 4MiB of kernel memory, of 9MiB in all; -2KiB a second\n",
+            "KIND              HELD  SHARE  GROWS/S  WHAT IT IS\nslab_reclaimable  3MiB  75.0%  -2KiB    dentries",
+            "kernel_stack      1MiB  25.0%  0        one for each thread",
+            "reclaim:  gets back 3MiB at the most; 1MiB is pinned",
+            "cause:    slab_reclaimable holds most, 3MiB; reclaim gets back what nobody uses of it\n",
+            "peak:     not known",
+            "left:     1MiB held by no living group below",
+            "removed:  3 removed groups below",
+            "foo\\u{1b}[2J  5          1    5        ?       4KiB         ?           9\n",
+        ] {
+            assert!(text.contains(expected), "no {expected:?} in\n{text}");
+        }
+        assert!(!text.contains("vmalloc"), "what there is nothing of is left out\n{text}");
+    }
+
+    #[test]
+    fn what_is_not_accounted_is_said_and_no_amount_is_shown() {
+        let why = Some("started with cgroup.memory=nokmem".to_owned());
+        let blank = KernelGroup { path: "/b".into(), sockets: "tcp".into(), why, ..KernelGroup::default() };
+        let text = shown_one(&blank);
+        assert!(
+            text.starts_with("/b: kernel memory is not accounted: started with cgroup.memory=nokmem\n"),
+            "{text}"
+        );
+        assert!(!text.contains("0B"), "{text}");
+        let mut out = Vec::new();
+        all(&answer(vec![group("/a"), blank.clone(), blank]), &mut out).unwrap();
+        let text = String::from_utf8(out).unwrap();
+        assert!(
+            text.contains(
+                "/a     4MiB    -2KiB    1MiB  9MiB        5          3        slab_reclaimable 75.0%, "
+            ),
+            "{text}"
+        );
+        assert!(text.ends_with("not accounted, 2 groups: started with cgroup.memory=nokmem\n"), "{text}");
+    }
+}
