@@ -1,6 +1,6 @@
 //! The command line: one file a subcommand. Help teaches; every table has `--json` beside it; errors say what to do and end
 //! with the exit codes of [`crate::serve::failure::exit`]. Apart from `run`, `exec`, `restore`, `check` and `doctor`, a
-//! subcommand is a client of the control socket and touches nothing itself.
+//! subcommand is a client of the control socket and touches nothing itself; `status --kernel` reads the kernel's files instead.
 
 mod check;
 mod completions;
@@ -10,6 +10,7 @@ mod exec;
 mod exec_group;
 mod explain;
 mod guardian;
+mod kernel;
 mod output;
 mod reload;
 mod replay;
@@ -68,7 +69,7 @@ enum Command {
     Get(target::Get),
     /// Take away what `set` has set.
     Clear(target::Clear),
-    /// What is governed and what goes on.
+    /// What is governed and what goes on; kernel memory by kind.
     Status(status::Status),
     /// What was decided, done and undone.
     Events(events::Events),
@@ -181,7 +182,7 @@ impl Command {
             Self::Set(set) => set.run(&mut connect(socket)?, out)?,
             Self::Get(get) => get.run(&mut connect(socket)?, out)?,
             Self::Clear(clear) => clear.run(&mut connect(socket)?, out)?,
-            Self::Status(status) => status.run(&mut connect(socket)?, out)?,
+            Self::Status(status) => status.run(socket, out)?,
             Self::Events(events) => events.run(&mut connect(socket)?, out)?,
             Self::Explain(explain) => explain.run(&mut connect(socket)?, out)?,
             Self::Check(check) => return check.run(out),

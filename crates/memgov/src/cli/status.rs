@@ -1,6 +1,8 @@
 //! `memgov status`.
 
+use std::ffi::OsString;
 use std::io::Write;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::Args;
@@ -9,12 +11,22 @@ use serde_json::json;
 
 use super::output::{self, shown};
 use super::target::control_text;
+use super::{Exit, connect, kernel};
 use crate::bpf;
-use crate::serve::client::Client;
+use crate::config::words;
+use crate::serve::failure::exit;
 use crate::serve::wire;
 
 #[derive(Debug, Args)]
-#[command(after_help = "Root sees everything, others what concerns their own processes and groups.")]
+#[command(after_help = "\
+Root sees everything, others what concerns their own processes and groups.
+
+  memgov status --kernel                          kernel memory of all groups, most first; each includes all below it
+  memgov status --kernel /jobs/a                  by kind: what it is, how it comes back, who holds it
+  memgov status --kernel /jobs/a --interval 1s    the same read twice: what grows, and whose
+
+--kernel reads the kernel's files and needs no daemon. Amounts that the kernel does not give are `?` (absent in JSON), never 0:
+cgroup v1 does not divide kernel memory by kind, and a kernel started with cgroup.memory=nokmem does not account it.")]
 pub(crate) struct Status {
     /// Print JSON.
     #[arg(long)]
@@ -22,6 +34,15 @@ pub(crate) struct Status {
     /// Also what each program inside the kernel costs: has the kernel count for so many seconds (needs CAP_SYS_ADMIN)
     #[arg(long, value_name = "SECONDS", num_args = 0..=1, default_missing_value = "1", value_parser = clap::value_parser!(u64).range(1..=3600))]
     costs: Option<u64>,
+    /// Kernel memory of all groups, or of this one by kind (from the root of the memory hierarchy: /a/b)
+    #[arg(long, value_name = "GROUP", num_args = 0..=1, conflicts_with = "costs")]
+    kernel: Option<Option<OsString>>,
+    /// With --kernel: read twice, so far apart, and show what grew
+    #[arg(long, value_name = "TIME", requires = "kernel", value_parser = words::span)]
+    interval: Option<Duration>,
+    /// With --kernel GROUP: set its peak back to what there is (v1; writes memory.kmem.max_usage_in_bytes)
+    #[arg(long, requires = "kernel")]
+    reset_peak: bool,
 }
 
 #[derive(Deserialize)]
@@ -30,7 +51,18 @@ struct Reply {
 }
 
 impl Status {
-    pub(crate) fn run(&self, client: &mut Client, out: &mut dyn Write) -> anyhow::Result<()> {
+    pub(crate) fn run(&self, socket: Option<PathBuf>, out: &mut dyn Write) -> anyhow::Result<()> {
+        if let Some(group) = &self.kernel {
+            if self.reset_peak && group.is_none() {
+                return Err(Exit::with(
+                    exit::USAGE,
+                    "--reset-peak needs a group: memgov status --kernel GROUP --reset-peak",
+                ));
+            }
+            let (interval, reset_peak, json) = (self.interval, self.reset_peak, self.json);
+            return kernel::Question { group: group.as_deref(), interval, reset_peak, json }.answer(out);
+        }
+        let client = &mut connect(socket)?;
         let Reply { mut status } = client.call("Status", json!({}))?;
         if let Some(seconds) = self.costs {
             // The kernel counts while this is held: nothing is left behind, however this ends.

@@ -46,6 +46,11 @@ fn arguments_that_make_no_sense_are_refused() {
     refuse("memgov set --pid 1 --action deny --rss swap");
     refuse("memgov set --pid 1 --memctl 1 --action deny");
     refuse("memgov get --group /x --memctl");
+    refuse("memgov status --interval 1s");
+    refuse("memgov status --kernel --interval 1");
+    refuse("memgov status --kernel /a --interval 0s");
+    refuse("memgov status --reset-peak");
+    refuse("memgov status --kernel /a --costs");
     refuse("memgov exec");
     refuse("memgov exec --max 100 -- true");
     assert!(Cli::try_parse_from(["memgov", "set", "--pid", "1", "--memctl", "1 2 3"]).is_ok());

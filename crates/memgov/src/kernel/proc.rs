@@ -288,6 +288,24 @@ pub fn exe(pid: u32) -> Option<Box<[u8]>> {
     Some(target.into_bytes().into_boxed_slice())
 }
 
+/// How many descriptors a process has open; `None` where they may not be looked at (those of other users).
+pub fn descriptors(pid: u32) -> Option<u64> {
+    let path = file::ShortPath::of_process(pid, b"fd").ok()?;
+    let flags = rustix::fs::OFlags::RDONLY | rustix::fs::OFlags::DIRECTORY | rustix::fs::OFlags::CLOEXEC;
+    let dir = rustix::fs::openat(rustix::fs::CWD, path.as_c_str(), flags, rustix::fs::Mode::empty()).ok()?;
+    // Since Linux 6.2 the directory's size is their number (proc_readfd_count in fs/proc/fd.c); before that it is 0.
+    match rustix::fs::fstat(&dir).ok().and_then(|stat| u64::try_from(stat.st_size).ok()) {
+        Some(count) if count > 0 => return Some(count),
+        _ => {}
+    }
+    let mut space = [std::mem::MaybeUninit::uninit(); 4096];
+    let (mut entries, mut count) = (rustix::fs::RawDir::new(&dir, &mut space), 0);
+    while let Some(entry) = entries.next() {
+        count += u64::from(text::number32(entry.ok()?.file_name().to_bytes()).is_some());
+    }
+    Some(count)
+}
+
 /// The group of a process in the memory hierarchy, as [`super::GroupDir::open`] takes it. `XDEV`: it is in a group that is
 /// not below what is mounted here (outside this container).
 pub fn memory_group(layout: &Layout, pid: u32, buffer: &mut [u8]) -> Result<Box<[u8]>, Errno> {

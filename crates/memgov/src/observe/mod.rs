@@ -6,6 +6,7 @@
 mod births;
 mod discovery;
 mod groups;
+pub mod kernel_memory;
 mod lines;
 mod overlay;
 mod processes;

@@ -1,6 +1,10 @@
 //! What goes over the control socket and comes out of `--json`: one set of types for both. They live only here; nothing
 //! inside memgov is shaped by them. Field names are a promise: units stand last, what is not known is absent, never 0.
 
+mod kernel;
+
+pub use kernel::{KernelCause, KernelGroup, KernelHolder, KernelKind, KernelMemory};
+
 use memgov_decide::control::{ControlAction, Flags, MemControl};
 use serde::{Deserialize, Serialize};
 

@@ -60,6 +60,8 @@ pub struct Host {
     pub file_memory: Result<PathBuf, String>,
     /// Whether the pid of the next process can be chosen.
     pub choose_pid: bool,
+    /// The kernel was not told to leave kernel memory out of its accounts.
+    pub kernel_accounting: bool,
     /// The clock counts instructions: what is measured is exact.
     pub counts_instructions: bool,
     /// Directory of this run, removed at its end.
@@ -87,6 +89,10 @@ pub enum Need {
     Bpf,
     /// A machine whose clock counts instructions.
     InstructionClock,
+    /// A kernel that accounts kernel memory.
+    KernelAccounting,
+    /// One that was told not to.
+    NoKernelAccounting,
 }
 
 impl Need {
@@ -106,6 +112,14 @@ impl Need {
             Self::InstructionClock => (
                 host.counts_instructions,
                 "shown on a machine whose clock counts instructions: 6.12-v2-cost and 6.1-v2-cost",
+            ),
+            Self::KernelAccounting => (
+                host.kernel_accounting,
+                "this kernel was started with cgroup.memory=nokmem and accounts no kernel memory",
+            ),
+            Self::NoKernelAccounting => (
+                !host.kernel_accounting,
+                "shown on a kernel started with cgroup.memory=nokmem (cargo xtask vm --append cgroup.memory=nokmem)",
             ),
             Self::FileMemory => return host.file_memory.as_ref().err().cloned(),
         };
@@ -142,6 +156,7 @@ impl Host {
             sys_resource: has_capability(CAP_SYS_RESOURCE),
             file_memory: file_memory(&dir),
             choose_pid: fs::OpenOptions::new().write(true).open("/proc/sys/kernel/ns_last_pid").is_ok(),
+            kernel_accounting: !fs::read_to_string("/proc/cmdline").is_ok_and(|line| line.contains("nokmem")),
             counts_instructions: fs::read_to_string("/proc/cmdline")
                 .is_ok_and(|line| line.contains("memgov.clock=instructions")),
             dir,

@@ -78,8 +78,18 @@ const ON_USER_MODE_LINUX: [&str; 17] = [
 ];
 
 /// What does not come near the tier, and takes long: shown with the portable one.
-const NOT_INSIDE: [&str; 9] =
-    ["slow_", "wl_06", "socket", "hostile", "idle_cost", "doctor", "dry_run", "control_plane", "reload"];
+const NOT_INSIDE: [&str; 10] = [
+    "slow_",
+    "wl_06",
+    "socket",
+    "hostile",
+    "idle_cost",
+    "doctor",
+    "dry_run",
+    "control_plane",
+    "reload",
+    "gk_05",
+];
 
 /// An emulated machine stands still at times, in ways no bound allows for: there a test that fails is run once more, and
 /// says so. On plain hardware it is run once.

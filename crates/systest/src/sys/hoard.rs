@@ -46,18 +46,16 @@ pub fn set_pipe_size(pipe: &OwnedFd, bytes: i32) -> Result<(), Errno> {
     check(libc::c_long::from(unsafe { libc::fcntl(pipe.as_raw_fd(), libc::F_SETPIPE_SZ, bytes) }))
 }
 
-/// As many descriptors as may be had: where the hard limit cannot be raised, so many as that.
+/// As many descriptors as this process may have: 200,000, or without CAP_SYS_RESOURCE its hard limit.
 pub fn raise_descriptors() -> Result<(), Errno> {
-    let all = libc::rlimit { rlim_cur: 200_000, rlim_max: 200_000 };
-    let mut has = all;
-    // SAFETY: both outlive their calls.
-    unsafe {
-        if libc::setrlimit(libc::RLIMIT_NOFILE, &raw const all) == 0 {
-            return Ok(());
-        }
-        check(libc::c_long::from(libc::getrlimit(libc::RLIMIT_NOFILE, &raw mut has)))?;
-    }
-    let all = libc::rlimit { rlim_cur: has.rlim_max, ..has };
-    // SAFETY: `all` outlives the call.
-    check(libc::c_long::from(unsafe { libc::setrlimit(libc::RLIMIT_NOFILE, &raw const all) }))
+    let set = |limit: libc::rlimit| {
+        // SAFETY: `limit` outlives the call.
+        check(libc::c_long::from(unsafe { libc::setrlimit(libc::RLIMIT_NOFILE, &raw const limit) }))
+    };
+    set(libc::rlimit { rlim_cur: 200_000, rlim_max: 200_000 }).or_else(|_| {
+        let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+        // SAFETY: `limit` outlives the call.
+        check(libc::c_long::from(unsafe { libc::getrlimit(libc::RLIMIT_NOFILE, &raw mut limit) }))?;
+        set(libc::rlimit { rlim_cur: limit.rlim_max, ..limit })
+    })
 }

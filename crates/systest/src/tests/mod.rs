@@ -8,6 +8,7 @@ mod crash;
 mod deny;
 mod gk;
 mod hostile;
+mod kernel_accounting;
 mod kill;
 mod records;
 mod reload;
@@ -20,7 +21,7 @@ use crate::harness::run::Test;
 
 /// Every test, in the order they run.
 pub fn all() -> Vec<Test> {
-    let themes: [fn() -> Vec<Test>; 14] = [
+    let themes: [fn() -> Vec<Test>; 15] = [
         wl::tests,
         deny::tests,
         slow::tests,
@@ -34,6 +35,7 @@ pub fn all() -> Vec<Test> {
         control_plane::tests,
         gk::tests,
         cost::tests,
+        kernel_accounting::tests,
         bpf::tests,
     ];
     themes.iter().flat_map(|tests| tests()).collect()

@@ -2,6 +2,8 @@
 //! working directory, which is one on tmpfs.
 
 use std::fmt;
+use std::io::Write;
+use std::net::{Ipv4Addr, TcpListener, TcpStream};
 use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -39,6 +41,12 @@ pub enum Kind {
     Xattrs,
     /// Mappings, by changing single pages of one.
     Splits,
+    /// Page tables, by looking at one page in 2 MiB.
+    Tables,
+    /// Names that were asked for and are not there, in a directory that remembers those: not on tmpfs.
+    Absent,
+    /// TCP connections to itself with full queues.
+    Tcp,
 }
 
 impl Kind {
@@ -57,6 +65,9 @@ impl Kind {
             "links" => Self::Links,
             "xattrs" => Self::Xattrs,
             "splits" => Self::Splits,
+            "tables" => Self::Tables,
+            "absent" => Self::Absent,
+            "tcp" => Self::Tcp,
             _ => return None,
         })
     }
@@ -65,6 +76,9 @@ impl Kind {
 static THREADS_MAY_STAY: AtomicBool = AtomicBool::new(true);
 /// Bytes of a message and of an attribute.
 const PIECE: usize = 4000;
+/// What a page of page tables spans on x86-64, and how many can be had.
+const SPAN: usize = 2 << 20;
+const SPANS: usize = 16_000;
 /// Pages of the mapping that is split.
 const SPLIT_PAGES: usize = 60_000;
 
@@ -81,6 +95,8 @@ pub struct Hoard {
     xattrs: usize,
     used: usize,
     split: Option<(usize, usize)>,
+    tables: Option<(usize, usize)>,
+    absent: usize,
 }
 
 impl Hoard {
@@ -101,6 +117,7 @@ impl Hoard {
                 }
             }
             Kind::Links | Kind::Xattrs => make_file(c"base")?,
+            Kind::Tables => self.tables = Some((memory::map(SPANS * SPAN, Mapping::ReadOnly)?, 0)),
             Kind::Splits => self.split = Some((memory::map(SPLIT_PAGES * PAGE, Mapping::NoAccess)?, 0)),
             _ => {}
         }
@@ -164,12 +181,34 @@ impl Hoard {
                 fs::setxattr(c"base", key, &[1; PIECE], XattrFlags::empty()).map_err(raw)?;
                 self.xattrs += 1;
             }
+            Kind::Tables => {
+                let (at, done) =
+                    self.tables.as_mut().filter(|(_, done)| *done < SPANS).ok_or(libc::EINVAL)?;
+                // Reading maps the one page of zeros that all share.
+                memory::read_pages(*at + *done * SPAN, PAGE);
+                *done += 1;
+            }
+            Kind::Absent => match fs::stat(name(&mut [0; 24], "absent", self.absent)?) {
+                Err(rustix::io::Errno::NOENT) => self.absent += 1,
+                result => return result.map(|_| ()).map_err(raw),
+            },
+            Kind::Tcp => self.tcp().map_err(|error| error.raw_os_error().unwrap_or(libc::EIO))?,
             Kind::Splits => {
                 let (at, done) = self.split.as_mut().ok_or(libc::EINVAL)?;
                 memory::protect(*at + (2 * *done + 1) * PAGE, PAGE, true)?;
                 *done += 1;
             }
         }
+        Ok(())
+    }
+
+    fn tcp(&mut self) -> std::io::Result<()> {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
+        let mut writer = TcpStream::connect(listener.local_addr()?)?;
+        let (reader, _) = listener.accept()?;
+        writer.set_nonblocking(true)?;
+        while writer.write(&[1; PIECE]).is_ok_and(|written| written > 0) {}
+        self.descriptors.extend([writer.into(), reader.into()]);
         Ok(())
     }
 
@@ -209,6 +248,9 @@ impl Hoard {
         }
         if let Some((at, _)) = self.split.take() {
             memory::unmap(at, SPLIT_PAGES * PAGE)?;
+        }
+        if let Some((at, _)) = self.tables.take() {
+            memory::unmap(at, SPANS * SPAN)?;
         }
         (self.depth, self.files, self.links, self.xattrs, self.used) = (0, 0, 0, 0, 0);
         Ok(())
@@ -333,7 +375,6 @@ fn ended_thread() -> Result<(), Errno> {
 
 /// `prefix-number` in a fixed buffer.
 fn name<'a>(buffer: &'a mut [u8; 24], prefix: &str, number: usize) -> Result<&'a std::ffi::CStr, Errno> {
-    use std::io::Write;
     let mut room = &mut buffer[..];
     write!(room, "{prefix}-{number}\0").map_err(|_| libc::ENAMETOOLONG)?;
     std::ffi::CStr::from_bytes_until_nul(buffer).map_err(|_| libc::EINVAL)

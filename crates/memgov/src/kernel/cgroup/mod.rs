@@ -2,10 +2,12 @@
 //! file names and texts; both fill the same [`Reading`].
 
 mod find;
+mod kernel_memory;
 pub mod v1;
 pub mod v2;
 
 pub use find::find;
+pub use kernel_memory::{Accounting, Switches, accounting};
 
 use super::layout::{Layout, MemoryVersion};
 use super::{Errno, Error, file, text};

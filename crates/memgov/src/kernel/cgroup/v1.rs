@@ -7,14 +7,24 @@ use std::ffi::CStr;
 
 /// What the group and those below it use.
 pub const USAGE: &CStr = c"memory.usage_in_bytes";
-/// The part of it that is kernel memory.
-pub const KERNEL: &CStr = c"memory.kmem.usage_in_bytes";
 /// The hard limit.
 pub const LIMIT: &CStr = c"memory.limit_in_bytes";
 /// How often the limit was hit.
 pub const FAILCNT: &CStr = c"memory.failcnt";
 /// OOM state and counter.
 pub const OOM_CONTROL: &CStr = c"memory.oom_control";
+
+/// Kernel memory of the group and those below it, undivided; no line of `memory.stat` divides it (`memcg1_stats` in mm/memcontrol.c).
+pub const KERNEL: &CStr = c"memory.kmem.usage_in_bytes";
+/// The most there was of it; a write makes it what there is.
+pub const KERNEL_PEAK: &CStr = c"memory.kmem.max_usage_in_bytes";
+/// Buffers of TCP sockets, which v1 counts beside all other memory. Of other sockets' buffers it gives no number, and of these only for groups
+/// that a limit was written for (`tcpmem_active` in mm/memcontrol.c); for others the file says 0.
+pub const TCP: &CStr = c"memory.kmem.tcp.usage_in_bytes";
+/// Their limit.
+pub const TCP_LIMIT: &CStr = c"memory.kmem.tcp.limit_in_bytes";
+/// The most there was of them.
+pub const TCP_PEAK: &CStr = c"memory.kmem.tcp.max_usage_in_bytes";
 
 /// The text of [`USAGE`].
 pub fn parse_usage(text: &[u8]) -> Option<Bytes> {

@@ -1,0 +1,139 @@
+//! What `status --kernel --json` prints.
+
+use serde::{Deserialize, Serialize};
+
+/// Kernel memory of groups.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct KernelMemory {
+    /// `v1` or `v2`.
+    pub memory: String,
+    /// Time between the two readings, where growth was asked for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub interval_ns: Option<u64>,
+    /// The group that was asked for, or all of them, most kernel memory first. Each includes all below it.
+    pub groups: Vec<KernelGroup>,
+    /// Groups that were left out for want of room.
+    pub left_out: u64,
+    /// v1: removed groups of the whole hierarchy that still hold memory; of single groups v1 does not tell.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub removed_groups: Option<u64>,
+}
+
+/// Kernel memory of a group and all below it.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct KernelGroup {
+    /// Path in the memory hierarchy.
+    pub path: String,
+    /// Inode of its directory.
+    pub id: u64,
+    /// Whether the kernel accounts it; if not, no amount of it is here.
+    pub accounted: bool,
+    /// Why not.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub why: Option<String>,
+    /// All of it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub kernel_bytes: Option<u64>,
+    /// What it grew by in a second; negative: it shrank.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub growth_bytes_per_second: Option<i64>,
+    /// The most there was, where the kernel keeps it (v1).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub peak_bytes: Option<u64>,
+    /// By kind, where the kernel divides it (v2).
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub kinds: Vec<KernelKind>,
+    /// The most that reclaim could get back.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reclaimable_bytes: Option<u64>,
+    /// What no reclaim gets back.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pinned_bytes: Option<u64>,
+    /// Sockets' buffers, which are counted beside it. Absent: nobody counts them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sockets_bytes: Option<u64>,
+    /// Which sockets the kernel may count: `all`, or `tcp` (v1, and those only in groups with a limit for them).
+    pub sockets: String,
+    /// All memory, user memory included.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub usage_bytes: Option<u64>,
+    /// Kernel memory that no living group below holds.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub own_bytes: Option<u64>,
+    /// All memory that no living group below holds.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub own_usage_bytes: Option<u64>,
+    /// [`Self::own_bytes`] of a group without processes: left by removed groups, and by processes that ended or went elsewhere.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub left_behind_bytes: Option<u64>,
+    /// Groups directly below.
+    pub groups_below: u32,
+    /// Removed groups below it that still hold memory (v2).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub removed_groups: Option<u64>,
+    /// Processes in the group itself.
+    pub processes: u32,
+    /// Processes in it and below it.
+    pub processes_in_all: u32,
+    /// The kind that grew or holds most.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cause: Option<KernelCause>,
+    /// Of the one group that was asked for: who holds it as far as that shows, the worst first.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub holders: Vec<KernelHolder>,
+}
+
+/// A kind of kernel memory.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct KernelKind {
+    /// As `memory.stat` calls it, or `other`.
+    pub kind: String,
+    /// How much.
+    pub bytes: u64,
+    /// What it grew by in a second.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub growth_bytes_per_second: Option<i64>,
+    /// `reclaim`, `exit` or `let-go`: how it comes back.
+    pub release: String,
+}
+
+/// The kind that is to be named.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct KernelCause {
+    /// Which.
+    pub kind: String,
+    /// How much of it there is.
+    pub bytes: u64,
+    /// By how much it grew between the readings.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub grew_bytes: Option<u64>,
+    /// `growth` or `holding`: what the answer rests on.
+    pub by: String,
+    /// No reclaim gets it back.
+    pub pinned: bool,
+}
+
+/// All processes of one name.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct KernelHolder {
+    /// The name.
+    pub comm: String,
+    /// How many.
+    pub processes: u32,
+    /// How many of them were not there at the first reading.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub born: Option<u32>,
+    /// The oldest of them.
+    pub oldest_pid: u32,
+    /// Their threads.
+    pub threads: u64,
+    /// The threads' stacks in the kernel.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stacks_bytes: Option<u64>,
+    /// Their page tables.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub page_tables_bytes: Option<u64>,
+    /// Their open descriptors.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub descriptors: Option<u64>,
+}
