@@ -11,6 +11,7 @@ pub mod control;
 pub mod decision;
 pub mod governor;
 pub mod policy;
+pub mod shrink;
 pub mod slow;
 pub mod snapshot;
 pub mod trend;
