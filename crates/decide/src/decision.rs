@@ -275,6 +275,10 @@ pub enum Mechanism {
     CgroupKill,
     /// A program inside the kernel: in the allocating call itself.
     Bpf,
+    /// `memory.reclaim`.
+    MemoryReclaim,
+    /// `memory.limit_in_bytes` (v1) or `memory.high` (before 5.19), lowered for a moment.
+    LoweredLimit,
 }
 
 /// A system call or file that failed.
@@ -300,6 +304,8 @@ pub enum Operation {
     ReadProcess,
     /// Writing the ledger.
     Ledger,
+    /// Writing `memory.reclaim`, or a limit to the same end.
+    Reclaim,
 }
 
 /// What came of a decision.

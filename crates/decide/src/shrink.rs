@@ -119,7 +119,9 @@ impl Shrink {
         } else if answer == Some(Answer::Short) {
             self.fruitless += 1;
         }
-        if self.fruitless >= FRUITLESS || now.since(self.low_at) >= PATIENCE {
+        // Less than a batch is left: it is not waited for.
+        let near = usage <= self.target + self.batch && answer == Some(Answer::Short);
+        if near || self.fruitless >= FRUITLESS || now.since(self.low_at) >= PATIENCE {
             return Next::End(self.given_up(usage));
         }
         if answer == Some(Answer::Short) && self.fruitless > 0 {

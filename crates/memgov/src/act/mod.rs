@@ -14,6 +14,7 @@ pub mod ledger;
 mod limits;
 mod paths;
 mod rehearsal;
+pub mod shrink;
 mod signal;
 mod slow;
 pub mod strays;
@@ -318,6 +319,11 @@ impl Actor {
     /// The ledger, for the guardian and status.
     pub fn ledger(&self) -> &Ledger {
         &self.kit.ledger
+    }
+
+    /// The same, for what is lowered on another thread.
+    pub fn ledger_mut(&mut self) -> &mut Ledger {
+        &mut self.kit.ledger
     }
 
     /// Replaces the never-list after a reload, and with it what a dry run is.

@@ -102,6 +102,12 @@ pub(super) fn answer(governing: &mut Governing, request: Request) {
             governing.post(sentry);
             let _ = reply.try_send(());
         }
+        Request::WriteDown { entry, reply } => {
+            let _ = reply.try_send(governing.actor.ledger_mut().record(&entry.borrow()));
+        }
+        Request::CrossOut { place, reply } => {
+            let _ = reply.try_send(governing.actor.ledger_mut().erase(place));
+        }
         Request::Ping { reply } => {
             let _ = reply.try_send(());
         }

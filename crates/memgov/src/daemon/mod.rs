@@ -7,6 +7,7 @@ mod exemptions;
 mod governing;
 mod happenings;
 mod inside;
+mod jobs;
 mod protection;
 mod queue;
 mod signals;
@@ -65,6 +66,9 @@ pub struct Options {
     /// Where enforcement is done.
     pub tier: Option<crate::config::Tier>,
 }
+
+/// How long shrinks are waited for at the end. They end with the process in any case, and whatever limit one has lowered the guardian raises.
+const SHRINKS_END: Duration = Duration::from_secs(5);
 
 /// A line on stderr, which is the system journal under systemd. A closed stderr ends nothing.
 fn say(line: &str) {
@@ -204,6 +208,7 @@ impl Started {
         let (attach, bereave) = (chores.clone(), chores.clone());
         let rule_names = config.policy.rules.iter().map(|r| r.name.as_str().into()).collect();
         let policy = config.policy.clone();
+        let hierarchy = layout.clone();
         let desk = Arc::new(Desk {
             asker: asker.clone(),
             journal: Arc::clone(&journal),
@@ -215,6 +220,7 @@ impl Started {
             started: sys::now(),
             in_force: Mutex::new(InForce { config, group_rules: Vec::new(), reload_error: None }),
             clients_lost: OnceLock::new(),
+            jobs: jobs::Jobs::new(hierarchy.clone(), asker.clone()),
         });
         let socket = options.socket.clone().or(settings.socket).unwrap_or_else(|| state.join(SOCKET));
         let serving = serve::start(&socket, Arc::clone(&desk) as Arc<dyn Governed>, serve::Limits::default())
@@ -222,7 +228,6 @@ impl Started {
         let waker = serving.waker();
         // There is one serving thread, so this is set once.
         let _ = desk.clients_lost.set(Box::new(serving.losses()));
-        let hierarchy = desk.layout.clone();
         journal.find_groups_by(Box::new(move |id| crate::kernel::cgroup::find(&hierarchy, id)));
         journal.on_news(Box::new(move || waker.wake()));
         let mut governing = Governing {
@@ -307,9 +312,21 @@ impl Started {
         }
     }
 
+    /// Shrinks are called off, and what they ask the loop for meanwhile is answered.
+    fn end_shrinks(&mut self) {
+        self.desk.jobs.stop();
+        let until = sys::now() + SHRINKS_END;
+        while self.desk.jobs.busy() && sys::now() < until {
+            if !self.governing.answer() {
+                std::thread::sleep(Duration::from_millis(5));
+            }
+        }
+    }
+
     /// Gives everything back: first what is held, then the doors, then memgov's own protection.
     fn stop(mut self, protection: protection::Protection) {
         let _ = sd_notify::notify(&[sd_notify::NotifyState::Stopping]);
+        self.end_shrinks();
         let released = self.governing.actor.release_all();
         if released.failed > 0 {
             say(&format!(

@@ -13,7 +13,8 @@ use rustix::fd::{AsFd, OwnedFd};
 
 use super::answers::StatusBuffer;
 use super::succession::Sentry;
-use crate::kernel::Error;
+use crate::act::ledger::{OwnedEntry, Place};
+use crate::kernel::{Errno, Error};
 use crate::serve::{Failure, FailureKind};
 
 /// Requests that may wait.
@@ -69,6 +70,16 @@ pub(super) enum Request {
     Guardian {
         sentry: Sentry,
         reply: Reply<()>,
+    },
+    /// What a shrink is about to lower.
+    WriteDown {
+        entry: OwnedEntry,
+        reply: Reply<Result<Place, Errno>>,
+    },
+    /// It is as it was.
+    CrossOut {
+        place: Place,
+        reply: Reply<Result<(), Errno>>,
     },
     /// Is the loop alive?
     Ping {

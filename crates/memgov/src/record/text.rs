@@ -89,7 +89,7 @@ pub const fn order(order: OrderKind) -> &'static str {
 }
 
 /// All mechanisms, to find one by its word.
-pub const MECHANISMS: [Mechanism; 8] = [
+pub const MECHANISMS: [Mechanism; 10] = [
     Mechanism::Rlimit,
     Mechanism::CgroupFreeze,
     Mechanism::HoldGroup,
@@ -98,10 +98,12 @@ pub const MECHANISMS: [Mechanism; 8] = [
     Mechanism::Pidfd,
     Mechanism::CgroupKill,
     Mechanism::Bpf,
+    Mechanism::MemoryReclaim,
+    Mechanism::LoweredLimit,
 ];
 
 /// All operations, to find one by its word.
-pub const OPERATIONS: [Operation; 10] = [
+pub const OPERATIONS: [Operation; 11] = [
     Operation::Prlimit,
     Operation::PidfdOpen,
     Operation::SendSignal,
@@ -112,6 +114,7 @@ pub const OPERATIONS: [Operation; 10] = [
     Operation::CgroupKill,
     Operation::ReadProcess,
     Operation::Ledger,
+    Operation::Reclaim,
 ];
 
 /// The word for a mechanism.
@@ -125,6 +128,8 @@ pub const fn mechanism(by: Mechanism) -> &'static str {
         Mechanism::Pidfd => "pidfd",
         Mechanism::CgroupKill => "cgroup.kill",
         Mechanism::Bpf => "bpf",
+        Mechanism::MemoryReclaim => "memory.reclaim",
+        Mechanism::LoweredLimit => "lowered-limit",
     }
 }
 
@@ -141,6 +146,7 @@ pub const fn operation(at: Operation) -> &'static str {
         Operation::CgroupKill => "cgroup.kill",
         Operation::ReadProcess => "/proc read",
         Operation::Ledger => "ledger write",
+        Operation::Reclaim => "reclaim",
     }
 }
 

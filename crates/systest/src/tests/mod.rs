@@ -7,6 +7,7 @@ mod cost;
 mod crash;
 mod deny;
 mod hostile;
+mod kh;
 mod kill;
 mod records;
 mod reload;
@@ -19,12 +20,13 @@ use crate::harness::run::Test;
 
 /// Every test, in the order they run.
 pub fn all() -> Vec<Test> {
-    let themes: [fn() -> Vec<Test>; 13] = [
+    let themes: [fn() -> Vec<Test>; 14] = [
         wl::tests,
         deny::tests,
         slow::tests,
         signal::tests,
         kill::tests,
+        kh::tests,
         crash::tests,
         reload::tests,
         hostile::tests,

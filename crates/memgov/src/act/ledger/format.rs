@@ -42,6 +42,15 @@ pub struct Lowered {
     pub set: u64,
 }
 
+/// Which limit of a group.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum GroupLimit {
+    /// `memory.limit_in_bytes` of v1.
+    Max,
+    /// `memory.high` of v2.
+    High,
+}
+
 /// What was lowered of the limits: RLIMIT_DATA, RLIMIT_AS, RLIMIT_MEMLOCK.
 pub type LoweredLimits = [Option<Lowered>; 3];
 
@@ -79,6 +88,19 @@ pub enum Entry<'a> {
         who: ProcessId,
         /// Whether it is memgov that has it stopped at this moment of the duty cycle.
         now: bool,
+    },
+    /// A limit of a group that is not memgov's, lowered for moments while the group is shrunk.
+    GroupLimit {
+        /// Its absolute path.
+        path: &'a [u8],
+        /// Its inode.
+        inode: u64,
+        /// Which limit.
+        which: GroupLimit,
+        /// Bytes it had, and gets back; `u64::MAX`: none.
+        before: u64,
+        /// Bytes it has in such a moment.
+        set: u64,
     },
 }
 
@@ -120,12 +142,25 @@ pub enum OwnedEntry {
         /// Stopped at the moment of writing.
         now: bool,
     },
+    /// See [`Entry::GroupLimit`].
+    GroupLimit {
+        /// Absolute path.
+        path: Box<[u8]>,
+        /// Inode.
+        inode: u64,
+        /// Which limit.
+        which: GroupLimit,
+        /// Bytes before; `u64::MAX`: none.
+        before: u64,
+        /// Bytes set.
+        set: u64,
+    },
 }
 
 impl Entry<'_> {
     fn path(&self) -> &[u8] {
         match self {
-            Self::Hold { path, .. } | Self::Frozen { path, .. } => path,
+            Self::Hold { path, .. } | Self::Frozen { path, .. } | Self::GroupLimit { path, .. } => path,
             Self::Limits { .. } | Self::Stopped { .. } => &[],
         }
     }
@@ -171,6 +206,13 @@ impl Entry<'_> {
                 (slot[4], slot[6]) = (4, now.into());
                 put_process(&mut slot, who);
             }
+            Self::GroupLimit { inode, which, before, set, .. } => {
+                slot[4] = 6;
+                slot[5] = if which == GroupLimit::Max { 1 } else { 2 };
+                put(&mut slot, 24, &before.to_le_bytes());
+                put(&mut slot, 32, &set.to_le_bytes());
+                put(&mut slot, 40, &inode.to_le_bytes());
+            }
         }
         sealed(slot)
     }
@@ -184,6 +226,9 @@ impl OwnedEntry {
             Self::Hold { freezer, path, inode } => Entry::Hold { freezer: *freezer, path, inode: *inode },
             Self::Frozen { path, inode, now } => Entry::Frozen { path, inode: *inode, now: *now },
             Self::Stopped { who, now } => Entry::Stopped { who: *who, now: *now },
+            Self::GroupLimit { path, inode, which, before, set } => {
+                Entry::GroupLimit { path, inode: *inode, which: *which, before: *before, set: *set }
+            }
         }
     }
 }
@@ -212,6 +257,18 @@ pub fn decode(slots: &[u8], place: u32) -> Option<(OwnedEntry, usize)> {
             now: head[6] == 1,
         },
         4 => OwnedEntry::Stopped { who: get_process(head), now: head[6] == 1 },
+        // 5 is the rest of a long path.
+        6 => OwnedEntry::GroupLimit {
+            path: get_path(slots, place, head)?,
+            inode: u64::from_le_bytes(take(head, 40)),
+            which: match head[5] {
+                1 => GroupLimit::Max,
+                2 => GroupLimit::High,
+                _ => return None,
+            },
+            before: u64::from_le_bytes(take(head, 24)),
+            set: u64::from_le_bytes(take(head, 32)),
+        },
         _ => return None,
     };
     let slots = entry.borrow().slots()?;
@@ -387,6 +444,10 @@ mod tests {
                 now
             }),
             (who, any::<bool>()).prop_map(|(who, now)| OwnedEntry::Stopped { who, now }),
+            (path(), any::<(u64, bool, u64, u64)>()).prop_map(|(path, (inode, max, before, set))| {
+                let which = if max { GroupLimit::Max } else { GroupLimit::High };
+                OwnedEntry::GroupLimit { path, inode, which, before, set }
+            }),
         ]
     }
 

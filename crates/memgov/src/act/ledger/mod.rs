@@ -7,7 +7,7 @@
 mod format;
 mod undo;
 
-pub use format::{Entry, Freezer, HOLD_PREFIX, Lowered, LoweredLimits, MAX_PATH, OwnedEntry};
+pub use format::{Entry, Freezer, GroupLimit, HOLD_PREFIX, Lowered, LoweredLimits, MAX_PATH, OwnedEntry};
 pub use undo::{Undone, Verdict, put_back};
 
 use std::fmt;

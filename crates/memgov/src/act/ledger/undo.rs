@@ -1,8 +1,8 @@
 //! Puts back what a ledger tells of. Twice is as good as once; what is not what it was when it was written down (another process
 //! under the pid, another group under the path, a value changed since) is somebody else's and stays.
 //!
-//! Off the acting path: it may allocate and wait a little. The order matters: first everything runs again, then it goes home, then
-//! its limits, and the emptied groups last.
+//! Off the acting path: it may allocate and wait a little. The order matters: first limits of groups, under which somebody may starve, then
+//! everything runs again, then it goes home, then its own limits, and the emptied groups last.
 
 use std::fmt;
 use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
@@ -84,6 +84,11 @@ impl fmt::Display for OwnedEntry {
             OwnedEntry::Stopped { who, .. } => {
                 write!(f, "pid {} (started at tick {}): slowed by SIGSTOP", who.pid, who.start)
             }
+            OwnedEntry::GroupLimit { path, which, before, set, .. } => {
+                let name = which.file().to_str().unwrap_or_default();
+                write!(f, "group {}: shrunk, {name} at moments {set}, before ", show(path))?;
+                if *before == u64::MAX { f.write_str("unlimited") } else { write!(f, "{before}") }
+            }
         }
     }
 }
@@ -115,7 +120,10 @@ pub fn put_back(entries: Vec<OwnedEntry>) -> Vec<Undone> {
 fn put_back_each(leftovers: &[Leftover]) -> Vec<Verdict> {
     // Opened once: after the thaw a path may be reused, a directory that is held may not.
     let opened: Vec<_> = leftovers.iter().map(|l| open(&l.entry)).collect();
-    let mut verdicts: Vec<Verdict> = leftovers.iter().zip(&opened).map(|(l, o)| thaw(&l.entry, o)).collect();
+    let limits: Vec<_> = leftovers.iter().zip(&opened).map(|(l, o)| raise(&l.entry, o)).collect();
+    let thawed = leftovers.iter().zip(&opened).map(|(l, o)| thaw(&l.entry, o));
+    let mut verdicts: Vec<Verdict> =
+        thawed.zip(limits).map(|(thawed, raised)| raised.unwrap_or(thawed)).collect();
     for (i, group) in opened.iter().enumerate() {
         if let (OwnedEntry::Hold { .. }, Ok(group), Verdict::Undone) =
             (&leftovers[i].entry, group, verdicts[i])
@@ -154,7 +162,7 @@ fn open(entry: &OwnedEntry) -> Result<OpenGroup, Verdict> {
             }
             (path, *inode)
         }
-        OwnedEntry::Frozen { path, inode, .. } => (path, *inode),
+        OwnedEntry::Frozen { path, inode, .. } | OwnedEntry::GroupLimit { path, inode, .. } => (path, *inode),
         OwnedEntry::Limits { .. } | OwnedEntry::Stopped { .. } => return Err(Verdict::Gone),
     };
     let failed = |errno| match errno {
@@ -173,10 +181,28 @@ fn open(entry: &OwnedEntry) -> Result<OpenGroup, Verdict> {
     }
 }
 
+/// Step nought: a group that was being shrunk has its limit back.
+fn raise(entry: &OwnedEntry, group: &Result<OpenGroup, Verdict>) -> Option<Verdict> {
+    let OwnedEntry::GroupLimit { which, before, set, .. } = entry else { return None };
+    let group = match group {
+        Ok(group) => group,
+        Err(verdict) => return Some(*verdict),
+    };
+    let verdict = which.read(group.dir.as_fd()).and_then(|now| match now {
+        now if now == *before => Ok(Verdict::Undone),
+        now if now == *set => which.write(group.dir.as_fd(), *before).map(|()| Verdict::Undone),
+        _ => Ok(Verdict::Changed),
+    });
+    Some(verdict.unwrap_or_else(|errno| match errno {
+        Errno::NOENT | Errno::NODEV => Verdict::Gone,
+        errno => Verdict::Failed(Operation::Reclaim, errno),
+    }))
+}
+
 /// Step one: whatever memgov has stopped runs again.
 fn thaw(entry: &OwnedEntry, group: &Result<OpenGroup, Verdict>) -> Verdict {
     match entry {
-        OwnedEntry::Limits { .. } => Verdict::Undone,
+        OwnedEntry::Limits { .. } | OwnedEntry::GroupLimit { .. } => Verdict::Undone,
         OwnedEntry::Stopped { now: false, .. } => Verdict::Undone,
         OwnedEntry::Stopped { who, now: true } => resume(*who),
         OwnedEntry::Hold { .. } | OwnedEntry::Frozen { .. } => match group {
