@@ -63,6 +63,15 @@ pub enum Order {
         /// Thousandths of the time it may run.
         share: u16,
     },
+    /// Reclaim from the group.
+    Reclaim {
+        /// Begin, sustain or end.
+        phase: Phase,
+        /// How far its meter is over the relief level: so much is to go.
+        excess: Bytes,
+        /// Thousandths of one processor that this may use.
+        share: u16,
+    },
     /// Send a signal.
     Signal {
         /// Number.

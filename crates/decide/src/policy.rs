@@ -215,6 +215,8 @@ pub enum Action {
     Deny,
     /// Let it run only part of the time, the less the further it is over.
     Slow(Slow),
+    /// Have the kernel reclaim from the group, down to the relief level, in memgov's time and not in the group's.
+    Reclaim(Reclaim),
     /// Send a signal.
     Signal {
         /// Number, 1 to 64.
@@ -241,6 +243,19 @@ pub struct Slow {
 impl Default for Slow {
     fn default() -> Self {
         Self { budget: Duration::from_secs(300), floor: 5 }
+    }
+}
+
+/// How [`Action::Reclaim`] behaves.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Reclaim {
+    /// Thousandths of one processor that it may use.
+    pub share: u16,
+}
+
+impl Default for Reclaim {
+    fn default() -> Self {
+        Self { share: 100 }
     }
 }
 

@@ -64,6 +64,13 @@ pub enum End {
     Hard,
 }
 
+/// The rest after work that took `busy` of a processor's time, so that it takes no more than `share` thousandths of it. At most a second,
+/// so that it stays answerable.
+pub fn rest_after(busy: Duration, share: u16) -> Duration {
+    let share = u32::from(share.clamp(1, 1000));
+    (busy * (1000 - share) / share).min(Duration::from_secs(1))
+}
+
 /// One shrink on its way.
 #[derive(Clone, Copy, Debug)]
 pub struct Shrink {
@@ -78,6 +85,7 @@ pub struct Shrink {
     low: Bytes,
     low_at: Time,
     fruitless: u8,
+    most: Bytes,
 }
 
 impl Shrink {
@@ -93,7 +101,20 @@ impl Shrink {
             low: usage,
             low_at: now,
             fruitless: 0,
+            most: MOST,
         }
+    }
+
+    /// The same, asking for so much at a time at the most: in small pieces a share of a processor is kept to evenly.
+    #[must_use]
+    pub fn in_pieces_of(mut self, most: Bytes) -> Self {
+        self.most = most.min(MOST);
+        self
+    }
+
+    /// Another target from now on. What it has learnt, and how patient it still is, stays.
+    pub fn aim(&mut self, target: Bytes) {
+        self.target = target;
     }
 
     /// Where it goes.
@@ -125,7 +146,8 @@ impl Shrink {
             return Next::End(self.given_up(usage));
         }
         if answer == Some(Answer::Short) && self.fruitless > 0 {
-            return Next::Wait(PAUSE * (1 << (self.fruitless - 1)));
+            let left = PATIENCE.saturating_sub(now.since(self.low_at));
+            return Next::Wait((PAUSE * (1 << (self.fruitless - 1))).min(left));
         }
         let amount = self.amount(usage);
         (self.asked, self.ever) = (Some((amount, usage)), true);
@@ -153,6 +175,6 @@ impl Shrink {
     fn amount(&self, usage: Bytes) -> Bytes {
         let distance = usage.saturating_sub(self.target);
         let part = if self.ever { 2 * self.greed } else { 8 };
-        Bytes(distance.0 / part).max(self.batch).min(MOST)
+        Bytes(distance.0 / part).min(self.most).max(self.batch)
     }
 }

@@ -28,7 +28,9 @@ fn cases() -> ProptestConfig {
 fn escalates(order: Order) -> bool {
     match order {
         Order::Record | Order::Signal { .. } | Order::Kill { .. } => true,
-        Order::Deny { phase, .. } | Order::Slow { phase, .. } => phase != Phase::End,
+        Order::Deny { phase, .. } | Order::Slow { phase, .. } | Order::Reclaim { phase, .. } => {
+            phase != Phase::End
+        }
         Order::Relieved => false,
     }
 }
@@ -148,7 +150,10 @@ proptest! {
                     Order::Kill { .. } | Order::Record => continue,
                     Order::Slow { phase: Phase::Begin | Phase::Sustain, share } => u32::from(ALL - share) + 1,
                     Order::Deny { phase: Phase::Begin | Phase::Sustain, .. } | Order::Signal { .. } => 1,
-                    Order::Deny { .. } | Order::Slow { .. } | Order::Relieved => continue,
+                    Order::Reclaim { phase: Phase::Begin | Phase::Sustain, excess, .. } => {
+                        u32::try_from(excess.0 / 4096).unwrap() + 1
+                    }
+                    Order::Deny { .. } | Order::Slow { .. } | Order::Reclaim { .. } | Order::Relieved => continue,
                 };
                 orders.insert(key, strength);
             }
@@ -269,6 +274,7 @@ proptest! {
                 let (kind, phase) = match decision.order {
                     Order::Deny { phase, .. } => ("deny", phase),
                     Order::Slow { phase, .. } => ("slow", phase),
+                    Order::Reclaim { phase, .. } => ("reclaim", phase),
                     Order::Relieved => {
                         assert!(spoken.remove(&decision.episode), "the end of nothing: {decision:?}");
                         assert!(!in_force.iter().any(|&(episode, ..)| episode == decision.episode), "{decision:?}");
@@ -356,7 +362,7 @@ proptest! {
             for decision in stage.play(&Tick { events, answers: vec![7; 64], ..tick.clone() }) {
                 let Source::Rule(RuleId(rule)) = decision.source else { continue };
                 let begins = match decision.order {
-                    Order::Deny { phase, .. } | Order::Slow { phase, .. } => phase == Phase::Begin,
+                    Order::Deny { phase, .. } | Order::Slow { phase, .. } | Order::Reclaim { phase, .. } => phase == Phase::Begin,
                     Order::Relieved => false,
                     _ => true,
                 };

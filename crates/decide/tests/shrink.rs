@@ -89,7 +89,7 @@ proptest! {
     ) {
         let mut memory = Memory { cold, hot, fixed, greed, speed, growth, ..Memory::default() };
         let run = run(&mut memory, Bytes(target));
-        prop_assert!(run.longest_rest <= Duration::from_secs(5), "{run:?}");
+        prop_assert!(run.longest_rest <= Duration::from_secs(5), "{:?} {:?}", run.end, run.longest_rest);
         if run.end == End::Hard {
             prop_assert!(memory.usage() > Bytes(target));
         }

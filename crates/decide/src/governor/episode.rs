@@ -76,6 +76,7 @@ pub(super) struct Episode {
     /// Steps whose lasting action is in force, as bits.
     pub denied: u8,
     pub slowed: u8,
+    pub reclaimed: u8,
     /// Steps that were refused: not kept up, but ended all the same.
     pub refused: u8,
     /// Over its line as of this tick.
@@ -113,6 +114,7 @@ impl Episode {
             ordered_at: [now; MAX_STEPS],
             denied: 0,
             slowed: 0,
+            reclaimed: 0,
             refused: 0,
             over: None,
             throttle: Throttle::default(),

@@ -74,6 +74,9 @@ pub(crate) fn order(order: OrderKind, signal: Option<u8>, share: Option<u16>) ->
         OrderKind::SlowBegin => format!("slow{share}"),
         OrderKind::SlowSustain => format!("slow goes on{share}"),
         OrderKind::SlowEnd => "slow ends".into(),
+        OrderKind::ReclaimBegin => format!("reclaim{}", share.replace(" to ", " with ")),
+        OrderKind::ReclaimSustain => "reclaim goes on".into(),
+        OrderKind::ReclaimEnd => "reclaim ends".into(),
         OrderKind::Signal => format!("signal {}", signal.map(signals::name).unwrap_or_default()),
         OrderKind::Kill => "kill".into(),
         OrderKind::Relieved => "relieved".into(),
@@ -103,6 +106,9 @@ pub(crate) fn outcome(outcome: &Outcome) -> String {
         format!("{operation}: {error}")
     };
     match outcome.kind {
+        // A group as such, not processes of it.
+        OutcomeKind::Done if outcome.processes == Some(0) => format!("done{by}"),
+        OutcomeKind::Partial if outcome.processes == Some(0) => format!("not all of it{by} ({})", failure()),
         OutcomeKind::Done => format!("done to {}{by}", count(outcome.processes)),
         OutcomeKind::Nothing => "nothing to do".into(),
         OutcomeKind::Partial => {

@@ -157,6 +157,9 @@ fn get_control(governing: &mut Governing, who: ProcessId) -> Option<MemControl> 
 
 fn set_policy(governing: &mut Governing, mut new: Box<NewPolicy>) -> Box<NewPolicy> {
     governing.actor.reconfigure(new.policy.never.clone(), new.dry_run);
+    if !new.dry_run && super::reclaims(&new.policy) {
+        governing.actor.reclaim_ready();
+    }
     new.policy = governing.governor.set_policy(std::mem::take(&mut new.policy));
     std::mem::swap(&mut governing.rule_names, &mut new.rule_names);
     let Governing { observer, snap, governor, tape, .. } = governing;

@@ -215,7 +215,7 @@ impl Named {
 }
 
 /// The ledger, through the loop.
-struct LoopBook(Asker);
+pub(super) struct LoopBook(pub Asker);
 
 impl Book for LoopBook {
     fn record(&mut self, entry: &Entry<'_>) -> Result<Place, Errno> {

@@ -26,7 +26,7 @@ use std::time::Duration;
 use anyhow::{Context, bail};
 use memgov_decide::decision::Mechanism;
 use memgov_decide::governor::{Bounds, Governor};
-use memgov_decide::policy::Policy;
+use memgov_decide::policy::{Action, Policy, Step};
 use memgov_decide::snapshot::{Host, Snapshot};
 use memgov_decide::units::Bytes;
 
@@ -202,6 +202,11 @@ impl Started {
         let (asker, requests, request_bell) = queue::queue()?;
         observer.also_wait_for(rustix::fd::AsFd::as_fd(&*request_bell), governing::REQUESTS)?;
         observer.also_wait_for(rustix::fd::AsFd::as_fd(&signals), governing::SIGNALS)?;
+        let for_reclaim = asker.clone();
+        actor.reclaim_by(Box::new(move || Box::new(jobs::LoopBook(for_reclaim.clone()))));
+        if !dry_run && reclaims(&config.policy) {
+            actor.reclaim_ready();
+        }
         let counts = Arc::new(Counts::default());
         let (chores, todo) = sync_channel(4);
         let (reload, prune) = (chores.clone(), chores.clone());
@@ -315,8 +320,9 @@ impl Started {
     /// Shrinks are called off, and what they ask the loop for meanwhile is answered.
     fn end_shrinks(&mut self) {
         self.desk.jobs.stop();
+        self.governing.actor.end_reclaim();
         let until = sys::now() + SHRINKS_END;
-        while self.desk.jobs.busy() && sys::now() < until {
+        while (self.desk.jobs.busy() || !self.governing.actor.reclaim_ended()) && sys::now() < until {
             if !self.governing.answer() {
                 std::thread::sleep(Duration::from_millis(5));
             }
@@ -343,6 +349,12 @@ impl Started {
         protection.take_off();
         say(&format!("memgov: stopped, {} released", released.count));
     }
+}
+
+/// Whether some rule asks for reclaim.
+fn reclaims(policy: &Policy) -> bool {
+    let asks = |step: &Step| matches!(step.action, Action::Reclaim(_));
+    policy.rules.iter().flat_map(|rule| &rule.steps).any(asks)
 }
 
 /// What this host calls itself.
@@ -411,8 +423,11 @@ fn mechanisms(layout: &Layout) -> Vec<wire::Mechanism> {
         MemoryVersion::V1 => vec![Mechanism::Pidfd],
     };
     let words = |by: Vec<Mechanism>| by.into_iter().map(text::mechanism).collect::<Vec<_>>().join(", ");
-    [("deny", vec![Mechanism::Rlimit]), ("slow", slow), ("signal", vec![Mechanism::Pidfd]), ("kill", kill)]
+    let reclaim = vec![Actor::reclaims_by(layout)];
+    let plain = [("deny", vec![Mechanism::Rlimit]), ("slow", slow), ("reclaim", reclaim)];
+    plain
         .into_iter()
+        .chain([("signal", vec![Mechanism::Pidfd]), ("kill", kill)])
         .map(|(action, by)| wire::Mechanism { action: action.into(), by: words(by) })
         .collect()
 }

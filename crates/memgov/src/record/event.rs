@@ -108,7 +108,8 @@ pub fn event(
             _ => None,
         },
         share_permille: match decision.order {
-            Order::Slow { share, phase: Phase::Begin | Phase::Sustain } => Some(share),
+            Order::Slow { share, phase: Phase::Begin | Phase::Sustain }
+            | Order::Reclaim { share, phase: Phase::Begin | Phase::Sustain, .. } => Some(share),
             _ => None,
         },
         reason: reason(&decision.reason, names.compared()),
@@ -179,6 +180,9 @@ pub const fn order(order: &Order) -> wire::OrderKind {
         Order::Slow { phase: Phase::Begin, .. } => wire::OrderKind::SlowBegin,
         Order::Slow { phase: Phase::Sustain, .. } => wire::OrderKind::SlowSustain,
         Order::Slow { phase: Phase::End, .. } => wire::OrderKind::SlowEnd,
+        Order::Reclaim { phase: Phase::Begin, .. } => wire::OrderKind::ReclaimBegin,
+        Order::Reclaim { phase: Phase::Sustain, .. } => wire::OrderKind::ReclaimSustain,
+        Order::Reclaim { phase: Phase::End, .. } => wire::OrderKind::ReclaimEnd,
         Order::Signal { .. } => wire::OrderKind::Signal,
         Order::Kill { .. } => wire::OrderKind::Kill,
         Order::Relieved => wire::OrderKind::Relieved,

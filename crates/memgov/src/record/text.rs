@@ -79,6 +79,9 @@ pub const fn order(order: OrderKind) -> &'static str {
         OrderKind::SlowBegin => "slow-begin",
         OrderKind::SlowSustain => "slow-sustain",
         OrderKind::SlowEnd => "slow-end",
+        OrderKind::ReclaimBegin => "reclaim-begin",
+        OrderKind::ReclaimSustain => "reclaim-sustain",
+        OrderKind::ReclaimEnd => "reclaim-end",
         OrderKind::Signal => "signal",
         OrderKind::Kill => "kill",
         OrderKind::Relieved => "relieved",
@@ -214,6 +217,7 @@ pub fn letter_line(
     let action = match decision.order {
         Order::Deny { .. } => "Action: return ENOMEM on some syscalls",
         Order::Slow { .. } => "Action: slow down process",
+        Order::Reclaim { .. } => "Action: reclaim memory",
         Order::Signal { .. } => "Action: send signal",
         Order::Kill { .. } => "Action: kill the process",
         Order::Record | Order::Relieved => return None,

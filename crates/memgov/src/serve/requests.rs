@@ -339,6 +339,9 @@ pub fn group_rule(request: wire::GroupRule) -> Result<GroupRule, Failure> {
     if when.rss.is_some() && request.steps.iter().any(|step| step.victim.is_some()) {
         return Err(invalid("do", words::NO_VICTIM.into()));
     }
+    if when.rss.is_some() && request.steps.iter().any(|step| step.action == "reclaim") {
+        return Err(invalid("do", words::NO_RECLAIM.into()));
+    }
     let high = request.high.as_deref().map(words::limit).transpose().map_err(|e| invalid("high", e))?;
     let rule = Rule {
         name: format!("set {}", request.path),
@@ -363,6 +366,7 @@ fn steps(typed: &[wire::Step]) -> Result<Vec<Step>, Failure> {
             "repeat" => step.repeat.as_deref(),
             "victim" => step.victim.as_deref(),
             "budget" => step.budget.as_deref(),
+            "share" => step.share.as_deref(),
             _ => step.floor.as_deref(),
         };
         words::step(&step.action, i == 0, detail)

@@ -85,6 +85,9 @@ pub enum OrderKind {
     SlowBegin,
     SlowSustain,
     SlowEnd,
+    ReclaimBegin,
+    ReclaimSustain,
+    ReclaimEnd,
     Signal,
     Kill,
     Relieved,
@@ -210,7 +213,7 @@ pub struct Event {
     /// Which signal.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub signal: Option<u8>,
-    /// Share of running time of a slowdown, in thousandths.
+    /// Share of running time of a slowdown, of a processor that reclaim may use, in thousandths.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub share_permille: Option<u16>,
     /// Why.
@@ -341,6 +344,8 @@ pub struct Step {
     pub budget: Option<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub floor: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub share: Option<String>,
 }
 
 /// A rule for one running group, in the words of the configuration.

@@ -69,6 +69,17 @@ impl fmt::Display for Unable {
     }
 }
 
+impl Unable {
+    /// As an errno, for records.
+    pub const fn errno(&self) -> Errno {
+        match self {
+            Self::Not(_) => Errno::OPNOTSUPP,
+            Self::Forbidden(_) => Errno::ACCESS,
+            Self::Gone => Errno::NOENT,
+        }
+    }
+}
+
 /// A way to reclaim from one group.
 pub struct Lever(Way);
 
