@@ -147,3 +147,16 @@ fn a_group_that_outgrows_reclaim_is_hard() {
     assert_eq!(run.end, End::Hard);
     assert!(memory.now.since(Time(0)) <= Duration::from_secs(5));
 }
+
+/// Whatever pieces it comes in, work that rests so takes no more than its share.
+#[test]
+fn a_share_is_kept() {
+    for share in [1u16, 20, 100, 500, 1000] {
+        for busy in [1u64, 7, 50] {
+            let busy = Duration::from_micros(busy * u64::from(share));
+            let all = busy + rest_after(busy, share);
+            assert!(busy.as_nanos() * 1000 <= all.as_nanos() * u128::from(share), "{share} {busy:?}");
+        }
+    }
+    assert_eq!(rest_after(Duration::from_secs(9), 1), Duration::from_secs(1), "it stays answerable");
+}

@@ -50,8 +50,9 @@ const EVENTS: u64 = 5000;
 
 /// The number says how it ends.
 fn job(id: u64) -> shrink::Job {
+    let state = ["running", "reached", "already", "hard", "cancelled"][usize::try_from(id).unwrap()];
     serde_json::from_value(json!({
-        "job": id, "path": HOSTILE, "state": ["running", "reached", "already", "hard", "cancelled"][usize::try_from(id).unwrap()],
+        "job": id, "path": HOSTILE, "state": state,
         "before_bytes": 600u64 << 20, "usage_bytes": 400u64 << 20, "target_bytes": 400u64 << 20, "freed_bytes": 200u64 << 20,
         "elapsed_ns": 1_500_000_000u64, "rate_bytes": 133u64 << 20, "file": "memory.reclaim", "owner": me(), "by": me()
     }))

@@ -238,7 +238,7 @@ impl Agent {
                 let results = self.probe.round();
                 return self.answer(format_args!("{results}"));
             }
-            Command::Cache(path, offset, bytes) => return self.cache(path, offset, bytes),
+            Command::Cache(path, offset, bytes, rate) => return self.cache(path, offset, bytes, rate),
             Command::Fork(input, output) => return self.fork(input, output),
             Command::Thread(input, output) => return self.thread(input, output),
             other => return self.about_kernel_memory(other),
@@ -269,7 +269,7 @@ impl Agent {
     }
 
     /// Answers how many nanoseconds it took.
-    fn cache(&mut self, path: &str, offset: u64, bytes: u64) -> Result<(), Errno> {
+    fn cache(&mut self, path: &str, offset: u64, bytes: u64, rate: u64) -> Result<(), Errno> {
         let begin = now();
         let file = open(path, libc::O_RDONLY)?;
         // What is there already is charged to whoever read it first.
@@ -285,6 +285,11 @@ impl Agent {
             {
                 0 => return Err(libc::ENODATA),
                 count => at += count as u64,
+            }
+            let due = u128::from(at - offset) * 1_000_000_000 / u128::from(rate.max(1));
+            let early = u64::try_from(due).unwrap_or(u64::MAX).saturating_sub(now() - begin);
+            if early > 1_000_000 {
+                std::thread::sleep(std::time::Duration::from_nanos(early));
             }
         }
         self.cached = Some(file);

@@ -1,5 +1,6 @@
 //! Shrinking a group on purpose: the criteria of the letter about `memory.shrink_in_bytes`, by their numbers.
 
+mod background;
 mod kill9;
 mod parallel;
 mod rights;
@@ -21,7 +22,10 @@ const HARD: i32 = 8;
 const BATCH: u64 = 32 * 4096;
 
 pub fn tests() -> Vec<Test> {
-    [target::tests, kill9::tests, parallel::tests, rights::tests].iter().flat_map(|tests| tests()).collect()
+    [target::tests, kill9::tests, parallel::tests, background::tests, rights::tests]
+        .iter()
+        .flat_map(|tests| tests())
+        .collect()
 }
 
 /// Has a workload fill its group with page cache that can go at any time: no two with the same number share a page. Gives how long
@@ -29,6 +33,12 @@ pub fn tests() -> Vec<Test> {
 fn cache(bench: &Bench<'_>, agent: &mut Agent, number: u64, bytes: u64) -> Result<u64> {
     let file = bench.host.clean_cache.as_ref().map_err(|why| anyhow!("{why}"))?;
     agent.number(&format!("cache {} {} {bytes}", file.display(), number << 30))
+}
+
+/// The same at so many bytes a second.
+fn stream(bench: &Bench<'_>, agent: &mut Agent, number: u64, bytes: u64, rate: u64) -> Result<u64> {
+    let file = bench.host.clean_cache.as_ref().map_err(|why| anyhow!("{why}"))?;
+    agent.number(&format!("cache {} {} {bytes} {rate}", file.display(), number << 30))
 }
 
 /// `memgov shrink` without a daemon, whatever runs on this machine.

@@ -9,7 +9,7 @@ use crate::harness::bench::Bench;
 use crate::harness::daemon::Output;
 use crate::harness::host::{Need, Version};
 use crate::harness::run::Test;
-use crate::harness::{MIB, mib, process};
+use crate::harness::{MIB, mib, poll_until, process};
 use crate::sys::signal;
 
 pub fn tests() -> Vec<Test> {
@@ -28,6 +28,8 @@ pub fn tests() -> Vec<Test> {
 
 /// 600 MiB of clean page cache to 400M by the daemon, on to 300M without one.
 fn letter(bench: &mut Bench<'_>) -> Result<String> {
+    // Reading so much takes a busy machine long.
+    bench.patience *= 3;
     let job = bench.group("job")?;
     let daemon = bench.daemon("")?;
     let mut reader = bench.agent(&job, "reader")?;
@@ -64,8 +66,15 @@ fn ctrl_c(bench: &mut Bench<'_>) -> Result<String> {
         };
         let child =
             command.stdout(std::process::Stdio::piped()).stderr(std::process::Stdio::piped()).spawn()?;
-        std::thread::sleep(Duration::from_millis(400));
-        signal::send(i32::try_from(child.id())?, libc::SIGINT).ok().context("it had ended already")?;
+        // Before that the signal would end it as any program.
+        let pid = i32::try_from(child.id())?;
+        let heeds = |mask: String| {
+            u64::from_str_radix(&mask, 16).is_ok_and(|mask| mask & 1 << (libc::SIGINT - 1) != 0)
+        };
+        let ready = || process::status(pid, "SigBlk").filter(|mask| heeds(mask.clone())).map(drop);
+        poll_until(bench.patience(), Duration::from_millis(2), ready).context("it never heeds signals")?;
+        std::thread::sleep(Duration::from_millis(300));
+        signal::send(pid, libc::SIGINT).ok().context("it had ended already")?;
         let output = child.wait_with_output()?;
         ensure!(output.status.code() == Some(130), "expected exit code 130, got {}", output.status);
         let said = String::from_utf8_lossy(&output.stdout);
@@ -119,7 +128,13 @@ fn already(bench: &mut Bench<'_>) -> Result<String> {
     let output = daemon.cli(&["shrink", &job.path(), "--to", "400M"])?;
     expect(&output, 0, "already below")?;
     ensure!(output.stdout.contains("already"), "it does not say so: {}", output.stdout);
-    ensure!((job.stat(counter)?, job.usage()?) == before, "something was reclaimed");
+    let after = (job.stat(counter)?, job.usage()?);
+    // Each processor may hold back a charge of some pages.
+    let stray = if counter == "pgsteal" { 0 } else { 64 };
+    ensure!(
+        after.0 <= before.0 + stray && after.1.abs_diff(before.1) <= MIB,
+        "reclaimed: {after:?}, was {before:?}"
+    );
     // Nothing: as empty as possible, which is no failure.
     let output = daemon.cli(&["shrink", &job.path(), "--to", "0"])?;
     expect(&output, 0, "to nothing")?;
