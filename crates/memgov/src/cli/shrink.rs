@@ -177,6 +177,13 @@ impl Shrink {
     }
 
     fn of_the_daemon(&self, socket: Option<PathBuf>, out: &mut dyn Write) -> anyhow::Result<u8> {
+        let goal = self.to.or(self.by).or(self.size).is_some() || self.swappiness.is_some();
+        if goal || self.file_only || self.anon_only || self.r#async {
+            return Err(Exit::with(
+                exit::USAGE,
+                "how to shrink goes with a GROUP, not with --list, --watch or --cancel",
+            ));
+        }
         let mut client = super::connect(socket)?;
         if let Some(id) = self.watch {
             let signals = sys::signal_fd(&SIGNALS).map_err(|errno| anyhow::anyhow!("signalfd: {errno}"))?;

@@ -34,7 +34,7 @@ fn moment(bench: &Bench<'_>, at: u64) -> Duration {
 /// Waits for the moment to kill, every other time the one in which usage begins to sink; whether the shrink is under way then.
 fn strike(bench: &Bench<'_>, job: &Group, full: u64, at: u64) -> Result<bool> {
     let sinks = |usage: u64| usage < full - 2 * MIB;
-    if at % 2 == 0 {
+    if at.is_multiple_of(2) {
         let seen = || job.usage().ok().filter(|&usage| sinks(usage)).map(drop);
         poll_until(bench.patience(), Duration::from_micros(20), seen).context("usage does not sink")?;
     } else {
