@@ -46,6 +46,7 @@ pub(crate) fn source(source: &Source) -> String {
     match source {
         Source::Rule { rule } => format!("rule {}", shown(rule)),
         Source::Control { .. } => "own control".into(),
+        Source::Hand { by } => format!("uid {by}"),
         Source::Kernel { .. } => "the kernel".into(),
     }
 }
@@ -77,6 +78,7 @@ pub(crate) fn order(order: OrderKind, signal: Option<u8>, share: Option<u16>) ->
         OrderKind::ReclaimBegin => format!("reclaim{}", share.replace(" to ", " with ")),
         OrderKind::ReclaimSustain => "reclaim goes on".into(),
         OrderKind::ReclaimEnd => "reclaim ends".into(),
+        OrderKind::Shrink => "shrink".into(),
         OrderKind::Signal => format!("signal {}", signal.map(signals::name).unwrap_or_default()),
         OrderKind::Kill => "kill".into(),
         OrderKind::Relieved => "relieved".into(),

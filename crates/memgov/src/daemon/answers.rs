@@ -108,6 +108,10 @@ pub(super) fn answer(governing: &mut Governing, request: Request) {
         Request::CrossOut { place, reply } => {
             let _ = reply.try_send(governing.actor.ledger_mut().erase(place));
         }
+        Request::Shrunk { group, by, shrunk, reply } => {
+            governing.tell_shrunk(group, by, shrunk);
+            let _ = reply.try_send(());
+        }
         Request::Ping { reply } => {
             let _ = reply.try_send(());
         }

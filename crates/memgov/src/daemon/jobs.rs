@@ -5,19 +5,22 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 
 use super::queue::{Asker, Request};
-use super::say;
 use crate::act::ledger::{Entry, OwnedEntry, Place};
-use crate::act::shrink::{Book, Lever, Outcome, Unable, Watched, Work};
+use crate::act::shrink::{Book, Lever, Outcome, Progress, Unable, Watched, Work};
 use crate::kernel::{Errno, GroupDir, Layout};
-use crate::serve::shrink::{self, Job, State};
+use crate::record::happening::Shrunk;
+use crate::serve::shrink::{self, Job};
 use crate::serve::{Failure, FailureKind, GroupFacts};
+use memgov_decide::decision::Mechanism;
+use memgov_decide::shrink::End;
 use memgov_decide::snapshot::GroupId;
-use memgov_decide::units::Bytes;
 
 /// Shrinks that run at a time...
 const MOST: usize = 64;
 /// ...and of one user who is not root.
 const OF_A_USER: usize = 8;
+/// Niceness (sched(7)) of the shrinks of users other than root.
+const NICE: i32 = 10;
 /// Ended ones that are still shown.
 const KEPT: usize = 64;
 /// What a thread of it needs; locked in memory like all of memgov's, so not more than that.
@@ -90,17 +93,22 @@ impl Jobs {
         table.last += 1;
         let id = table.last;
         let (for_thread, asker) = (Arc::clone(&watched), self.asker.clone());
-        let (work, who) =
-            (Work { dir, lever, goal: meaning.goal }, Named { id, path: asked.path.clone(), by });
+        let (mechanism, group_id) = (lever.mechanism(), group.id);
+        let work = Work { dir, lever, goal: meaning.goal };
         let thread = std::thread::Builder::new()
             .name(format!("memgov-shrink-{id}"))
             .stack_size(STACK)
             .spawn(move || {
-                let outcome = work.run(&for_thread, &mut LoopBook(asker));
-                who.say(outcome, &for_thread);
+                if by != 0 {
+                    // Their shrinks run in memgov's time: after what memgov does for everybody. Without it they merely run sooner.
+                    let _ = rustix::process::setpriority_process(None, NICE);
+                }
+                let mut book = LoopBook(asker);
+                let how = work.run(&for_thread, &mut book);
+                tell(&book.0, group_id, by, mechanism, how, &for_thread);
             })
             .map_err(|error| FailureKind::TableFull.because(format!("no thread for it: {error}")))?;
-        let (group_id, path, owner) = (group.id, group.path.clone(), group.owner);
+        let (path, owner) = (group.path.clone(), group.owner);
         table.jobs.push(One { id, group: group_id, path, owner, by, file, watched, thread: Some(thread) });
         table.forget();
         table.find(id).map(One::job)
@@ -187,31 +195,15 @@ fn failure(unable: Unable) -> Failure {
     kind.because(unable.to_string())
 }
 
-/// What the log line says of a shrink.
-struct Named {
-    id: u64,
-    path: String,
-    by: u32,
-}
-
-impl Named {
-    fn say(&self, outcome: Outcome, watched: &Watched) {
-        let Self { id, path, by } = self;
-        let at = watched.progress();
-        let how = match State::from(Some(outcome)) {
-            State::Already => return,
-            State::Reached | State::Emptied | State::Running => "done".into(),
-            State::Hard => "hard, EBUSY".into(),
-            State::Cancelled => "called off".into(),
-            State::Gone => "the group was removed".into(),
-            State::Failed => format!("failed: {outcome:?}"),
-        };
-        let (before, usage, target): (Bytes, Bytes, Bytes) = (at.before, at.usage, at.target);
-        say(&format!(
-            "memgov: shrink {id} of {path} to {target} for uid {by}: {how}; {before} -> {usage} in {:.1?}",
-            at.elapsed
-        ));
+/// Has a shrink put down that did something.
+fn tell(asker: &Asker, group: GroupId, by: u32, mechanism: Mechanism, how: Outcome, watched: &Watched) {
+    if how == Outcome::Ended(End::Already) {
+        return;
     }
+    let Progress { before, usage, target, elapsed: took, .. } = watched.progress();
+    let shrunk = Shrunk { before, usage, target, took, how, by: mechanism };
+    // Whoever asked knows it in any case; a loop that is too busy for it, or gone, leaves it out of the record.
+    let _ = asker.ask(|reply| Request::Shrunk { group, by, shrunk, reply });
 }
 
 /// The ledger, through the loop.

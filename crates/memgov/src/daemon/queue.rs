@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use memgov_decide::control::MemControl;
 use memgov_decide::policy::Policy;
-use memgov_decide::snapshot::ProcessId;
+use memgov_decide::snapshot::{GroupId, ProcessId};
 use rustix::event::{EventfdFlags, eventfd};
 use rustix::fd::{AsFd, OwnedFd};
 
@@ -15,6 +15,7 @@ use super::answers::StatusBuffer;
 use super::succession::Sentry;
 use crate::act::ledger::{OwnedEntry, Place};
 use crate::kernel::{Errno, Error};
+use crate::record::happening::Shrunk;
 use crate::serve::{Failure, FailureKind};
 
 /// Requests that may wait.
@@ -80,6 +81,13 @@ pub(super) enum Request {
     CrossOut {
         place: Place,
         reply: Reply<Result<(), Errno>>,
+    },
+    /// How a shrink went, for the record.
+    Shrunk {
+        group: GroupId,
+        by: u32,
+        shrunk: Shrunk,
+        reply: Reply<()>,
     },
     /// Is the loop alive?
     Ping {

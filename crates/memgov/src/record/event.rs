@@ -311,6 +311,7 @@ pub fn line(event: &wire::Event, outcome: &str) -> String {
     let source = match &event.source {
         wire::Source::Rule { rule } => format!("rule {}", terminal::shown(rule)),
         wire::Source::Control { .. } => "control".to_owned(),
+        wire::Source::Hand { by } => format!("uid {by}"),
         wire::Source::Kernel { .. } => "kernel".to_owned(),
     };
     let target = match &event.target {

@@ -33,6 +33,11 @@ pub enum Source {
         /// Always true.
         control: bool,
     },
+    /// A user asked for it: `memgov shrink`.
+    Hand {
+        /// His uid.
+        by: u32,
+    },
     /// The kernel did it by itself: its OOM killer, or a refusal that no running episode stands for.
     Kernel {
         /// Always true.
@@ -88,6 +93,7 @@ pub enum OrderKind {
     ReclaimBegin,
     ReclaimSustain,
     ReclaimEnd,
+    Shrink,
     Signal,
     Kill,
     Relieved,
@@ -111,6 +117,7 @@ pub enum ReasonKind {
     TooManyKills,
     Protected,
     FreeingPending,
+    Asked,
     Denied,
     Oom,
 }

@@ -42,11 +42,15 @@ fn letter(bench: &mut Bench<'_>) -> Result<String> {
     expect(&output, 0, "shrink to 400M").map_err(|error| daemon.explain(error))?;
     let usage = at_target(&job, 400 * MIB)?;
     ensure!(output.stdout.contains("400MiB"), "it does not say where to: {}", output.stdout);
+    let path = job.path();
+    daemon.event("the record", bench.patience(), |event| event.order == "shrink" && event.is_of_group(&path))?;
     let output = shrink_here(bench, &[&job.path(), "--by", "100MiB", "--json"])?;
     expect(&output, 0, "shrink by 100MiB without a daemon")?;
     let said = json(&output)?;
     let target = said["target_bytes"].as_u64().context("no target")?;
-    ensure!(target.abs_diff(usage - 100 * MIB) <= BATCH, "the target is {target}, usage was {usage}");
+    let then = said["before_bytes"].as_u64().context("no usage")?;
+    ensure!(target == then - 100 * MIB, "the target is {target}, 100 MiB under {then}");
+    ensure!(then.abs_diff(usage) <= 16 * MIB, "usage is {usage}, and {then} when it began");
     at_target(&job, target)?;
     ensure!(said["state"] == "reached" && job.limits() == limits, "{said}; limits {}", job.limits());
     Ok(format!("{} -> {} in {took:.1?} by {}", mib(before), mib(usage), said["file"]))
