@@ -185,6 +185,8 @@ pub fn errno(errno: i32) -> String {
 pub fn outcome(outcome: &Outcome) -> String {
     let how_many = |n: u32| if n == 1 { "1 process".to_owned() } else { format!("{n} processes") };
     match *outcome {
+        // A group as such, not processes of it.
+        Outcome::Done { processes: 0, by } => format!("done by {}", mechanism(by)),
         Outcome::Done { processes, by } => format!("done to {} by {}", how_many(processes), mechanism(by)),
         Outcome::Nothing => "nothing to do".into(),
         Outcome::Partial { processes, refused, by, at, errno: e } => format!(

@@ -43,7 +43,8 @@ fn letter(bench: &mut Bench<'_>) -> Result<String> {
     let usage = at_target(&job, 400 * MIB)?;
     ensure!(output.stdout.contains("400MiB"), "it does not say where to: {}", output.stdout);
     let path = job.path();
-    daemon.event("the record", bench.patience(), |event| event.order == "shrink" && event.is_of_group(&path))?;
+    daemon
+        .event("the record", bench.patience(), |event| event.order == "shrink" && event.is_of_group(&path))?;
     let output = shrink_here(bench, &[&job.path(), "--by", "100MiB", "--json"])?;
     expect(&output, 0, "shrink by 100MiB without a daemon")?;
     let said = json(&output)?;
