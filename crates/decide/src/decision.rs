@@ -68,6 +68,15 @@ pub enum Order {
         /// Thousandths of the time it may run.
         share: u16,
     },
+    /// Reclaim from the group.
+    Reclaim {
+        /// Begin, sustain or end.
+        phase: Phase,
+        /// How far its meter is over the relief level: so much is to go.
+        excess: Bytes,
+        /// Thousandths of one processor that this may use.
+        share: u16,
+    },
     /// Send a signal.
     Signal {
         /// Number.
@@ -312,6 +321,10 @@ pub enum Mechanism {
     PidsMax,
     /// A program inside the kernel: in the allocating call itself.
     Bpf,
+    /// `memory.reclaim`.
+    MemoryReclaim,
+    /// `memory.limit_in_bytes` (v1) or `memory.high` (before 5.19), lowered for a moment.
+    LoweredLimit,
 }
 
 /// A system call or file that failed.
@@ -339,6 +352,8 @@ pub enum Operation {
     PidsMax,
     /// Writing the ledger.
     Ledger,
+    /// Writing `memory.reclaim`, or a limit to the same end.
+    Reclaim,
 }
 
 /// What came of a decision.

@@ -12,6 +12,7 @@ pub mod decision;
 pub mod governor;
 pub mod kernel_memory;
 pub mod policy;
+pub mod shrink;
 pub mod slow;
 pub mod snapshot;
 pub mod trend;

@@ -249,6 +249,8 @@ pub enum Action {
     Slow(Slow),
     /// Stop all of it while over. Frozen processes give nothing back, so this waits for somebody outside, or for the next step.
     Freeze,
+    /// Have the kernel reclaim from the group, down to the relief level, in memgov's time and not in the group's.
+    Reclaim(Reclaim),
     /// Send a signal.
     Signal {
         /// Number, 1 to 64.
@@ -275,6 +277,19 @@ pub struct Slow {
 impl Default for Slow {
     fn default() -> Self {
         Self { budget: Duration::from_secs(300), floor: 5 }
+    }
+}
+
+/// How [`Action::Reclaim`] behaves.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Reclaim {
+    /// Thousandths of one processor that it may use.
+    pub share: u16,
+}
+
+impl Default for Reclaim {
+    fn default() -> Self {
+        Self { share: 100 }
     }
 }
 

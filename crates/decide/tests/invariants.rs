@@ -28,9 +28,10 @@ fn cases() -> ProptestConfig {
 fn escalates(order: Order) -> bool {
     match order {
         Order::Record | Order::Signal { .. } | Order::Kill { .. } => true,
-        Order::Deny { phase, .. } | Order::Slow { phase, .. } | Order::Freeze { phase } => {
-            phase != Phase::End
-        }
+        Order::Deny { phase, .. }
+        | Order::Slow { phase, .. }
+        | Order::Freeze { phase }
+        | Order::Reclaim { phase, .. } => phase != Phase::End,
         Order::Relieved => false,
     }
 }
@@ -160,7 +161,14 @@ proptest! {
                     Order::Deny { phase: Phase::Begin | Phase::Sustain, .. }
                     | Order::Freeze { phase: Phase::Begin | Phase::Sustain }
                     | Order::Signal { .. } => 1,
-                    Order::Deny { .. } | Order::Slow { .. } | Order::Freeze { .. } | Order::Relieved => continue,
+                    Order::Reclaim { phase: Phase::Begin | Phase::Sustain, excess, .. } => {
+                        u32::try_from(excess.0 / 4096).unwrap() + 1
+                    }
+                    Order::Deny { .. }
+                    | Order::Slow { .. }
+                    | Order::Freeze { .. }
+                    | Order::Reclaim { .. }
+                    | Order::Relieved => continue,
                 };
                 orders.insert(key, strength);
             }
@@ -282,6 +290,7 @@ proptest! {
                     Order::Deny { phase, .. } => ("deny", phase),
                     Order::Slow { phase, .. } => ("slow", phase),
                     Order::Freeze { phase } => ("freeze", phase),
+                    Order::Reclaim { phase, .. } => ("reclaim", phase),
                     Order::Relieved => {
                         assert!(spoken.remove(&decision.episode), "the end of nothing: {decision:?}");
                         assert!(!in_force.iter().any(|&(episode, ..)| episode == decision.episode), "{decision:?}");
@@ -372,9 +381,10 @@ proptest! {
             for decision in stage.play(&Tick { events, answers: vec![7; 64], ..tick.clone() }) {
                 let Source::Rule(RuleId(rule)) = decision.source else { continue };
                 let begins = match decision.order {
-                    Order::Deny { phase, .. } | Order::Slow { phase, .. } | Order::Freeze { phase } => {
-                        phase == Phase::Begin
-                    }
+                    Order::Deny { phase, .. }
+                    | Order::Slow { phase, .. }
+                    | Order::Freeze { phase }
+                    | Order::Reclaim { phase, .. } => phase == Phase::Begin,
                     Order::Relieved => false,
                     _ => true,
                 };

@@ -384,3 +384,22 @@ fn observe_learns_what_concerns_the_policy() {
     world.governor.set_policy(policy);
     assert!(world.governor.concerns_all_processes());
 }
+
+#[test]
+fn reclaim_is_told_how_far_it_is_to_the_relief_level() {
+    let mut rule =
+        usage_rule("low", "/*", 90, &[(Action::Reclaim(Reclaim { share: 50 }), 0), (KILL, 60_000)]);
+    rule.until = Some(Bytes::mib(80));
+    let (mut world, group) = rig([rule]);
+    world.usage(group, mib(95));
+    assert_eq!(world.said(10), ["reclaim-begin-15MiB /x log"]);
+    world.usage(group, mib(100));
+    assert_eq!(world.said(10), ["reclaim-keep-20MiB /x"]);
+    world.usage(group, mib(85));
+    assert!(
+        world.said(5000).is_empty(),
+        "under the line and not down yet: it goes on by itself, nothing is added"
+    );
+    world.usage(group, mib(80));
+    assert_eq!(world.said(10), ["reclaim-end-0B /x", "relieved /x"]);
+}

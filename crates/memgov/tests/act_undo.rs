@@ -9,7 +9,7 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 use std::time::Duration;
 
-use memgov::act::ledger::{Entry, Freezer, OwnedEntry};
+use memgov::act::ledger::{Entry, Freezer, GroupLimit, OwnedEntry};
 use memgov::act::{Actor, Ledger, Leftover, Undone, Verdict};
 use memgov::kernel::rlimit::Resource;
 use memgov_decide::decision::{Outcome, Phase};
@@ -273,4 +273,45 @@ fn a_ledger_of_another_boot_is_emptied_and_one_of_another_version_set_aside() {
     assert_eq!(ledger.set_aside(), None);
     assert!(Path::new(&state.path().join("ledger.aside-1")).exists());
     drop(ledger);
+}
+
+/// A kill -9 in the one moment in which a limit is lowered: whoever comes next raises it, and touches nobody else's.
+#[test]
+fn a_limit_lowered_for_a_shrink_is_raised_again() {
+    let rig = Rig::new();
+    let files = [("memory.limit_in_bytes", GroupLimit::Max), ("memory.high", GroupLimit::High)];
+    let there = |dir: &std::path::PathBuf| {
+        files
+            .into_iter()
+            .find(|(name, _)| dir.join(name).exists())
+            .map(|(name, which)| (dir.clone(), name, which))
+    };
+    let (dir, name, which) = rig.dirs().iter().find_map(there).expect("a group with memory");
+    let (file, path) = (dir.join(name), dir.display().to_string());
+    let inode = std::os::unix::fs::MetadataExt::ino(&fs::metadata(&dir).unwrap());
+    let read = || fs::read_to_string(&file).unwrap();
+    let unlimited = read();
+    let (mut ledger, _) = Ledger::open_sized(&rig.ledger_path(), 64).unwrap();
+    let entry =
+        |inode, before| Entry::GroupLimit { path: path.as_bytes(), inode, which, before, set: 64 << 20 };
+    let mut undo = |entry: &Entry<'_>| {
+        ledger.record(entry).unwrap();
+        let leftovers = ledger.leftovers().unwrap();
+        let undone = ledger.undo(leftovers);
+        assert_eq!(ledger.leftovers().unwrap(), []);
+        (verdicts(&undone), undone[0].to_string())
+    };
+    fs::write(&file, "67108864").unwrap();
+    let (verdict, text) = undo(&entry(inode, u64::MAX));
+    assert_eq!((verdict, read()), (vec![Verdict::Undone], unlimited));
+    assert!(text.contains(name) && text.contains("before unlimited"), "{text}");
+    fs::write(&file, "67108864").unwrap();
+    assert_eq!((undo(&entry(inode, 128 << 20)).0, read()), (vec![Verdict::Undone], "134217728\n".into()));
+    // It was never lowered.
+    assert_eq!((undo(&entry(inode, 128 << 20)).0, read()), (vec![Verdict::Undone], "134217728\n".into()));
+    // Somebody has set another one, or it is another group.
+    fs::write(&file, "33554432").unwrap();
+    assert_eq!((undo(&entry(inode, 128 << 20)).0, read()), (vec![Verdict::Changed], "33554432\n".into()));
+    fs::write(&file, "67108864").unwrap();
+    assert_eq!((undo(&entry(inode + 1, 128 << 20)).0, read()), (vec![Verdict::Changed], "67108864\n".into()));
 }

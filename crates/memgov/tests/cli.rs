@@ -10,10 +10,10 @@ use std::path::PathBuf;
 use std::process::{Command, Output, Stdio};
 use std::sync::{Arc, Mutex};
 
-use memgov::serve::wire;
 use memgov::serve::{
     self, Failure, FailureKind, From, Governed, GroupFacts, GroupRule, Limits, ProcessFacts, Serving,
 };
+use memgov::serve::{shrink, wire};
 use memgov_decide::control::MemControl;
 use memgov_decide::snapshot::{GroupId, ProcessId};
 use memgov_decide::units::{Bytes, Limit};
@@ -47,6 +47,33 @@ fn me() -> u32 {
 }
 
 const EVENTS: u64 = 5000;
+
+/// The number says how it ends.
+fn job(id: u64) -> shrink::Job {
+    let state = ["running", "reached", "already", "hard", "cancelled"][usize::try_from(id).unwrap()];
+    serde_json::from_value(json!({
+        "job": id, "path": HOSTILE, "state": state,
+        "before_bytes": 600u64 << 20, "usage_bytes": 400u64 << 20, "target_bytes": 400u64 << 20, "freed_bytes": 200u64 << 20,
+        "elapsed_ns": 1_500_000_000u64, "rate_bytes": 133u64 << 20, "file": "memory.reclaim", "owner": me(), "by": me()
+    }))
+    .unwrap()
+}
+
+impl shrink::Shrinking for Fake {
+    fn shrink(&self, _: &GroupFacts, asked: &shrink::Request, _: u32) -> Result<shrink::Job, Failure> {
+        // How far says how it is to end.
+        Ok(job(asked.to_bytes.unwrap() >> 20))
+    }
+    fn shrink_get(&self, id: u64) -> Result<shrink::Job, Failure> {
+        if id < 5 { Ok(job(id)) } else { Err(FailureKind::NoSuchJob.because("no shrink 9")) }
+    }
+    fn shrinks(&self) -> Result<Vec<shrink::Job>, Failure> {
+        Ok(vec![job(0), job(3)])
+    }
+    fn shrink_cancel(&self, _: u64) -> Result<shrink::Job, Failure> {
+        Ok(job(4))
+    }
+}
 
 impl Governed for Fake {
     fn page(&self) -> Bytes {
@@ -168,6 +195,44 @@ fn controls_by_word_and_by_name_are_the_same() {
     );
     rig.text(&["clear", "--pid", "7"]);
     assert_eq!(rig.text(&["get", "--pid", "7"]), "pid 7: no control\n");
+}
+
+#[test]
+fn shrinks_end_as_they_went() {
+    let rig = rig();
+    let shown = "x\\u{1b}[2J\\u{9b}\\u{202e}y\\u{2066}";
+    assert_eq!(
+        rig.text(&["shrink", "/x", "1M"]),
+        format!(
+            "{shown}: at the target of 400MiB: 600MiB -> 400MiB in 1.5s (200MiB freed by memory.reclaim, 133MiB/s)\n"
+        )
+    );
+    assert!(rig.text(&["shrink", "/x", "--to", "2M"]).contains("already"));
+    assert_eq!(rig.text(&["shrink", "/x", "--to", "1M", "--async"]), "1\n");
+    assert_eq!(rig.json(&["shrink", "/x", "--to", "1M", "--json"])["state"], "reached");
+    assert_eq!(rig.json(&["shrink", "--list", "--json"])["jobs"].as_array().unwrap().len(), 2);
+    let list = rig.text(&["shrink", "--list"]);
+    assert!(list.contains("hard") && list.contains("running") && !list.contains('\u{1b}'), "{list}");
+    for (line, code) in [
+        ("shrink /x --to 3M", 8),
+        ("shrink --watch 3", 8),
+        ("shrink --watch 4", 1),
+        ("shrink --watch 9", 5),
+        ("shrink --watch 1", 0),
+        ("shrink / --to 1M", 2),
+        ("shrink /x", 2),
+        ("shrink", 2),
+        ("shrink /x --to 1M --by 1M", 2),
+        ("shrink /x 1M --to 1M", 2),
+        ("shrink /x --to 1M --file-only --anon-only", 2),
+        ("shrink /x --to 1M --swappiness 201", 2),
+        ("shrink --list --async", 2),
+    ] {
+        let output = rig.memgov(&line.split(' ').collect::<Vec<_>>());
+        assert_eq!(output.status.code(), Some(code), "{line}: {output:?}");
+    }
+    let hard = rig.memgov(&["shrink", "/x", "--to", "3M"]);
+    assert!(String::from_utf8_lossy(&hard.stderr).contains("EBUSY") && !hard.stderr.contains(&0x1b));
 }
 
 #[test]

@@ -212,7 +212,8 @@ fn in_a_machine(
         memory_mib: 1024,
         kvm: options.kvm && kernel != Kernel::Uml,
         emulation: target.facts().emulation,
-        modules: Vec::new(),
+        // Page cache that can be reclaimed takes a block device.
+        modules: if kernel == Kernel::Uml { Vec::new() } else { vec!["null_blk".to_owned()] },
         append: Vec::new(),
         programs: ["memgov", "memgov-systest"].map(workspace::release).to_vec(),
         files: Vec::new(),

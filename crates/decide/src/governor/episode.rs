@@ -77,6 +77,7 @@ pub(super) struct Episode {
     pub denied: u8,
     pub frozen: u8,
     pub slowed: u8,
+    pub reclaimed: u8,
     /// Steps that were refused: not kept up, but ended all the same.
     pub refused: u8,
     /// Over its line as of this tick.
@@ -115,6 +116,7 @@ impl Episode {
             denied: 0,
             frozen: 0,
             slowed: 0,
+            reclaimed: 0,
             refused: 0,
             over: None,
             throttle: Throttle::default(),

@@ -60,6 +60,11 @@ impl<'a> Question<'a> {
         Some(Self { condition, reach: Reach::Above, until: None, letter: true })
     }
 
+    /// The relief level of a line that is crossed: where what is done about it is to lead.
+    pub fn relief(&self, line: Bytes, host: &Host) -> Bytes {
+        self.until.map_or_else(|| self.until(line, host), |until| until.min(line))
+    }
+
     /// The relief level under a line.
     fn until(&self, line: Bytes, host: &Host) -> Bytes {
         let widest = if self.letter {

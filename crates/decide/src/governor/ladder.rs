@@ -2,10 +2,10 @@
 //! after its decision has found room, so that an overflow delays and loses nothing.
 
 use crate::decision::{Decisions, Order, Phase as Keep, Reason, Source, Target};
-use crate::policy::{Action, MAX_STEPS, Slow};
+use crate::policy::{Action, MAX_STEPS, Reclaim, Slow};
 use crate::slow::{ALL, Throttle};
 use crate::snapshot::Snapshot;
-use crate::units::Time;
+use crate::units::{Bytes, Time};
 
 use super::episode::{Episode, Phase};
 use super::judge::{Excess, Verdict, above_high, judge};
@@ -34,7 +34,7 @@ impl Governor {
             at += usize::from(self.episodes.live.get(at) == Some(&slot));
         }
         for at in 0..self.episodes.live.len() {
-            self.keep_up(self.episodes.live[at], out);
+            self.keep_up(self.episodes.live[at], snap, out);
         }
     }
 
@@ -170,6 +170,10 @@ impl Governor {
                     episode.throttle.share(excess.value, excess.line, excess.room, slow.budget, slow.floor);
                 (Order::Slow { phase: Keep::Begin, share }, What::Begin)
             }
+            &Action::Reclaim(Reclaim { share }) => {
+                let excess = self.too_much(episode, excess, snap);
+                (Order::Reclaim { phase: Keep::Begin, excess, share }, What::Begin)
+            }
             &Action::Signal { signal, .. } => (Order::Signal { signal }, What::Signal),
             &Action::Kill { victim } => return self.kill(episode, step, victim, excess, snap, out),
         };
@@ -183,6 +187,7 @@ impl Governor {
                 episode.slowed |= 1 << step;
                 episode.throttle.set(share);
             }
+            Order::Reclaim { .. } => episode.reclaimed |= 1 << step,
             _ => {}
         }
         Step::Began
@@ -238,6 +243,11 @@ impl Governor {
             self.emit(episode, step, order, reason, What::Other, out)?;
             episode.slowed &= !(1 << step);
         }
+        for step in bits(episode.reclaimed) {
+            let order = Order::Reclaim { phase: Keep::End, excess: Bytes(0), share: 0 };
+            self.emit(episode, step, order, reason, What::Other, out)?;
+            episode.reclaimed &= !(1 << step);
+        }
         if episode.spoken {
             let last = episode.next.saturating_sub(1);
             self.emit(episode, last, Order::Relieved, reason, What::Other, out)?;
@@ -261,13 +271,13 @@ impl Governor {
     }
 
     /// Lasting actions that were not begun in this tick are kept up while over.
-    fn keep_up(&mut self, slot: u32, out: &mut Decisions) {
+    fn keep_up(&mut self, slot: u32, snap: &Snapshot, out: &mut Decisions) {
         let Some(&(mut episode)) = self.episodes.get(slot) else { return };
         let (Phase::Running, Some(excess)) = (episode.phase, episode.over) else { return };
         let begun_now = |step: u8| episode.ordered_at[usize::from(step)] == self.now;
         let kept = |steps: u8| bits(steps & !episode.refused).filter(|&step| !begun_now(step));
         let (denied, slowed) = (mask(kept(episode.denied)), mask(kept(episode.slowed)));
-        let frozen = mask(kept(episode.frozen));
+        let (frozen, reclaimed) = (mask(kept(episode.frozen)), mask(kept(episode.reclaimed)));
         for step in bits(denied) {
             let order = Order::Deny { phase: Keep::Sustain, meter: episode.meter };
             self.emit(&mut episode, step, order, excess.reason, What::Kept, out);
@@ -288,13 +298,32 @@ impl Governor {
                 episode.throttle.set(share);
             }
         }
+        for step in bits(reclaimed) {
+            let Some(Action::Reclaim(Reclaim { share })) = self.step_of(&episode, step).map(|s| s.action)
+            else {
+                continue;
+            };
+            let order = Order::Reclaim {
+                phase: Keep::Sustain,
+                excess: self.too_much(&episode, &excess, snap),
+                share,
+            };
+            self.emit(&mut episode, step, order, excess.reason, What::Kept, out);
+        }
         self.episodes.put(episode);
+    }
+
+    /// How far the meter is over the level at which an episode is relieved.
+    fn too_much(&self, episode: &Episode, excess: &Excess, snap: &Snapshot) -> Bytes {
+        let question = self.question_of(episode);
+        let until = question.map_or(excess.line, |question| question.relief(excess.line, &snap.host));
+        excess.value.saturating_sub(until)
     }
 
     /// The row an episode hangs on is read at the fastest pace while there is something to be done or to be ended, and
     /// an eighth of it when only the relief is waited for.
     fn look_again_at(&mut self, episode: &Episode) {
-        let busy = episode.denied | episode.frozen | episode.slowed != 0
+        let busy = episode.denied | episode.frozen | episode.slowed | episode.reclaimed != 0
             || self.step_of(episode, episode.next).is_some();
         let pace = self.policy.pace.fastest * if busy { 1 } else { 8 };
         let at = self.after(pace.min(self.policy.pace.slowest));

@@ -125,6 +125,7 @@ impl World {
             Order::Record => "record".into(),
             Order::Deny { phase: p, .. } => format!("deny-{}", phase(p)),
             Order::Slow { phase: p, .. } => format!("slow-{}", phase(p)),
+            Order::Reclaim { phase: p, excess, .. } => format!("reclaim-{}-{excess}", phase(p)),
             Order::Signal { signal } => format!("signal-{signal}"),
             Order::Freeze { phase: p } => format!("freeze-{}", phase(p)),
             Order::Kill { take: Take::Whole } => "kill".into(),

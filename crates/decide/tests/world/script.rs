@@ -76,6 +76,7 @@ pub fn ticks(count: usize) -> impl Strategy<Value = Vec<Tick>> {
 pub fn policy_number(number: u8) -> Policy {
     let all = [
         (Action::Record, 0),
+        (Action::Reclaim(Reclaim::default()), 0),
         (Action::Deny, 20),
         (slow(700), 100),
         (signal(10), 50),

@@ -25,7 +25,10 @@ impl GroupLimit {
 
     /// What fails when it cannot be written.
     pub const fn operation(self) -> Operation {
-        Operation::PidsMax
+        match self {
+            Self::Max | Self::High => Operation::Reclaim,
+            Self::Pids => Operation::PidsMax,
+        }
     }
 
     /// What it is now; [`NONE`]: no limit.
@@ -43,10 +46,35 @@ impl GroupLimit {
         limit.ok_or(Errno::IO)
     }
 
-    /// Sets it. Allocates nothing.
+    /// Sets it. Not begun again when a signal interrupts it; allocates nothing.
     pub fn write(self, dir: BorrowedFd<'_>, value: u64) -> Result<(), Errno> {
-        let none = if self == Self::Max { b"-1".as_slice() } else { b"max" };
-        let number = Decimal::new(value);
-        file::write_in(dir, self.file(), if value == NONE { none } else { number.as_bytes() })
+        file::write_once(file::open_to_write(dir, self.file())?, self.text(value).as_bytes())
+    }
+
+    /// What is written for a value.
+    pub(crate) fn text(self, value: u64) -> Text {
+        match (self, value) {
+            (Self::Max, NONE) => Text::None("-1"),
+            (_, NONE) => Text::None("max"),
+            _ => Text::Number(Decimal::new(value)),
+        }
+    }
+}
+
+/// The text of a limit, on the stack.
+pub(crate) enum Text {
+    /// No limit.
+    None(&'static str),
+    /// A number.
+    Number(Decimal),
+}
+
+impl Text {
+    /// To be written.
+    pub fn as_bytes(&self) -> &[u8] {
+        match self {
+            Self::None(word) => word.as_bytes(),
+            Self::Number(digits) => digits.as_bytes(),
+        }
     }
 }

@@ -15,7 +15,9 @@ pub mod ledger;
 mod limits;
 mod paths;
 mod pids;
+mod reclaim;
 mod rehearsal;
+pub mod shrink;
 mod signal;
 mod slow;
 pub mod strays;
@@ -25,6 +27,7 @@ pub use deny::DeniedView;
 pub use guardian::{Guardian, Heart, Post, stand_guard};
 pub use inside::{Inside, Of, Refused, SWEPT};
 pub use ledger::{Ledger, Leftover, Undone, Verdict};
+pub use reclaim::MakeBook;
 pub use rehearsal::Finding;
 pub use slow::SlowedView;
 
@@ -86,6 +89,9 @@ struct Kit {
     sweep: Sweep,
 }
 
+/// Word of threads that reclaim is looked for so often.
+const WORD: std::time::Duration = std::time::Duration::from_millis(100);
+
 /// What the kernel's events call it.
 const SIGKILL: u8 = 9;
 
@@ -98,6 +104,7 @@ pub struct Actor {
     caps: pids::Caps,
     slowdowns: slow::Slowdowns,
     kills: kill::Kills,
+    reclaims: reclaim::Reclaims,
     /// Enforcement inside the kernel, where there is any.
     pub inside: Option<Inside>,
     dry_run: bool,
@@ -149,6 +156,7 @@ impl Actor {
             caps: pids::Caps::new(),
             slowdowns,
             kills: kill::Kills::new(),
+            reclaims: reclaim::Reclaims::new(layout),
             inside: None,
             dry_run: options.dry_run,
         })
@@ -183,6 +191,9 @@ impl Actor {
             Order::Slow { share, .. } => self.slowdowns.hold(&mut self.kit, &at, share),
             Order::Freeze { phase: Phase::End } => self.slowdowns.release(&mut self.kit, decision.episode),
             Order::Freeze { .. } => self.slowdowns.hold(&mut self.kit, &at, slow::FROZEN),
+            Order::Reclaim { phase, excess, share } => {
+                self.reclaims.order(decision, phase, excess, share, snap)
+            }
             Order::Signal { signal } => {
                 self.sent_inside(&at, signal).unwrap_or_else(|| signal::send(&mut self.kit, &at, signal))
             }
@@ -319,11 +330,14 @@ impl Actor {
     pub fn tick(&mut self, now: Time, reports: &mut dyn FnMut(Report)) {
         self.slowdowns.tick(&mut self.kit, now);
         self.kills.tick(&mut self.kit, now, reports);
+        self.reclaims.tick(reports);
     }
 
     /// When [`Actor::tick`] must be called next.
     pub fn deadline(&self) -> Option<Time> {
-        [self.slowdowns.deadline(), self.kills.deadline()].into_iter().flatten().min()
+        // Word of a thread that could do nothing is not urgent.
+        let word = self.reclaims.busy().then(|| sys::now() + WORD);
+        [self.slowdowns.deadline(), self.kills.deadline(), word].into_iter().flatten().min()
     }
 
     /// `parent` has forked `child`. A child of a denied process was born with the lowered limits: it gets its own back, or is denied itself
@@ -361,6 +375,11 @@ impl Actor {
         &self.kit.ledger
     }
 
+    /// The same, for what is lowered on another thread.
+    pub fn ledger_mut(&mut self) -> &mut Ledger {
+        &mut self.kit.ledger
+    }
+
     /// Replaces the never-list after a reload, and with it what a dry run is.
     pub fn reconfigure(&mut self, never: Vec<ProcessMatch>, dry_run: bool) {
         self.kit.guard.set_never(never);
@@ -381,6 +400,31 @@ impl Actor {
     /// The kernel's share of the work, unless nothing is to be touched.
     pub fn inside(&mut self) -> Option<&mut Inside> {
         self.inside.as_mut().filter(|_| !self.dry_run)
+    }
+
+    /// Reclaim needs threads, and these the ledger; both are made when the first rule asks for them ([`Actor::reclaim_ready`]).
+    pub fn reclaim_by(&mut self, make: MakeBook) {
+        self.reclaims.prepare(make);
+    }
+
+    /// Some rule asks for reclaim. Allocates; not on the acting path.
+    pub fn reclaim_ready(&mut self) {
+        self.reclaims.start();
+    }
+
+    /// Ends reclaim; the threads may ask for the ledger until [`Actor::reclaim_ended`].
+    pub fn end_reclaim(&mut self) {
+        self.reclaims.stop();
+    }
+
+    /// Whether they are gone.
+    pub fn reclaim_ended(&self) -> bool {
+        self.reclaims.stopped()
+    }
+
+    /// By what reclaim is done here.
+    pub const fn reclaims_by(layout: &Layout) -> Mechanism {
+        reclaim::Reclaims::by(layout)
     }
 
     /// Runs the fatal path, and the others, against a child of its own. At start, before anything is governed.

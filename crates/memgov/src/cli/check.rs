@@ -203,6 +203,7 @@ fn needs(rule: &Rule, virtual_high: bool) -> Vec<&'static str> {
             Action::Freeze => "slow-group",
             Action::Slow(_) if each_process => "slow-process",
             Action::Slow(_) => "slow-group",
+            Action::Reclaim(_) => "reclaim",
             Action::Kill { victim: Victim::Group } if !each_process => "kill-group",
             Action::Signal { .. } | Action::Kill { .. } => "signal",
         };

@@ -1,6 +1,7 @@
 //! The command line: one file a subcommand. Help teaches; every table has `--json` beside it; errors say what to do and end
-//! with the exit codes of [`crate::serve::failure::exit`]. Apart from `run`, `exec`, `restore`, `check` and `doctor`, a
-//! subcommand is a client of the control socket and touches nothing itself; `status --kernel` reads the kernel's files instead.
+//! with the exit codes of [`crate::serve::failure::exit`]. Apart from `run`, `exec`, `restore`, `check` and `doctor`, and
+//! `shrink` where no daemon runs, a subcommand is a client of the control socket and touches nothing itself; `status
+//! --kernel` reads the kernel's files instead.
 
 mod check;
 mod completions;
@@ -17,6 +18,8 @@ mod replay;
 mod restore;
 mod run;
 mod set;
+mod shrink;
+mod shrink_here;
 mod status;
 mod target;
 
@@ -55,6 +58,7 @@ Start here:
 Exit codes:
   0 done   1 failed   2 wrong usage   3 configuration not valid   4 not permitted
   5 no such process, group, rule or decision   6 the daemon does not run   7 busy or full, try again
+  shrink: 8 what is left cannot be reclaimed (EBUSY)   130 Ctrl-C
   exec: the command's own (128+n after signal n); 125 memgov failed, 126 not executable, 127 not found";
 
 #[derive(Debug, Subcommand)]
@@ -65,6 +69,8 @@ enum Command {
     Exec(exec::Exec),
     /// Set the memory control of a process, or a rule for a running group.
     Set(set::Set),
+    /// Make a group smaller: to a usage, or by an amount.
+    Shrink(shrink::Shrink),
     /// Show the memory control of a process, or the rule set on a group.
     Get(target::Get),
     /// Take away what `set` has set.
@@ -180,6 +186,7 @@ impl Command {
             Self::Run(run) => run.run(socket)?,
             Self::Exec(exec) => return exec.run(socket),
             Self::Set(set) => set.run(&mut connect(socket)?, out)?,
+            Self::Shrink(shrink) => return shrink.run(socket, out),
             Self::Get(get) => get.run(&mut connect(socket)?, out)?,
             Self::Clear(clear) => clear.run(&mut connect(socket)?, out)?,
             Self::Status(status) => status.run(socket, out)?,

@@ -46,6 +46,7 @@ pub(crate) fn source(source: &Source) -> String {
     match source {
         Source::Rule { rule } => format!("rule {}", shown(rule)),
         Source::Control { .. } => "own control".into(),
+        Source::Hand { by } => format!("uid {by}"),
         Source::Kernel { .. } => "the kernel".into(),
     }
 }
@@ -77,6 +78,10 @@ pub(crate) fn order(order: OrderKind, signal: Option<u8>, share: Option<u16>) ->
         OrderKind::FreezeBegin => "freeze".into(),
         OrderKind::FreezeSustain => "freeze goes on".into(),
         OrderKind::FreezeEnd => "freeze ends".into(),
+        OrderKind::ReclaimBegin => format!("reclaim{}", share.replace(" to ", " with ")),
+        OrderKind::ReclaimSustain => "reclaim goes on".into(),
+        OrderKind::ReclaimEnd => "reclaim ends".into(),
+        OrderKind::Shrink => "shrink".into(),
         OrderKind::Signal => format!("signal {}", signal.map(signals::name).unwrap_or_default()),
         OrderKind::Kill => "kill".into(),
         OrderKind::Relieved => "relieved".into(),
@@ -106,6 +111,9 @@ pub(crate) fn outcome(outcome: &Outcome) -> String {
         format!("{operation}: {error}")
     };
     match outcome.kind {
+        // A group as such, not processes of it.
+        OutcomeKind::Done if outcome.processes == Some(0) => format!("done{by}"),
+        OutcomeKind::Partial if outcome.processes == Some(0) => format!("not all of it{by} ({})", failure()),
         OutcomeKind::Done => format!("done to {}{by}", count(outcome.processes)),
         OutcomeKind::Nothing => "nothing to do".into(),
         OutcomeKind::Partial => {

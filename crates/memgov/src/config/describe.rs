@@ -121,6 +121,10 @@ fn action(action: &Action, meter: Meter, target: &str) -> String {
                 "slow {target} down, the more the further over (never under {floor}% of the time, at most {budget})"
             )
         }
+        Action::Reclaim(reclaim) => {
+            let share = f32::from(reclaim.share) / 10.0;
+            format!("reclaim its memory in the background, with at most {share}% of a processor")
+        }
         Action::Signal { signal, repeat } => {
             let again = repeat.map(|r| format!(", again every {}", duration_text(r))).unwrap_or_default();
             format!("send {target} {}{again}", signals::name(*signal))
@@ -134,10 +138,9 @@ fn action(action: &Action, meter: Meter, target: &str) -> String {
 }
 
 fn relief(rule: &Rule) -> String {
-    let lasting = rule
-        .steps
-        .iter()
-        .any(|Step { action, .. }| matches!(action, Action::Deny | Action::Freeze | Action::Slow(_)));
+    let lasting = rule.steps.iter().any(|Step { action, .. }| {
+        matches!(action, Action::Deny | Action::Freeze | Action::Slow(_) | Action::Reclaim(_))
+    });
     let ends = if lasting { "Undone" } else { "Over" };
     let band = |line: Bytes| Bytes(line.0 / DEFAULT_BAND).min(MAX_DEFAULT_BAND);
     match (rule.until, rule.when.rss, rule.when.group) {

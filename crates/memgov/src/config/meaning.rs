@@ -226,6 +226,9 @@ fn steps(text: &RuleText, each_process: bool, findings: &mut Findings<'_>) -> Op
                 if let (true, Some(victim)) = (each_process, detail("victim")) {
                     findings.error(victim.at, words::NO_VICTIM);
                 }
+                if each_process && matches!(step.action, Action::Reclaim(_)) {
+                    findings.error(text.action.at, words::NO_RECLAIM);
+                }
                 steps.push(step);
             }
             Err(error) => {

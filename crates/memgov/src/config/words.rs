@@ -4,7 +4,7 @@
 
 use std::time::Duration;
 
-use memgov_decide::policy::{Action, Condition, Kinds, Meter, Over, Pattern, Slow, Step, Victim};
+use memgov_decide::policy::{Action, Condition, Kinds, Meter, Over, Pattern, Reclaim, Slow, Step, Victim};
 use memgov_decide::units::{Bytes, Limit, QuantityError};
 
 use super::signals;
@@ -12,10 +12,10 @@ use super::table::cut;
 use super::text::none_of;
 
 /// What can be given with an action.
-pub const STEP_KEYS: &[&str] = &["after", "signal", "repeat", "victim", "budget", "floor"];
+pub const STEP_KEYS: &[&str] = &["after", "signal", "repeat", "victim", "budget", "floor", "share"];
 /// Actions of this version.
-pub const ACTIONS: &[&str] = &["record", "deny", "slow", "freeze", "signal", "kill"];
-const LATER_ACTIONS: &[&str] = &["reclaim", "lend", "ask", "hook", "squeeze", "shrink"];
+pub const ACTIONS: &[&str] = &["record", "reclaim", "deny", "slow", "freeze", "signal", "kill"];
+const LATER_ACTIONS: &[&str] = &["lend", "ask", "hook", "squeeze", "shrink"];
 const METERS: &[&str] = &["usage", "kernel", "rss.anon", "rss.file", "rss.shmem"];
 const LATER_METERS: &[&str] = &["sockets", "oom", "pressure", "swap"];
 /// A step that is not the first waits so long for the one before it.
@@ -61,6 +61,9 @@ pub fn line(text: &str) -> Result<Over, String> {
 
 /// A rule for single processes has no choice of victims.
 pub const NO_VICTIM: &str = "this rule meets single processes: there is no victim to choose";
+
+/// Nor has it a group to make smaller.
+pub const NO_RECLAIM: &str = "`reclaim` makes a group smaller; this rule meets single processes";
 
 /// Whether relief at or under `until` can follow what this condition says.
 ///
@@ -274,6 +277,7 @@ pub fn step<'a>(
     let allowed: &[&str] = match action {
         "record" | "deny" | "freeze" => &["after"],
         "slow" => &["after", "budget", "floor"],
+        "reclaim" => &["after", "share"],
         "signal" => &["after", "signal", "repeat"],
         "kill" => &["after", "victim"],
         other => {
@@ -298,6 +302,7 @@ pub fn step<'a>(
         "record" => Action::Record,
         "deny" => Action::Deny,
         "freeze" => Action::Freeze,
+        "reclaim" => Action::Reclaim(reclaim(details("share"))?),
         "slow" => Action::Slow(slow(budget, details("floor"))?),
         "signal" => Action::Signal { signal: signal(details("signal"))?, repeat },
         _ => Action::Kill { victim: victim(details("victim"))? },
@@ -310,6 +315,11 @@ fn slow(budget: Option<Duration>, floor: Option<&str>) -> Result<Slow, StepError
     let default = Slow::default();
     let floor = floor.map(share).transpose().map_err(|message| StepError { key: "floor", message })?;
     Ok(Slow { budget: budget.unwrap_or(default.budget), floor: floor.unwrap_or(default.floor) })
+}
+
+fn reclaim(word: Option<&str>) -> Result<Reclaim, StepError> {
+    let share = word.map(share).transpose().map_err(|message| StepError { key: "share", message })?;
+    Ok(Reclaim { share: share.unwrap_or(Reclaim::default().share) })
 }
 
 fn signal(word: Option<&str>) -> Result<u8, StepError> {
@@ -350,6 +360,7 @@ pub fn short_step(word: &str) -> Result<ShortStep, String> {
     if let Some(detail) = detail {
         let key = match action {
             "slow" => "budget",
+            "reclaim" => "share",
             "signal" => "signal",
             "kill" => "victim",
             "record" | "deny" | "freeze" => return Err(format!("`{action}` takes nothing after `:`")),

@@ -104,6 +104,16 @@ pub(super) fn answer(governing: &mut Governing, request: Request) {
             governing.post(sentry);
             let _ = reply.try_send(());
         }
+        Request::WriteDown { entry, reply } => {
+            let _ = reply.try_send(governing.actor.ledger_mut().record(&entry.borrow()));
+        }
+        Request::CrossOut { place, reply } => {
+            let _ = reply.try_send(governing.actor.ledger_mut().erase(place));
+        }
+        Request::Shrunk { group, by, shrunk, reply } => {
+            governing.tell_shrunk(group, by, shrunk);
+            let _ = reply.try_send(());
+        }
         Request::Ping { reply } => {
             let _ = reply.try_send(());
         }
@@ -153,6 +163,9 @@ fn get_control(governing: &mut Governing, who: ProcessId) -> Option<MemControl> 
 
 fn set_policy(governing: &mut Governing, mut new: Box<NewPolicy>) -> Box<NewPolicy> {
     governing.actor.reconfigure(new.policy.never.clone(), new.dry_run);
+    if !new.dry_run && super::reclaims(&new.policy) {
+        governing.actor.reclaim_ready();
+    }
     new.policy = governing.governor.set_policy(std::mem::take(&mut new.policy));
     std::mem::swap(&mut governing.rule_names, &mut new.rule_names);
     let Governing { observer, snap, governor, tape, .. } = governing;

@@ -16,6 +16,7 @@ use super::view;
 use crate::config::{self, Config, ConfigErrors, describe};
 use crate::kernel::{GroupDir, Layout, MemoryVersion, Reading, proc, sys};
 use crate::record::{Journal, text};
+use crate::serve::shrink::{self, Shrinking};
 use crate::serve::{Failure, FailureKind, From, Governed, GroupFacts, GroupRule, ProcessFacts, wire};
 
 /// Where things are and who asks whom.
@@ -32,6 +33,7 @@ pub(super) struct Desk {
     pub in_force: Mutex<InForce>,
     /// Asks the serving thread, once there is one, for the clients it has lost.
     pub clients_lost: OnceLock<Box<dyn Fn() -> u64 + Send + Sync>>,
+    pub jobs: super::jobs::Jobs,
 }
 
 /// What is in force, as it was asked for.
@@ -331,6 +333,27 @@ impl Governed for Desk {
             rules: config.policy.rules.len() as u64,
             notes: config.warnings.iter().map(ToString::to_string).collect(),
         })
+    }
+}
+
+impl Shrinking for Desk {
+    fn shrink(&self, group: &GroupFacts, asked: &shrink::Request, by: u32) -> Result<shrink::Job, Failure> {
+        if self.dry_run || self.lock().config.settings.dry_run {
+            return Err(FailureKind::InvalidShrink.because("the daemon runs dry: it touches nothing"));
+        }
+        self.jobs.begin(group, asked, by)
+    }
+
+    fn shrink_get(&self, id: u64) -> Result<shrink::Job, Failure> {
+        self.jobs.get(id)
+    }
+
+    fn shrinks(&self) -> Result<Vec<shrink::Job>, Failure> {
+        Ok(self.jobs.list())
+    }
+
+    fn shrink_cancel(&self, id: u64) -> Result<shrink::Job, Failure> {
+        self.jobs.cancel(id)
     }
 }
 

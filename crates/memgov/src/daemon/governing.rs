@@ -335,7 +335,7 @@ impl Governing {
     }
 
     /// Answers one request; whether there may be more.
-    fn answer(&mut self) -> bool {
+    pub fn answer(&mut self) -> bool {
         super::queue::quiet(&self.request_bell);
         let Ok(ticket) = self.requests.try_recv() else { return false };
         if let Some(request) = ticket.take() {

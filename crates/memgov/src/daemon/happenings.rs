@@ -13,8 +13,9 @@ use memgov_decide::units::{Bytes, Time};
 use super::governing::Governing;
 use crate::act::{Of, Refused};
 use crate::bpf::{Event, EventKind};
+use crate::kernel::sys;
 use crate::record::Happening;
-use crate::record::happening::{What, Who};
+use crate::record::happening::{Shrunk, What, Who};
 
 /// Records of this kind in a second.
 const A_SECOND: u32 = 32;
@@ -135,6 +136,14 @@ impl Governing {
             }
         }
         self.happen(&about, what, Some(decision.episode), Some(decision.source), left_out);
+    }
+
+    /// Puts down a shrink that somebody asked for.
+    pub fn tell_shrunk(&mut self, group: GroupId, by: u32, shrunk: Shrunk) {
+        let now = sys::now();
+        let Some(left_out) = self.happenings.admit(now) else { return };
+        let about = Event { group, uid: by, ..nobody(now) };
+        self.happen(&about, What::Shrunk(shrunk), None, None, left_out);
     }
 
     fn happen(

@@ -7,6 +7,7 @@ mod exemptions;
 mod governing;
 mod happenings;
 mod inside;
+mod jobs;
 mod protection;
 mod queue;
 mod signals;
@@ -25,7 +26,7 @@ use std::time::Duration;
 use anyhow::{Context, bail};
 use memgov_decide::decision::Mechanism;
 use memgov_decide::governor::{Bounds, Governor};
-use memgov_decide::policy::Policy;
+use memgov_decide::policy::{Action, Policy, Step};
 use memgov_decide::snapshot::{Host, Snapshot};
 use memgov_decide::units::Bytes;
 
@@ -65,6 +66,9 @@ pub struct Options {
     /// Where enforcement is done.
     pub tier: Option<crate::config::Tier>,
 }
+
+/// How long shrinks are waited for at the end. They end with the process in any case, and whatever limit one has lowered the guardian raises.
+const SHRINKS_END: Duration = Duration::from_secs(5);
 
 /// A line on stderr, which is the system journal under systemd. A closed stderr ends nothing.
 fn say(line: &str) {
@@ -198,12 +202,18 @@ impl Started {
         let (asker, requests, request_bell) = queue::queue()?;
         observer.also_wait_for(rustix::fd::AsFd::as_fd(&*request_bell), governing::REQUESTS)?;
         observer.also_wait_for(rustix::fd::AsFd::as_fd(&signals), governing::SIGNALS)?;
+        let for_reclaim = asker.clone();
+        actor.reclaim_by(Box::new(move || Box::new(jobs::LoopBook(for_reclaim.clone()))));
+        if !dry_run && reclaims(&config.policy) {
+            actor.reclaim_ready();
+        }
         let counts = Arc::new(Counts::default());
         let (chores, todo) = sync_channel(4);
         let (reload, prune) = (chores.clone(), chores.clone());
         let (attach, bereave) = (chores.clone(), chores.clone());
         let rule_names = config.policy.rules.iter().map(|r| r.name.as_str().into()).collect();
         let policy = config.policy.clone();
+        let hierarchy = layout.clone();
         let desk = Arc::new(Desk {
             asker: asker.clone(),
             journal: Arc::clone(&journal),
@@ -215,6 +225,7 @@ impl Started {
             started: sys::now(),
             in_force: Mutex::new(InForce { config, group_rules: Vec::new(), reload_error: None }),
             clients_lost: OnceLock::new(),
+            jobs: jobs::Jobs::new(hierarchy.clone(), asker.clone()),
         });
         let socket = options.socket.clone().or(settings.socket).unwrap_or_else(|| state.join(SOCKET));
         let serving = serve::start(&socket, Arc::clone(&desk) as Arc<dyn Governed>, serve::Limits::default())
@@ -222,7 +233,6 @@ impl Started {
         let waker = serving.waker();
         // There is one serving thread, so this is set once.
         let _ = desk.clients_lost.set(Box::new(serving.losses()));
-        let hierarchy = desk.layout.clone();
         journal.find_groups_by(Box::new(move |id| crate::kernel::cgroup::find(&hierarchy, id)));
         journal.on_news(Box::new(move || waker.wake()));
         let mut governing = Governing {
@@ -307,9 +317,22 @@ impl Started {
         }
     }
 
+    /// Shrinks are called off, and what they ask the loop for meanwhile is answered.
+    fn end_shrinks(&mut self) {
+        self.desk.jobs.stop();
+        self.governing.actor.end_reclaim();
+        let until = sys::now() + SHRINKS_END;
+        while (self.desk.jobs.busy() || !self.governing.actor.reclaim_ended()) && sys::now() < until {
+            if !self.governing.answer() {
+                std::thread::sleep(Duration::from_millis(5));
+            }
+        }
+    }
+
     /// Gives everything back: first what is held, then the doors, then memgov's own protection.
     fn stop(mut self, protection: protection::Protection) {
         let _ = sd_notify::notify(&[sd_notify::NotifyState::Stopping]);
+        self.end_shrinks();
         let released = self.governing.actor.release_all();
         if released.failed > 0 {
             say(&format!(
@@ -326,6 +349,12 @@ impl Started {
         protection.take_off();
         say(&format!("memgov: stopped, {} released", released.count));
     }
+}
+
+/// Whether some rule asks for reclaim.
+fn reclaims(policy: &Policy) -> bool {
+    let asks = |step: &Step| matches!(step.action, Action::Reclaim(_));
+    policy.rules.iter().flat_map(|rule| &rule.steps).any(asks)
 }
 
 /// What this host calls itself.
@@ -394,8 +423,11 @@ fn mechanisms(layout: &Layout) -> Vec<wire::Mechanism> {
         MemoryVersion::V1 => vec![Mechanism::Pidfd],
     };
     let words = |by: Vec<Mechanism>| by.into_iter().map(text::mechanism).collect::<Vec<_>>().join(", ");
-    [("deny", vec![Mechanism::Rlimit]), ("slow", slow), ("signal", vec![Mechanism::Pidfd]), ("kill", kill)]
+    let reclaim = vec![Actor::reclaims_by(layout)];
+    let plain = [("deny", vec![Mechanism::Rlimit]), ("slow", slow), ("reclaim", reclaim)];
+    plain
         .into_iter()
+        .chain([("signal", vec![Mechanism::Pidfd]), ("kill", kill)])
         .map(|(action, by)| wire::Mechanism { action: action.into(), by: words(by) })
         .collect()
 }

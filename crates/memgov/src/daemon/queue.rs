@@ -7,13 +7,15 @@ use std::time::Duration;
 
 use memgov_decide::control::MemControl;
 use memgov_decide::policy::Policy;
-use memgov_decide::snapshot::ProcessId;
+use memgov_decide::snapshot::{GroupId, ProcessId};
 use rustix::event::{EventfdFlags, eventfd};
 use rustix::fd::{AsFd, OwnedFd};
 
 use super::answers::StatusBuffer;
 use super::succession::Sentry;
-use crate::kernel::Error;
+use crate::act::ledger::{OwnedEntry, Place};
+use crate::kernel::{Errno, Error};
+use crate::record::happening::Shrunk;
 use crate::serve::{Failure, FailureKind};
 
 /// Requests that may wait.
@@ -68,6 +70,23 @@ pub(super) enum Request {
     /// Another guardian has taken the place of one that died.
     Guardian {
         sentry: Sentry,
+        reply: Reply<()>,
+    },
+    /// What a shrink is about to lower.
+    WriteDown {
+        entry: OwnedEntry,
+        reply: Reply<Result<Place, Errno>>,
+    },
+    /// It is as it was.
+    CrossOut {
+        place: Place,
+        reply: Reply<Result<(), Errno>>,
+    },
+    /// How a shrink went, for the record.
+    Shrunk {
+        group: GroupId,
+        by: u32,
+        shrunk: Shrunk,
         reply: Reply<()>,
     },
     /// Is the loop alive?

@@ -130,6 +130,20 @@ pub(crate) fn write(fd: impl AsFd, value: &[u8]) -> Result<(), Errno> {
     if n == value.len() { Ok(()) } else { Err(Errno::IO) }
 }
 
+/// One `write` that is not begun again when a signal interrupts it: to files that act for as long as it lasts.
+pub(crate) fn write_once(fd: impl AsFd, value: &[u8]) -> Result<(), Errno> {
+    match rustix::io::write(fd.as_fd(), value) {
+        Ok(n) if n == value.len() => Ok(()),
+        Ok(_) => Err(Errno::IO),
+        Err(errno) => Err(errno),
+    }
+}
+
+/// Opens a file in a directory to be written.
+pub(crate) fn open_to_write(dir: BorrowedFd<'_>, name: &CStr) -> Result<OwnedFd, Errno> {
+    rustix::fs::openat(dir, name, WRITE, Mode::empty())
+}
+
 /// Each complete line of a file of any length, through one fixed buffer. A line longer than the buffer is passed over (the
 /// `Groups:` line of `/proc/PID/status` may have 65536 numbers), a last line without newline too.
 pub(crate) fn for_each_line(fd: impl AsFd, buffer: &mut [u8], f: &mut dyn FnMut(&[u8])) -> Result<(), Errno> {

@@ -7,6 +7,7 @@ use rustix::mm::MlockAllFlags;
 use std::io;
 use std::mem::MaybeUninit;
 use std::ptr;
+use std::time::Duration;
 
 /// The monotonic clock.
 pub fn now() -> Time {
@@ -130,6 +131,58 @@ pub fn read_signal(fd: &OwnedFd) -> Result<Option<i32>, Errno> {
     }
 }
 
+/// Does nothing: that a signal came is enough to interrupt a call.
+extern "C" fn take_note(_signal: libc::c_int) {}
+
+/// Interrupts the thread that made it again and again: a `write` to a control file that reclaims memory ends with EINTR instead of
+/// lasting as long as the kernel likes (`signal_pending` in mm/memcontrol.c). By SIGURG, which nothing else in memgov uses and which
+/// by default does nothing. Ends when it is dropped.
+#[derive(Debug)]
+pub struct Nudge(libc::timer_t);
+
+impl Nudge {
+    /// Every so often, from now on. The thread must have SIGURG unblocked, as threads of memgov have.
+    pub fn every(interval: Duration) -> Result<Self, Errno> {
+        let handler: extern "C" fn(libc::c_int) = take_note;
+        // SAFETY: zero is a valid sigaction; the handler makes no call and touches nothing; without SA_RESTART calls are interrupted.
+        unsafe {
+            let mut action: libc::sigaction = std::mem::zeroed();
+            action.sa_sigaction = handler as libc::sighandler_t;
+            check(libc::sigaction(libc::SIGURG, &raw const action, ptr::null_mut()).into())?;
+        }
+        // SAFETY: zero is a valid sigevent; the thread id is this thread's own.
+        let mut event: libc::sigevent = unsafe { std::mem::zeroed() };
+        event.sigev_notify = libc::SIGEV_THREAD_ID;
+        event.sigev_signo = libc::SIGURG;
+        event.sigev_notify_thread_id = rustix::thread::gettid().as_raw_nonzero().get();
+        let mut timer: libc::timer_t = ptr::null_mut();
+        // SAFETY: both point to values that outlive the call.
+        check(unsafe { libc::timer_create(libc::CLOCK_MONOTONIC, &raw mut event, &raw mut timer) }.into())?;
+        let nudge = Self(timer);
+        let span = libc::timespec {
+            tv_sec: libc::time_t::try_from(interval.as_secs()).map_err(|_| Errno::INVAL)?,
+            tv_nsec: interval.subsec_nanos().into(),
+        };
+        let times = libc::itimerspec { it_interval: span, it_value: span };
+        // SAFETY: the timer was made above; the old times are not asked for.
+        check(unsafe { libc::timer_settime(timer, 0, &raw const times, ptr::null_mut()) }.into())?;
+        Ok(nudge)
+    }
+}
+
+impl Drop for Nudge {
+    fn drop(&mut self) {
+        // SAFETY: made by `every` and deleted once. It fails only for a timer that is none.
+        let _ = unsafe { libc::timer_delete(self.0) };
+    }
+}
+
+/// Processor time that this thread has used.
+pub fn thread_time() -> Duration {
+    let t = rustix::time::clock_gettime(rustix::time::ClockId::ThreadCPUTime);
+    Duration::new(u64::try_from(t.tv_sec).unwrap_or(0), u32::try_from(t.tv_nsec).unwrap_or(0))
+}
+
 /// One instruction of a socket filter (classic BPF, linux/filter.h): code, jump if true, jump if false, operand.
 pub type FilterStep = (u32, u8, u8, u32);
 
@@ -175,5 +228,17 @@ mod tests {
         let (a, b) = (now(), now());
         assert!(b >= a && a.0 > 0);
         assert!(page_size().is_power_of_two() && clock_ticks() > 0 && cpus() > 0);
+    }
+
+    #[test]
+    fn a_nudge_interrupts_its_own_thread_and_ends_when_dropped() {
+        let (reader, _writer) = rustix::pipe::pipe().unwrap();
+        let nudge = Nudge::every(Duration::from_millis(20)).unwrap();
+        for _ in 0..3 {
+            assert_eq!(rustix::io::read(&reader, &mut [0; 1]), Err(Errno::INTR));
+        }
+        drop(nudge);
+        let rest = rustix::event::Timespec { tv_sec: 0, tv_nsec: 60_000_000 };
+        assert_eq!(rustix::event::poll(&mut [], Some(&rest)), Ok(0), "still nudged");
     }
 }

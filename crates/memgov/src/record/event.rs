@@ -112,7 +112,8 @@ pub fn event(
             _ => None,
         },
         share_permille: match decision.order {
-            Order::Slow { share, phase: Phase::Begin | Phase::Sustain } => Some(share),
+            Order::Slow { share, phase: Phase::Begin | Phase::Sustain }
+            | Order::Reclaim { share, phase: Phase::Begin | Phase::Sustain, .. } => Some(share),
             _ => None,
         },
         reason: reason(&decision.reason, names.compared()),
@@ -186,6 +187,9 @@ pub const fn order(order: &Order) -> wire::OrderKind {
         Order::Freeze { phase: Phase::Begin } => wire::OrderKind::FreezeBegin,
         Order::Freeze { phase: Phase::Sustain } => wire::OrderKind::FreezeSustain,
         Order::Freeze { phase: Phase::End } => wire::OrderKind::FreezeEnd,
+        Order::Reclaim { phase: Phase::Begin, .. } => wire::OrderKind::ReclaimBegin,
+        Order::Reclaim { phase: Phase::Sustain, .. } => wire::OrderKind::ReclaimSustain,
+        Order::Reclaim { phase: Phase::End, .. } => wire::OrderKind::ReclaimEnd,
         Order::Signal { .. } => wire::OrderKind::Signal,
         Order::Kill { .. } => wire::OrderKind::Kill,
         Order::Relieved => wire::OrderKind::Relieved,
@@ -318,6 +322,7 @@ pub fn line(event: &wire::Event, outcome: &str) -> String {
     let source = match &event.source {
         wire::Source::Rule { rule } => format!("rule {}", terminal::shown(rule)),
         wire::Source::Control { .. } => "control".to_owned(),
+        wire::Source::Hand { by } => format!("uid {by}"),
         wire::Source::Kernel { .. } => "kernel".to_owned(),
     };
     let target = match &event.target {

@@ -1,14 +1,17 @@
 //! What the kernel did by itself, as it is shown and kept beside decisions: that it ran out of memory, whom its OOM killer took, and
-//! how many calls it refused in memgov's name. Nobody decided these, so nothing here has a ladder or an outcome of its own.
+//! how many calls it refused in memgov's name; and which groups were shrunk by hand. `decide` decided none of these, so nothing here has a
+//! ladder.
 
 use std::sync::Arc;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
-use memgov_decide::decision::{DecisionId, EpisodeId, Source};
+use memgov_decide::decision::{DecisionId, EpisodeId, Mechanism, Operation, Source};
+use memgov_decide::shrink::End;
 use memgov_decide::snapshot::{GroupId, ProcessId, Rss};
 use memgov_decide::units::{Bytes, Time};
 
 use super::{event, text};
+use crate::act::shrink;
 use crate::serve::wire;
 
 /// What happened.
@@ -36,6 +39,25 @@ pub enum What {
         /// They asked for kernel memory.
         kernel: bool,
     },
+    /// The group was shrunk because the user in `who` asked for it.
+    Shrunk(Shrunk),
+}
+
+/// How a shrink went.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Shrunk {
+    /// Usage before.
+    pub before: Bytes,
+    /// Usage after.
+    pub usage: Bytes,
+    /// Where it was to go.
+    pub target: Bytes,
+    /// How long it took.
+    pub took: Duration,
+    /// How it ended.
+    pub how: shrink::Outcome,
+    /// By what.
+    pub by: Mechanism,
 }
 
 /// A process, with what can be said of it when it is gone.
@@ -93,6 +115,11 @@ impl Happening {
             What::Oom { .. } => wire::OrderKind::Oom,
             What::Victim => wire::OrderKind::OomKill,
             What::Denied { .. } => wire::OrderKind::Denied,
+            What::Shrunk(_) => wire::OrderKind::Shrink,
+        };
+        let nobodys = match self.what {
+            What::Shrunk(_) => wire::Source::Hand { by: self.who.uid },
+            _ => wire::Source::Kernel { kernel: true },
         };
         let source = self.source.map(|source| event::source(source, self.rule.as_deref()));
         wire::Event {
@@ -100,7 +127,7 @@ impl Happening {
             episode: self.episode.0,
             time: humantime::format_rfc3339_millis(self.wall).to_string(),
             monotonic_ns: self.at.0,
-            source: source.unwrap_or(wire::Source::Kernel { kernel: true }),
+            source: source.unwrap_or(nobodys),
             step: 0,
             target: self.target(path, owner),
             order,
@@ -174,6 +201,10 @@ impl Happening {
                 *of = known(value);
                 *at = known(line);
             }
+            What::Shrunk(Shrunk { before, target, .. }) => {
+                shown.kind = wire::ReasonKind::Asked;
+                (shown.usage_bytes, shown.usage_line_bytes) = (Some(before.0), Some(target.0));
+            }
         }
         shown
     }
@@ -214,12 +245,16 @@ impl Happening {
                     "{calls} calls refused since its line was set, {more} of them since the record before{at}"
                 )
             }
+            What::Shrunk(Shrunk { before, usage, target, took, .. }) => {
+                format!("uid {} asked for {target}: {before} -> {usage} in {took:.1?}", self.who.uid)
+            }
         };
         said + &left_out
     }
 
     fn outcome(&self) -> wire::Outcome {
         let (kind, by) = match self.what {
+            What::Shrunk(shrunk) => return shrunk.outcome(),
             What::Oom { .. } => (wire::OutcomeKind::Nothing, None),
             What::Victim => (wire::OutcomeKind::Done, Some("kernel")),
             What::Denied { .. } => (wire::OutcomeKind::Done, Some("bpf")),
@@ -237,9 +272,54 @@ impl Happening {
     }
 }
 
+impl Shrunk {
+    fn outcome(&self) -> wire::Outcome {
+        use wire::OutcomeKind::{Done, Gone, Partial, Refused};
+        let (kind, errno) = match self.how {
+            shrink::Outcome::Ended(End::Hard) => (Partial, Some(libc::EBUSY)),
+            shrink::Outcome::Ended(_) => (Done, None),
+            shrink::Outcome::Cancelled => (Partial, Some(libc::ECANCELED)),
+            shrink::Outcome::Gone => (Gone, None),
+            shrink::Outcome::Failed(errno) => (Refused, Some(errno.raw_os_error())),
+        };
+        wire::Outcome {
+            kind,
+            processes: Some(0),
+            refused: None,
+            by: Some(text::mechanism(self.by).to_owned()),
+            operation: errno.map(|_| text::operation(Operation::Reclaim).to_owned()),
+            errno,
+            error: errno.map(text::errno),
+            expected_bytes: None,
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_shrink_says_who_asked_and_how_it_went() {
+        let shrunk = Shrunk {
+            before: Bytes::mib(600),
+            usage: Bytes::mib(500),
+            target: Bytes::mib(400),
+            took: Duration::from_millis(1500),
+            how: shrink::Outcome::Ended(End::Hard),
+            by: Mechanism::MemoryReclaim,
+        };
+        let shown = happening(What::Shrunk(shrunk)).event(Some(b"/job"), Some(1000));
+        assert_eq!(
+            (shown.order, shown.source.clone()),
+            (wire::OrderKind::Shrink, wire::Source::Hand { by: 5 })
+        );
+        assert_eq!(shown.reason.text, "uid 5 asked for 400MiB: 600MiB -> 500MiB in 1.5s");
+        assert_eq!((shown.outcome.errno, shown.outcome.error.as_deref()), (Some(libc::EBUSY), Some("EBUSY")));
+        assert_eq!(shown.target, wire::Target::Group { path: "/job".into(), id: 44, owner: Some(1000) });
+        let text = serde_json::to_string(&shown).unwrap();
+        assert_eq!(serde_json::from_str::<wire::Event>(&text).unwrap(), shown);
+    }
 
     fn happening(what: What) -> Happening {
         let rss = Rss { anon: Some(Bytes::mib(20)), file: Some(Bytes::mib(1)), shmem: Some(Bytes(0)) };

@@ -83,6 +83,10 @@ pub const fn order(order: OrderKind) -> &'static str {
         OrderKind::FreezeBegin => "freeze-begin",
         OrderKind::FreezeSustain => "freeze-sustain",
         OrderKind::FreezeEnd => "freeze-end",
+        OrderKind::ReclaimBegin => "reclaim-begin",
+        OrderKind::ReclaimSustain => "reclaim-sustain",
+        OrderKind::ReclaimEnd => "reclaim-end",
+        OrderKind::Shrink => "shrink",
         OrderKind::Signal => "signal",
         OrderKind::Kill => "kill",
         OrderKind::Relieved => "relieved",
@@ -93,7 +97,7 @@ pub const fn order(order: OrderKind) -> &'static str {
 }
 
 /// All mechanisms, to find one by its word.
-pub const MECHANISMS: [Mechanism; 9] = [
+pub const MECHANISMS: [Mechanism; 11] = [
     Mechanism::Rlimit,
     Mechanism::CgroupFreeze,
     Mechanism::HoldGroup,
@@ -103,10 +107,12 @@ pub const MECHANISMS: [Mechanism; 9] = [
     Mechanism::CgroupKill,
     Mechanism::PidsMax,
     Mechanism::Bpf,
+    Mechanism::MemoryReclaim,
+    Mechanism::LoweredLimit,
 ];
 
 /// All operations, to find one by its word.
-pub const OPERATIONS: [Operation; 11] = [
+pub const OPERATIONS: [Operation; 12] = [
     Operation::Prlimit,
     Operation::PidfdOpen,
     Operation::SendSignal,
@@ -118,6 +124,7 @@ pub const OPERATIONS: [Operation; 11] = [
     Operation::ReadProcess,
     Operation::PidsMax,
     Operation::Ledger,
+    Operation::Reclaim,
 ];
 
 /// The word for a mechanism.
@@ -132,6 +139,8 @@ pub const fn mechanism(by: Mechanism) -> &'static str {
         Mechanism::CgroupKill => "cgroup.kill",
         Mechanism::PidsMax => "pids.max",
         Mechanism::Bpf => "bpf",
+        Mechanism::MemoryReclaim => "memory.reclaim",
+        Mechanism::LoweredLimit => "lowered-limit",
     }
 }
 
@@ -149,6 +158,7 @@ pub const fn operation(at: Operation) -> &'static str {
         Operation::ReadProcess => "/proc read",
         Operation::PidsMax => "pids.max write",
         Operation::Ledger => "ledger write",
+        Operation::Reclaim => "reclaim",
     }
 }
 
@@ -165,6 +175,7 @@ pub fn errno(errno: i32) -> String {
         libc::ENOMEM => "ENOMEM",
         libc::EACCES => "EACCES",
         libc::EBUSY => "EBUSY",
+        libc::ECANCELED => "ECANCELED",
         libc::EEXIST => "EEXIST",
         libc::ENODEV => "ENODEV",
         libc::EINVAL => "EINVAL",
@@ -182,6 +193,8 @@ pub fn errno(errno: i32) -> String {
 pub fn outcome(outcome: &Outcome) -> String {
     let how_many = |n: u32| if n == 1 { "1 process".to_owned() } else { format!("{n} processes") };
     match *outcome {
+        // A group as such, not processes of it.
+        Outcome::Done { processes: 0, by } => format!("done by {}", mechanism(by)),
         Outcome::Done { processes, by } => format!("done to {} by {}", how_many(processes), mechanism(by)),
         Outcome::Nothing => "nothing to do".into(),
         Outcome::Partial { processes, refused, by, at, errno: e } => format!(
@@ -216,6 +229,7 @@ pub fn letter_line(
     let action = match decision.order {
         Order::Deny { .. } => "Action: return ENOMEM on some syscalls",
         Order::Slow { .. } => "Action: slow down process",
+        Order::Reclaim { .. } => "Action: reclaim memory",
         Order::Signal { .. } => "Action: send signal",
         Order::Kill { .. } => "Action: kill the process",
         Order::Freeze { .. } | Order::Record | Order::Relieved => return None,

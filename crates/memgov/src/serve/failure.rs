@@ -23,6 +23,10 @@ pub enum FailureKind {
     NoSuchRule,
     /// No such decision, or it is no longer kept.
     NoSuchDecision,
+    /// No such shrink, or it is no longer kept.
+    NoSuchJob,
+    /// A shrink that says nothing or that this kernel cannot do.
+    InvalidShrink,
     /// An action word or limit the letter refuses.
     InvalidControl,
     /// A rule that says nothing or something impossible.
@@ -53,6 +57,8 @@ pub mod exit {
     pub const NO_DAEMON: u8 = 6;
     /// The daemon is busy, or a table of it is full: try again.
     pub const BUSY: u8 = 7;
+    /// `shrink`: what is left cannot be reclaimed (EBUSY).
+    pub const HARD: u8 = 8;
     /// `exec` itself failed, its command was not run.
     pub const EXEC: u8 = 125;
 }
@@ -60,12 +66,14 @@ pub mod exit {
 use FailureKind as K;
 
 /// Kind, varlink error name, errno, exit code.
-const LIST: [(FailureKind, &str, i32, u8); 11] = [
+const LIST: [(FailureKind, &str, i32, u8); 13] = [
     (K::PermissionDenied, "PermissionDenied", libc::EACCES, exit::PERMISSION),
     (K::NoSuchProcess, "NoSuchProcess", libc::ESRCH, exit::NO_TARGET),
     (K::NoSuchGroup, "NoSuchGroup", libc::ENOENT, exit::NO_TARGET),
     (K::NoSuchRule, "NoSuchRule", libc::ENOENT, exit::NO_TARGET),
     (K::NoSuchDecision, "NoSuchDecision", libc::ENOENT, exit::NO_TARGET),
+    (K::NoSuchJob, "NoSuchJob", libc::ENOENT, exit::NO_TARGET),
+    (K::InvalidShrink, "InvalidShrink", libc::EINVAL, exit::USAGE),
     (K::InvalidControl, "InvalidControl", libc::EINVAL, exit::USAGE),
     (K::InvalidRule, "InvalidRule", libc::EINVAL, exit::USAGE),
     (K::InvalidConfig, "InvalidConfig", libc::EINVAL, exit::CONFIG),

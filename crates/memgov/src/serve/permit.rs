@@ -2,7 +2,7 @@
 //! limit set above them. Pure: facts in, verdict out. The facts are read when the request is handled, and bound to an
 //! identity (start time, inode), not to a pid or path that may be another's a moment later.
 
-use memgov_decide::policy::{Over, Rule};
+use memgov_decide::policy::{Action, Over, Reclaim, Rule, Step};
 use memgov_decide::snapshot::{GroupId, ProcessId};
 use memgov_decide::units::Limit;
 
@@ -109,6 +109,13 @@ pub fn group_set(
     group_clear(peer, facts)?;
     if peer.is_root() {
         return Ok(());
+    }
+    // It is memgov's time, which nobody else accounts for.
+    let most = Reclaim::default().share;
+    let steps = rule.into_iter().flat_map(|rule| &rule.steps);
+    let asks = |step: &Step| matches!(step.action, Action::Reclaim(Reclaim { share }) if share > most);
+    if steps.into_iter().any(asks) {
+        return denied(format!("a share of more than {}% for reclaim is root's to give", most / 10));
     }
     let lines = rule.into_iter().flat_map(|rule| {
         let usage = match rule.when.group {
@@ -233,6 +240,26 @@ mod tests {
                 "{rule:?} {high:?} {limit:?}"
             );
             assert!(group_set(ROOT, &facts, Some(&rule), high).is_ok());
+        }
+    }
+
+    #[test]
+    fn no_more_of_memgovs_time_than_its_default() {
+        for (share, allowed) in
+            [(1, true), (Reclaim::default().share, true), (Reclaim::default().share + 1, false)]
+        {
+            let step = Step { action: Action::Reclaim(Reclaim { share }), after: std::time::Duration::ZERO };
+            let rule = Rule {
+                name: "x".into(),
+                scope: Scope::Groups(Vec::new()),
+                when: Condition { group: Some(Over::Amount(Bytes::mib(1))), rss: None },
+                until: None,
+                steps: vec![step],
+                log: true,
+            };
+            let facts = group_facts(Some(1000), Some(Limit::Max), None);
+            assert_eq!(group_set(USER, &facts, Some(&rule), None).is_ok(), allowed, "{share}");
+            assert!(group_set(ROOT, &facts, Some(&rule), None).is_ok());
         }
     }
 

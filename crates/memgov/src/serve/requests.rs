@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 
 use super::permit::{self, Peer};
 use super::varlink::{Call, Reply};
-use super::{Failure, FailureKind, From, Governed, GroupRule, INTERFACE, wire};
+use super::{Failure, FailureKind, From, Governed, GroupRule, INTERFACE, shrink, wire};
 use crate::config::words;
 
 /// At most so many events in one reply.
@@ -52,6 +52,11 @@ struct SetGroupRule {
 #[derive(Deserialize)]
 struct Id {
     id: u64,
+}
+
+#[derive(Deserialize)]
+struct Shrink {
+    shrink: shrink::Request,
 }
 
 #[derive(Deserialize)]
@@ -146,6 +151,10 @@ fn ours(method: &str, value: &Value, peer: Peer, governed: &dyn Governed) -> Res
         }
         "Explain" => explain(parameters(value)?, peer, governed),
         "Reload" => reload(peer, governed),
+        "Shrink" => begin_shrink(&parameters(value)?, peer, governed),
+        "GetShrink" => own_shrink(parameters(value)?, peer, governed),
+        "ListShrinks" => list_shrinks(peer, governed),
+        "CancelShrink" => cancel_shrink(parameters(value)?, peer, governed),
         _ => return Err(not_found("org.memgov", method)),
     };
     result.map(ok).map_err(|failure| failed(&failure))
@@ -224,6 +233,35 @@ fn clear_group_rule(asked: &Path, peer: Peer, governed: &dyn Governed) -> Result
 fn reload(peer: Peer, governed: &dyn Governed) -> Result<Value, Failure> {
     permit::administer(peer)?;
     governed.reload().map(|done| encoded(&done))
+}
+
+fn begin_shrink(asked: &Shrink, peer: Peer, governed: &dyn Governed) -> Result<Value, Failure> {
+    let request = &asked.shrink;
+    shrink::refuse_root(&request.path)?;
+    request.meaning()?;
+    let path = path(&request.path).map_err(|f| FailureKind::InvalidShrink.because(f.text))?;
+    let facts = governed.group(path)?;
+    permit::group(peer, &facts)?;
+    Ok(json!({ "job": governed.shrink(&facts, request, peer.uid)? }))
+}
+
+fn own_shrink(asked: Id, peer: Peer, governed: &dyn Governed) -> Result<Value, Failure> {
+    let job = governed.shrink_get(asked.id)?;
+    if !job.concerns(peer) {
+        return Err(FailureKind::PermissionDenied.because("this shrink is not yours, nor is its group"));
+    }
+    Ok(json!({ "job": job }))
+}
+
+fn list_shrinks(peer: Peer, governed: &dyn Governed) -> Result<Value, Failure> {
+    let mut jobs = governed.shrinks()?;
+    jobs.retain(|job| job.concerns(peer));
+    Ok(json!({ "jobs": jobs }))
+}
+
+fn cancel_shrink(asked: Id, peer: Peer, governed: &dyn Governed) -> Result<Value, Failure> {
+    own_shrink(Id { id: asked.id }, peer, governed)?;
+    Ok(json!({ "job": governed.shrink_cancel(asked.id)? }))
 }
 
 fn explain(asked: Id, peer: Peer, governed: &dyn Governed) -> Result<Value, Failure> {
@@ -308,6 +346,9 @@ pub fn group_rule(request: wire::GroupRule) -> Result<GroupRule, Failure> {
     if when.rss.is_some() && request.steps.iter().any(|step| step.victim.is_some()) {
         return Err(invalid("do", words::NO_VICTIM.into()));
     }
+    if when.rss.is_some() && request.steps.iter().any(|step| step.action == "reclaim") {
+        return Err(invalid("do", words::NO_RECLAIM.into()));
+    }
     let high = request.high.as_deref().map(words::limit).transpose().map_err(|e| invalid("high", e))?;
     let rule = Rule {
         name: format!("set {}", request.path),
@@ -332,6 +373,7 @@ fn steps(typed: &[wire::Step]) -> Result<Vec<Step>, Failure> {
             "repeat" => step.repeat.as_deref(),
             "victim" => step.victim.as_deref(),
             "budget" => step.budget.as_deref(),
+            "share" => step.share.as_deref(),
             _ => step.floor.as_deref(),
         };
         words::step(&step.action, i == 0, detail)

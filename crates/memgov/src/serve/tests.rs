@@ -70,6 +70,44 @@ fn event(id: u64, uid: u32, padding: usize) -> wire::Event {
     }
 }
 
+/// The first shrink is of a user's own group, begun by root; the second is root's.
+fn job(id: u64, state: shrink::State) -> shrink::Job {
+    shrink::Job {
+        job: Some(id),
+        path: "/x".into(),
+        state,
+        before_bytes: 3,
+        usage_bytes: 2,
+        target_bytes: 1,
+        freed_bytes: 1,
+        elapsed_ns: 1,
+        rate_bytes: None,
+        left_ns: None,
+        file: "memory.reclaim".into(),
+        errno: None,
+        owner: Some(if id == 1 { 1000 } else { 0 }),
+        by: 0,
+    }
+}
+
+impl shrink::Shrinking for Fake {
+    fn shrink(&self, _: &GroupFacts, _: &shrink::Request, _: u32) -> Result<shrink::Job, Failure> {
+        Ok(job(1, shrink::State::Running))
+    }
+    fn shrink_get(&self, id: u64) -> Result<shrink::Job, Failure> {
+        match id {
+            1 | 2 => Ok(job(id, shrink::State::Running)),
+            _ => Err(FailureKind::NoSuchJob.because("no")),
+        }
+    }
+    fn shrinks(&self) -> Result<Vec<shrink::Job>, Failure> {
+        Ok(vec![job(1, shrink::State::Hard), job(2, shrink::State::Running)])
+    }
+    fn shrink_cancel(&self, id: u64) -> Result<shrink::Job, Failure> {
+        Ok(job(id, shrink::State::Cancelled))
+    }
+}
+
 impl Governed for Fake {
     fn page(&self) -> Bytes {
         Bytes(4096)
@@ -168,7 +206,7 @@ fn ask(fake: &Fake, peer: Peer, method: &str, parameters: Value) -> Result<Value
 fn every_method_of_the_interface_is_there_and_no_other() {
     let names: Vec<&str> =
         INTERFACE.lines().filter_map(|l| l.strip_prefix("method ")?.split('(').next()).collect();
-    assert_eq!(names.len(), 10);
+    assert_eq!(names.len(), 14);
     let fake = Fake::default();
     for name in names {
         let error = ask(&fake, ROOT, name, json!({})).err().unwrap_or_default();
@@ -236,18 +274,53 @@ fn others_are_refused_everything_that_is_not_theirs() {
         ("ClearGroupRule", json!({ "path": "/root" })),
         ("Explain", json!({ "id": 1 })),
         ("Reload", json!({})),
+        ("Shrink", json!({ "shrink": { "path": "/root", "to_bytes": 1 } })),
+        ("GetShrink", json!({ "id": 2 })),
+        ("CancelShrink", json!({ "id": 2 })),
     ] {
         assert_eq!(ask(&fake, USER, method, asked.clone()), denied, "{method} {asked}");
     }
     assert!(fake.controls.lock().unwrap().is_empty() && fake.rules.lock().unwrap().is_empty());
     assert!(ask(&fake, USER, "SetGroupRule", rule("/user", "100MiB")).is_ok());
     assert!(ask(&fake, USER, "Explain", json!({ "id": 2 })).is_ok());
+    let own = json!({ "shrink": { "path": "/user", "by_bytes": 1 } });
+    assert!(
+        ask(&fake, USER, "Shrink", own).is_ok()
+            && ask(&fake, USER, "CancelShrink", json!({ "id": 1 })).is_ok()
+    );
+    let jobs = ask(&fake, USER, "ListShrinks", json!({})).unwrap();
+    assert_eq!((jobs["jobs"].as_array().unwrap().len(), &jobs["jobs"][0]["state"]), (1, &json!("hard")));
     let seen = ask(&fake, USER, "Events", json!({})).unwrap();
     assert_eq!(seen["events"].as_array().unwrap().len(), 1);
     let status = ask(&fake, USER, "Status", json!({})).unwrap();
     assert_eq!(status["status"]["episodes"].as_array().unwrap().len(), 1);
     let status = ask(&fake, ROOT, "Status", json!({})).unwrap();
     assert_eq!(status["status"]["episodes"].as_array().unwrap().len(), 2);
+}
+
+#[test]
+fn shrinks_that_say_nothing_possible_are_refused() {
+    let fake = Fake::default();
+    for shrink in [
+        json!({ "path": "/user" }),
+        json!({ "path": "/user", "to_bytes": 1, "by_bytes": 1 }),
+        json!({ "path": "/user", "by_bytes": 0 }),
+        json!({ "path": "/", "to_bytes": 1 }),
+        json!({ "path": "/user*", "to_bytes": 1 }),
+        json!({ "path": "", "to_bytes": 1 }),
+        json!({ "path": "/user", "to_bytes": 1, "swappiness": 201 }),
+        json!({ "path": "/user", "to_bytes": 1, "only": "shmem" }),
+        json!({ "path": "/user", "to_bytes": 1, "only": "file", "swappiness": 0 }),
+        json!({ "path": "/user", "to_bytes": 1, "means": "magic" }),
+    ] {
+        let got = ask(&fake, ROOT, "Shrink", json!({ "shrink": shrink }));
+        assert_eq!(got, Err("org.memgov.InvalidShrink".into()), "{shrink}");
+    }
+    for bad in [json!(-1), json!("1"), json!(1.5)] {
+        let got = ask(&fake, ROOT, "Shrink", json!({ "shrink": { "path": "/user", "to_bytes": bad } }));
+        assert_eq!(got, Err("org.varlink.service.InvalidParameter".into()), "{bad}");
+    }
+    assert_eq!(ask(&fake, ROOT, "GetShrink", json!({ "id": 9 })), Err("org.memgov.NoSuchJob".into()));
 }
 
 #[test]

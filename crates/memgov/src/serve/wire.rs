@@ -37,6 +37,11 @@ pub enum Source {
         /// Always true.
         control: bool,
     },
+    /// A user asked for it: `memgov shrink`.
+    Hand {
+        /// His uid.
+        by: u32,
+    },
     /// The kernel did it by itself: its OOM killer, or a refusal that no running episode stands for.
     Kernel {
         /// Always true.
@@ -92,6 +97,10 @@ pub enum OrderKind {
     FreezeBegin,
     FreezeSustain,
     FreezeEnd,
+    ReclaimBegin,
+    ReclaimSustain,
+    ReclaimEnd,
+    Shrink,
     Signal,
     Kill,
     Relieved,
@@ -116,6 +125,7 @@ pub enum ReasonKind {
     TooManyKills,
     Protected,
     FreeingPending,
+    Asked,
     Denied,
     Oom,
 }
@@ -218,7 +228,7 @@ pub struct Event {
     /// Which signal.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub signal: Option<u8>,
-    /// Share of running time of a slowdown, in thousandths.
+    /// Share of running time of a slowdown, of a processor that reclaim may use, in thousandths.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub share_permille: Option<u16>,
     /// Why.
@@ -349,6 +359,8 @@ pub struct Step {
     pub budget: Option<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub floor: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub share: Option<String>,
 }
 
 /// A rule for one running group, in the words of the configuration.

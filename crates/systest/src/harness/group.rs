@@ -72,6 +72,29 @@ impl Group {
     pub fn peak(&self) -> Option<u64> {
         self.number(self.spelled("memory.max_usage_in_bytes", "memory.peak")).ok()
     }
+    /// The text of every limit it has.
+    pub fn limits(&self) -> String {
+        let names = [
+            "memory.limit_in_bytes",
+            "memory.soft_limit_in_bytes",
+            "memory.memsw.limit_in_bytes",
+            "memory.max",
+        ];
+        let more = [
+            "memory.high",
+            "memory.low",
+            "memory.min",
+            "memory.swap.max",
+            "memory.swap.high",
+            "memory.swappiness",
+        ];
+        let text = |name: &&str| Some(format!("{name}={}", self.read(name).ok()?.trim()));
+        names.iter().chain(&more).filter_map(text).collect::<Vec<_>>().join(" ")
+    }
+    /// A number of `memory.stat`.
+    pub fn stat(&self, key: &str) -> Result<u64> {
+        self.keyed("memory.stat", key)
+    }
     /// Sets the hard limit.
     pub fn set_max(&self, bytes: u64) -> Result<()> {
         self.write(self.spelled("memory.limit_in_bytes", "memory.max"), &bytes.to_string())

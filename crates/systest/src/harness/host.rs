@@ -58,6 +58,8 @@ pub struct Host {
     pub sys_resource: bool,
     /// A directory where mapped pages count as file pages, or why there is none.
     pub file_memory: Result<PathBuf, String>,
+    /// A file of [`CACHE_SIZE`] bytes that fills the page cache with pages that can go at any time, or why there is none.
+    pub clean_cache: Result<PathBuf, String>,
     /// Whether the pid of the next process can be chosen.
     pub choose_pid: bool,
     /// The kernel was not told to leave kernel memory out of its accounts.
@@ -83,6 +85,8 @@ pub enum Need {
     NoSysResource,
     /// Mapped file pages that count as such.
     FileMemory,
+    /// Page cache that can be reclaimed.
+    CleanCache,
     /// A pid can be had again on purpose.
     ChoosePid,
     /// The daemon enforces inside the kernel.
@@ -121,6 +125,7 @@ impl Need {
                 !host.kernel_accounting,
                 "shown on a kernel started with cgroup.memory=nokmem (cargo xtask vm --append cgroup.memory=nokmem)",
             ),
+            Self::CleanCache => return host.clean_cache.as_ref().err().cloned(),
             Self::FileMemory => return host.file_memory.as_ref().err().cloned(),
         };
         (!met).then(|| why.to_owned())
@@ -155,6 +160,7 @@ impl Host {
             freezer,
             sys_resource: has_capability(CAP_SYS_RESOURCE),
             file_memory: file_memory(&dir),
+            clean_cache: clean_cache(&dir),
             choose_pid: fs::OpenOptions::new().write(true).open("/proc/sys/kernel/ns_last_pid").is_ok(),
             kernel_accounting: !fs::read_to_string("/proc/cmdline").is_ok_and(|line| line.contains("nokmem")),
             counts_instructions: fs::read_to_string("/proc/cmdline")
@@ -276,6 +282,26 @@ fn file_memory(dir: &Path) -> Result<PathBuf, String> {
             .map_err(|error| format!("only tmpfs here, and mounting ramfs: {error}"))?;
     }
     Ok(place)
+}
+
+/// Bytes of [`Host::clean_cache`].
+pub const CACHE_SIZE: u64 = 64 << 30;
+
+/// A file with nothing but a hole on a real file system, whose pages cost no disk; in a machine without one, the null block
+/// device (drivers/block/null_blk), which reads as nothing.
+fn clean_cache(dir: &Path) -> Result<PathBuf, String> {
+    let device = PathBuf::from("/dev/nullb0");
+    if device.exists() {
+        return Ok(device);
+    }
+    let kind = rustix::fs::statfs(dir).map_err(|error| error.to_string())?.f_type;
+    const IN_MEMORY: [i64; 2] = [0x0102_1994, 0x8584_58f6];
+    if IN_MEMORY.contains(&kind) {
+        return Err("no block device: files here are memory that cannot be reclaimed".to_owned());
+    }
+    let path = dir.join("hole");
+    fs::File::create(&path).and_then(|file| file.set_len(CACHE_SIZE)).map_err(|error| error.to_string())?;
+    Ok(path)
 }
 
 #[cfg(test)]

@@ -9,6 +9,7 @@ mod deny;
 mod gk;
 mod hostile;
 mod kernel_accounting;
+mod kh;
 mod kill;
 mod records;
 mod reload;
@@ -21,12 +22,13 @@ use crate::harness::run::Test;
 
 /// Every test, in the order they run.
 pub fn all() -> Vec<Test> {
-    let themes: [fn() -> Vec<Test>; 15] = [
+    let themes: [fn() -> Vec<Test>; 16] = [
         wl::tests,
         deny::tests,
         slow::tests,
         signal::tests,
         kill::tests,
+        kh::tests,
         crash::tests,
         reload::tests,
         hostile::tests,

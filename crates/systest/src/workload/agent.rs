@@ -39,6 +39,7 @@ pub struct Agent {
     yield_on: Option<(i32, u32)>,
     hoard: Hoard,
     calls: Option<Calls>,
+    cached: Option<std::os::fd::OwnedFd>,
 }
 
 /// Runs an agent on standard input and output until told to exit or the input ends.
@@ -77,6 +78,7 @@ impl Agent {
             yield_on: None,
             hoard: Hoard::default(),
             calls: None,
+            cached: None,
         })
     }
 
@@ -236,6 +238,7 @@ impl Agent {
                 let results = self.probe.round();
                 return self.answer(format_args!("{results}"));
             }
+            Command::Cache(path, offset, bytes, rate) => return self.cache(path, offset, bytes, rate),
             Command::Fork(input, output) => return self.fork(input, output),
             Command::Thread(input, output) => return self.thread(input, output),
             other => return self.about_kernel_memory(other),
@@ -263,6 +266,34 @@ impl Agent {
             other => return self.about_itself(other),
         }
         self.done(Ok(()))
+    }
+
+    /// Answers how many nanoseconds it took.
+    fn cache(&mut self, path: &str, offset: u64, bytes: u64, rate: u64) -> Result<(), Errno> {
+        let begin = now();
+        let file = open(path, libc::O_RDONLY)?;
+        // What is there already is charged to whoever read it first.
+        let raw = rustix::io::Errno::raw_os_error;
+        let length = std::num::NonZeroU64::new(bytes);
+        rustix::fs::fadvise(&file, offset, length, rustix::fs::Advice::DontNeed).map_err(raw)?;
+        let mut buffer = [0; 64 << 10];
+        let (mut at, end) = (offset, offset + bytes);
+        while at < end {
+            let most = usize::try_from(end - at).unwrap_or(usize::MAX).min(buffer.len());
+            match rustix::io::pread(&file, &mut buffer[..most], at)
+                .map_err(rustix::io::Errno::raw_os_error)?
+            {
+                0 => return Err(libc::ENODATA),
+                count => at += count as u64,
+            }
+            let due = u128::from(at - offset) * 1_000_000_000 / u128::from(rate.max(1));
+            let early = u64::try_from(due).unwrap_or(u64::MAX).saturating_sub(now() - begin);
+            if early > 1_000_000 {
+                std::thread::sleep(std::time::Duration::from_nanos(early));
+            }
+        }
+        self.cached = Some(file);
+        self.answer(format_args!("{}", now() - begin))
     }
 
     /// Memory that is given back is gone before the answer; growth stops with it.

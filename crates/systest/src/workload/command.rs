@@ -7,7 +7,7 @@ use crate::sys::process::{NO_LIMIT, Resource};
 
 /// What `help` prints.
 pub const HELP: &str = "\
-grow KIND STEP INTERVAL_US UPTO | stop | shrink BYTES | free | hammer KIND STEP UPTO ROUNDS | pace CALL CALLS BATCHES | held | usage | watch FILE LINE | file PATH
+grow KIND STEP INTERVAL_US UPTO | stop | shrink BYTES | free | hammer KIND STEP UPTO ROUNDS | pace CALL CALLS BATCHES | held | usage | watch FILE LINE | file PATH | cache PATH OFFSET BYTES [BYTES_A_SECOND]
 probe | await refused|allowed [MASK] | spin | idle | progress | innocent INTERVAL_US | figures
 count SIGNAL | yield-on SIGNAL | counted SIGNAL | block SIGNAL | unblock SIGNAL | ignore SIGNAL | jobs
 fork IN OUT | thread IN OUT | exec | exec-file PATH | reap PID | groups | name COMM | become UID | drop-ipc-lock | memlock-max
@@ -34,6 +34,9 @@ pub enum Command<'a> {
     Watch(&'a str, u64),
     /// The file for steps of kind `file`.
     File(&'a str),
+    /// Read so much of a file through the page cache, at so many bytes a second, and keep it open: a block device's pages go with its last
+    /// descriptor.
+    Cache(&'a str, u64, u64, u64),
     /// One round of the probe.
     Probe,
     /// Probe until all calls of the mask are refused, or allowed again; then say when.
@@ -137,6 +140,12 @@ pub fn parse(line: &str) -> Option<Command<'_>> {
         "usage" => Command::Usage,
         "watch" => Command::Watch(word()?, number(word()?)?),
         "file" => Command::File(word()?),
+        "cache" => Command::Cache(
+            word()?,
+            number(word()?)?,
+            number(word()?)?,
+            word().map_or(Some(NO_LIMIT), number)?,
+        ),
         "probe" => Command::Probe,
         "await" => Command::Await {
             refused: match word()? {

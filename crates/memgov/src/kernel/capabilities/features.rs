@@ -57,6 +57,7 @@ pub fn features(facts: &Facts) -> Vec<Feature> {
         inside(facts),
         slow_group(facts),
         slow_process(facts),
+        reclaim(facts),
         signal(facts),
         kill_group(facts),
         release_memory(facts),
@@ -128,6 +129,22 @@ fn high(facts: &Facts) -> Feature {
              throttle at it",
             "boot with systemd.unified_cgroup_hierarchy=1 for cgroup v2",
         ),
+        None => Feature::unavailable(name, "no memory controller is mounted", MOUNT_MEMORY),
+    }
+}
+
+/// For rules and `memgov shrink`.
+fn reclaim(facts: &Facts) -> Feature {
+    let name = "reclaim";
+    match facts.memory {
+        Some(MemoryVersion::V2) if yes(facts.groups.reclaim) => Feature::available(name, "memory.reclaim"),
+        Some(MemoryVersion::V2) => Feature::degraded(
+            name,
+            "memory.high, lowered at moments",
+            "there is no memory.reclaim: who allocates above the target is throttled meanwhile",
+            "boot Linux 5.19 or later",
+        ),
+        Some(MemoryVersion::V1) => Feature::available(name, "memory.limit_in_bytes, lowered at moments"),
         None => Feature::unavailable(name, "no memory controller is mounted", MOUNT_MEMORY),
     }
 }

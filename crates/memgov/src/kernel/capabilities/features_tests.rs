@@ -154,7 +154,7 @@ fn uml_lacks_pressure_and_the_inner_tier() {
 #[test]
 fn a_container_can_still_meter_deny_and_signal_its_own() {
     let lacking: Vec<_> = lacking(&unprivileged_container()).into_iter().map(|(name, _)| name).collect();
-    let all_but = ["high", "kernel-meter", "release-memory"];
+    let all_but = ["high", "kernel-meter", "reclaim", "release-memory"];
     let expected: Vec<_> =
         features(&v2_root()).iter().map(|f| f.name).filter(|name| !all_but.contains(name)).collect();
     assert_eq!(lacking, expected);

@@ -12,6 +12,8 @@ pub const USAGE: &CStr = c"memory.current";
 pub const HIGH: &CStr = c"memory.high";
 /// The hard limit.
 pub const MAX: &CStr = c"memory.max";
+/// Written an amount, the kernel reclaims it (5.19).
+pub const RECLAIM: &CStr = c"memory.reclaim";
 /// Event counters, modified when one moves.
 pub const EVENTS: &CStr = c"memory.events";
 /// Whether the group is killed as one.

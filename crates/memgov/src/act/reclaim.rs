@@ -1,0 +1,357 @@
+//! `reclaim` of a rule: the group is shrunk to its relief level in the background, in memgov's time and not in its own, so that it never
+//! meets its limit. The kernel may take as long as it likes, so threads of their own do it, a group each; the loop leaves word in a slot and
+//! goes on. All of it is made when the first rule asks for it.
+//!
+//! A thread uses no more than its share of a processor: after each piece it rests in proportion to the time that the piece took (the last piece
+//! may be over it by itself, a few milliseconds).
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use memgov_decide::decision::{
+    Decision, DecisionId, EpisodeId, Mechanism, Operation, Outcome, Phase, Report, Target,
+};
+use memgov_decide::shrink::{End, Next, Shrink, rest_after};
+use memgov_decide::snapshot::{GroupId, Snapshot};
+use memgov_decide::units::{Bytes, Time};
+
+use super::shrink::{Book, CALL, Kind, Lever, Means};
+use crate::kernel::{Errno, GroupDir, Layout, MemoryVersion, Reading, sys};
+
+/// Groups that are reclaimed from at a time; more wait until one has enough.
+const THREADS: usize = 8;
+/// Locked in memory like all of memgov's.
+const STACK: usize = 256 << 10;
+/// So much at once, so that the share is kept to evenly.
+const PIECE: Bytes = Bytes::mib(8);
+/// A group from which nothing could be had is left alone for so long.
+const LEFT_ALONE: Duration = Duration::from_secs(1);
+/// Word of a stop is looked for so often while resting.
+const LOOK: Duration = Duration::from_millis(10);
+
+/// Makes what a thread writes to the ledger through. The loop has that.
+pub type MakeBook = Box<dyn Fn() -> Box<dyn Book + Send> + Send>;
+
+/// The groups that are reclaimed from.
+pub(super) struct Reclaims {
+    layout: Layout,
+    make: Option<MakeBook>,
+    slots: Vec<Arc<Slot>>,
+    threads: Vec<JoinHandle<()>>,
+}
+
+impl std::fmt::Debug for Reclaims {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Reclaims({} threads)", self.threads.len())
+    }
+}
+
+/// Where the loop leaves word for a thread, and the thread for the loop.
+#[derive(Debug, Default)]
+struct Slot {
+    word: Mutex<Word>,
+    bell: Condvar,
+    over: AtomicBool,
+}
+
+#[derive(Debug, Default)]
+struct Word {
+    task: Option<Task>,
+    /// A try is asked for.
+    asked: bool,
+    /// A thread is at it.
+    running: bool,
+    /// How its last try ended, and when.
+    ended: Option<(Result<End, Errno>, Time)>,
+    /// Said to the governor already.
+    told: bool,
+}
+
+/// One group to be reclaimed from.
+#[derive(Clone, Debug)]
+struct Task {
+    episode: EpisodeId,
+    decision: DecisionId,
+    group: GroupId,
+    path: Arc<[u8]>,
+    target: Bytes,
+    share: u16,
+}
+
+impl Slot {
+    fn lock(&self) -> MutexGuard<'_, Word> {
+        self.word.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// For the loop, which never waits: a thread that has the lock gives it back in a moment, and the loop comes again.
+    fn try_lock(&self) -> Option<MutexGuard<'_, Word>> {
+        match self.word.try_lock() {
+            Ok(word) => Some(word),
+            Err(std::sync::TryLockError::Poisoned(word)) => Some(word.into_inner()),
+            Err(std::sync::TryLockError::WouldBlock) => None,
+        }
+    }
+}
+
+impl Reclaims {
+    pub fn new(layout: &Layout) -> Self {
+        Self { layout: layout.clone(), make: None, slots: Vec::new(), threads: Vec::new() }
+    }
+
+    /// By what it is done on a host laid out like this.
+    pub const fn by(layout: &Layout) -> Mechanism {
+        match layout.version {
+            MemoryVersion::V1 => Mechanism::LoweredLimit,
+            MemoryVersion::V2 => Mechanism::MemoryReclaim,
+        }
+    }
+
+    /// Makes everything, once. Not on the acting path.
+    pub fn prepare(&mut self, make: MakeBook) {
+        self.make = Some(make);
+    }
+
+    /// Starts the threads, if rules ask for them and they do not run yet. Allocates: when rules are put in force.
+    pub fn start(&mut self) {
+        if !self.threads.is_empty() {
+            return;
+        }
+        for number in 0..THREADS {
+            let slot = Arc::new(Slot::default());
+            let (for_thread, layout) = (Arc::clone(&slot), self.layout.clone());
+            let book = self.make.as_ref().map(|make| make());
+            let thread = std::thread::Builder::new()
+                .name(format!("memgov-reclaim-{number}"))
+                .stack_size(STACK)
+                .spawn(move || serve(&for_thread, &layout, book));
+            // With fewer threads fewer groups are reclaimed from at a time; without any, orders are refused.
+            if let Ok(thread) = thread {
+                self.slots.push(slot);
+                self.threads.push(thread);
+            }
+        }
+    }
+
+    /// Carries an order out, as far as the loop's part goes.
+    pub fn order(
+        &mut self,
+        decision: &Decision,
+        phase: Phase,
+        excess: Bytes,
+        share: u16,
+        snap: &Snapshot,
+    ) -> Outcome {
+        let done = Outcome::Done { processes: 0, by: Self::by(&self.layout) };
+        if phase == Phase::End {
+            for slot in &self.slots {
+                // One that could not be looked at ends by itself at its target, which is where this ends.
+                if let Some(mut word) = slot.try_lock()
+                    && word.task.as_ref().is_some_and(|task| task.episode == decision.episode)
+                {
+                    word.task = None;
+                }
+            }
+            return done;
+        }
+        let Target::Group(group, at) = decision.target else { return Outcome::Nothing };
+        let Some((row, usage)) = snap.group(at).and_then(|row| Some((row, row.usage?))) else {
+            return Outcome::Nothing;
+        };
+        if row.id != group {
+            return Outcome::Gone;
+        }
+        if self.slots.is_empty() {
+            return Outcome::Refused { at: Operation::Reclaim, errno: Errno::AGAIN.raw_os_error() };
+        }
+        let task = Task {
+            episode: decision.episode,
+            decision: decision.id,
+            group,
+            path: Arc::clone(&row.path),
+            target: usage.saturating_sub(excess),
+            share,
+        };
+        if self.leave_word(task, phase) { done } else { Outcome::Nothing }
+    }
+
+    /// In the slot that has the episode, else in a free one; whether there was one.
+    fn leave_word(&mut self, task: Task, phase: Phase) -> bool {
+        let now = sys::now();
+        for slot in &self.slots {
+            let Some(mut word) = slot.try_lock() else { continue };
+            let Some(known) = word.task.as_mut().filter(|known| known.episode == task.episode) else {
+                continue;
+            };
+            (known.target, known.share) = (task.target, task.share);
+            let soon = word.ended.is_some_and(|(how, at)| {
+                !matches!(how, Ok(End::Already | End::Reached)) && now.since(at) < LEFT_ALONE
+            });
+            if !word.running && !soon {
+                word.asked = true;
+                slot.bell.notify_one();
+            }
+            return true;
+        }
+        for slot in &self.slots {
+            let Some(mut word) = slot.try_lock() else { continue };
+            // One that still runs for an episode that is over is about to look.
+            if word.task.is_none() && !word.running {
+                *word =
+                    Word { task: Some(task), asked: true, told: phase == Phase::Sustain, ..Word::default() };
+                slot.bell.notify_one();
+                return true;
+            }
+        }
+        false
+    }
+
+    /// What has become of orders: of each episode once, if nothing could be had.
+    pub fn tick(&mut self, reports: &mut dyn FnMut(Report)) {
+        for slot in &self.slots {
+            let Some(mut word) = slot.try_lock() else { continue };
+            let (Some(task), Some((how, _)), false) = (&word.task, word.ended, word.told) else { continue };
+            let (at, by) = (Operation::Reclaim, Self::by(&self.layout));
+            let outcome = match how {
+                Ok(End::Hard | End::Emptied) => {
+                    let errno = Errno::BUSY.raw_os_error();
+                    Outcome::Partial { processes: 0, refused: 0, by, at, errno }
+                }
+                Err(errno) => Outcome::Refused { at, errno: errno.raw_os_error() },
+                Ok(End::Already | End::Reached) => continue,
+            };
+            reports(Report { decision: task.decision, outcome });
+            word.told = true;
+        }
+    }
+
+    /// Whether the loop is to come back for word of a thread.
+    pub fn busy(&self) -> bool {
+        self.slots.iter().any(|slot| slot.try_lock().is_none_or(|word| word.running))
+    }
+
+    /// Nothing is reclaimed any more. Threads end within a moment, and may need the ledger before.
+    pub fn stop(&mut self) {
+        for slot in &self.slots {
+            slot.over.store(true, Ordering::Release);
+            // Under the lock, or a thread that has just looked would miss the bell.
+            drop(slot.lock());
+            slot.bell.notify_all();
+        }
+    }
+
+    /// Whether all have ended after [`Reclaims::stop`].
+    pub fn stopped(&self) -> bool {
+        self.threads.iter().all(JoinHandle::is_finished)
+    }
+}
+
+impl Drop for Reclaims {
+    fn drop(&mut self) {
+        self.stop();
+    }
+}
+
+/// A thread: waits for a task, does it, says how it went, again.
+fn serve(slot: &Slot, layout: &Layout, mut book: Option<Box<dyn Book + Send>>) {
+    let mut nobody = Nobody;
+    loop {
+        let mut word = slot.lock();
+        while !word.asked && !slot.over.load(Ordering::Acquire) {
+            word = slot.bell.wait(word).unwrap_or_else(PoisonError::into_inner);
+        }
+        if slot.over.load(Ordering::Acquire) {
+            return;
+        }
+        word.asked = false;
+        let Some(task) = word.task.clone() else { continue };
+        word.running = true;
+        drop(word);
+        let book: &mut dyn Book = match &mut book {
+            Some(book) => &mut **book,
+            None => &mut nobody,
+        };
+        let how = reclaim(slot, layout, &task, book);
+        let mut word = slot.lock();
+        word.running = false;
+        word.ended = Some((how, sys::now()));
+    }
+}
+
+/// Where nothing can be written down nothing is lowered.
+struct Nobody;
+
+impl Book for Nobody {
+    fn record(&mut self, _: &super::ledger::Entry<'_>) -> Result<super::ledger::Place, Errno> {
+        Err(Errno::NOSPC)
+    }
+    fn erase(&mut self, _: super::ledger::Place) -> Result<(), Errno> {
+        Ok(())
+    }
+}
+
+/// Until the target is reached, or it is over.
+fn reclaim(slot: &Slot, layout: &Layout, task: &Task, book: &mut dyn Book) -> Result<End, Errno> {
+    let _nudge = sys::Nudge::every(CALL)?;
+    let dir = GroupDir::open(layout, &task.path).map_err(|error| error.errno().unwrap_or(Errno::IO))?;
+    if dir.id() != task.group {
+        return Err(Errno::NOENT);
+    }
+    let lever = Lever::of(layout, &task.path, &dir, Kind::Any, Means::Auto);
+    let mut lever = lever.map_err(|unable| unable.errno())?;
+    let how = press_on(slot, &dir, &mut lever, task, book);
+    lever.close(book)?;
+    how
+}
+
+fn press_on(
+    slot: &Slot,
+    dir: &GroupDir,
+    lever: &mut Lever,
+    task: &Task,
+    book: &mut dyn Book,
+) -> Result<End, Errno> {
+    let mut shrink: Option<Shrink> = None;
+    loop {
+        let (target, share) = match current(slot, task) {
+            Some(now) => now,
+            None => return Ok(End::Reached),
+        };
+        let usage = usage(dir)?;
+        let now = sys::now();
+        let shrink = shrink.get_or_insert_with(|| {
+            Shrink::new(target, Bytes(sys::page_size()), usage, now).in_pieces_of(PIECE)
+        });
+        shrink.aim(target);
+        match shrink.next(usage, now) {
+            Next::Ask(amount) => {
+                let before = sys::thread_time();
+                shrink.answered(lever.press(dir, amount, target, book)?);
+                rest(slot, task, rest_after(sys::thread_time().saturating_sub(before), share));
+            }
+            Next::Wait(time) => rest(slot, task, time),
+            Next::End(end) => return Ok(end),
+        }
+    }
+}
+
+/// The target and the share by now; `None`: it is over.
+fn current(slot: &Slot, task: &Task) -> Option<(Bytes, u16)> {
+    let word = slot.lock();
+    let now = word.task.as_ref().filter(|now| now.episode == task.episode)?;
+    (!slot.over.load(Ordering::Acquire)).then_some((now.target, now.share))
+}
+
+fn rest(slot: &Slot, task: &Task, time: Duration) {
+    let until = sys::now() + time;
+    while sys::now() < until && current(slot, task).is_some() {
+        std::thread::sleep(LOOK.min(until.since(sys::now())));
+    }
+}
+
+fn usage(dir: &GroupDir) -> Result<Bytes, Errno> {
+    let mut reading = Reading::default();
+    dir.read_usage(&mut [0; 64], &mut reading, &mut |_, _| {})?;
+    reading.usage.ok_or(Errno::IO)
+}
