@@ -76,7 +76,7 @@ pub struct Bounds {
 
 impl Default for Bounds {
     fn default() -> Self {
-        Self { groups: 4096, processes: 16384, controls: 4096, episodes: 4096 }
+        Self { groups: 4096, processes: 8192, controls: 8192, episodes: 2048 }
     }
 }
 

@@ -68,7 +68,7 @@ impl Default for Options {
             dry_run: false,
             max_holds: 4096,
             max_slowed: 256,
-            max_processes: 16_384,
+            max_processes: 8192,
             never: Vec::new(),
             guardian: None,
         }

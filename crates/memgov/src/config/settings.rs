@@ -63,7 +63,7 @@ impl Default for Settings {
             socket: None,
             dry_run: false,
             max_groups: 4096,
-            max_processes: 16384,
+            max_processes: 8192,
             lease: Duration::from_secs(10),
             trace: None,
             tier: Tier::Portable,

@@ -189,6 +189,11 @@ impl Started {
         let attached = Arc::new(attached);
         // A number names one decision in all that is kept, also after a restart.
         let next = journal::numbers_after(&state.join(JOURNAL));
+        let rule_names = config.policy.rules.iter().map(|r| r.name.as_str().into()).collect();
+        let governor = Governor::new(config.policy.clone(), bounds).counting_from(next);
+        let buffers = Buffers::new(&bounds);
+        // From here on other threads are started.
+        let locked = protection::Locked::settle();
         let tape = match options.trace.as_ref().or(settings.trace.as_ref()) {
             Some(path) => Tape::create(path, &snap.host, next)?,
             None => Tape::default(),
@@ -202,8 +207,6 @@ impl Started {
         let (chores, todo) = sync_channel(4);
         let (reload, prune) = (chores.clone(), chores.clone());
         let (attach, bereave) = (chores.clone(), chores.clone());
-        let rule_names = config.policy.rules.iter().map(|r| r.name.as_str().into()).collect();
-        let policy = config.policy.clone();
         let desk = Arc::new(Desk {
             asker: asker.clone(),
             journal: Arc::clone(&journal),
@@ -227,7 +230,7 @@ impl Started {
         journal.on_news(Box::new(move || waker.wake()));
         let mut governing = Governing {
             snap,
-            governor: Governor::new(policy, bounds).counting_from(next),
+            governor,
             observer,
             actor,
             recorder,
@@ -255,7 +258,8 @@ impl Started {
             rule_names,
             counts,
             lease: settings.lease,
-            buffers: Buffers::new(&bounds),
+            locked,
+            buffers,
         };
         if let Some(sentry) = sentry {
             governing.post(sentry);

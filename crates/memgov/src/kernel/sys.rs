@@ -46,6 +46,45 @@ pub fn mlock_all() -> Result<(), Errno> {
     rustix::mm::mlockall(MlockAllFlags::CURRENT | MlockAllFlags::FUTURE)
 }
 
+/// Keeps in RAM what is mapped now, and no longer what will be mapped later (mlockall(2): MCL_CURRENT alone takes MCL_FUTURE back).
+pub fn mlock_present() -> Result<(), Errno> {
+    rustix::mm::mlockall(MlockAllFlags::CURRENT)
+}
+
+/// Where the heap of the thread that called `main` ends, in which everything it allocates lies after [`keep_one_heap`].
+pub fn heap_end() -> usize {
+    // SAFETY: an increment of 0 only asks; in glibc and musl that reads a variable, or makes the system call brk(0).
+    unsafe { libc::sbrk(0) }.addr()
+}
+
+/// Keeps in RAM what lies between two ends of the heap, the first one having been the end before.
+pub fn mlock_heap(from: usize, to: usize) -> Result<(), Errno> {
+    let Some(length) = to.checked_sub(from) else { return Ok(()) };
+    // SAFETY: locking changes no memory, and of addresses where nothing is mapped the kernel says ENOMEM.
+    check(unsafe { libc::syscall(libc::SYS_mlock, from, length) })
+}
+
+/// From now on the thread that called `main` allocates from its one heap only (no mappings of their own for large pieces), which grows by
+/// `spare` bytes at least and never shrinks. Other threads have heaps of their own. Elsewhere than in glibc nothing can be asked for.
+pub fn keep_one_heap(spare: u32) {
+    #[cfg(target_env = "gnu")]
+    {
+        // The most glibc takes: half of the largest heap of another thread (HEAP_MAX_SIZE in malloc/arena.c).
+        const LARGEST: libc::c_int = 32 << 20;
+        let spare = libc::c_int::try_from(spare).unwrap_or(libc::c_int::MAX);
+        for (option, value) in [
+            (libc::M_MMAP_THRESHOLD, LARGEST),
+            (libc::M_TRIM_THRESHOLD, libc::c_int::MAX),
+            (libc::M_TOP_PAD, spare),
+        ] {
+            // SAFETY: takes two numbers; what it does not know it leaves.
+            unsafe { libc::mallopt(option, value) };
+        }
+    }
+    #[cfg(not(target_env = "gnu"))]
+    let _ = spare;
+}
+
 /// Gives back what [`mlock_all`] took.
 pub fn munlock_all() -> Result<(), Errno> {
     rustix::mm::munlockall()
