@@ -149,6 +149,17 @@ pub(super) fn hopeless() -> Option<Absent> {
             "this kernel does not describe its types (no /sys/kernel/btf/vmlinux): it needs CONFIG_DEBUG_INFO_BTF",
         );
     }
+    // Where a thread's count of interrupts is: see `in_interrupt` in c/judge.h.
+    if !cfg!(any(
+        target_arch = "x86_64",
+        target_arch = "aarch64",
+        target_arch = "riscv64",
+        target_arch = "powerpc64"
+    )) {
+        return absent(
+            "on this processor memgov's programs cannot tell whether they interrupt somebody else; known are x86_64, arm64, riscv64 and powerpc64",
+        );
+    }
     if lockdown().as_deref() == Some("confidentiality") {
         return absent(
             "the kernel is locked down (confidentiality in /sys/kernel/security/lockdown): no program may read its memory",
