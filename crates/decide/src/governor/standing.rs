@@ -8,7 +8,7 @@
 
 use crate::control::ControlAction;
 use crate::decision::Source;
-use crate::policy::{Action, Condition, Over, Rule, Scope};
+use crate::policy::{Action, Condition, Over, Rule, RuleId, Scope};
 use crate::snapshot::{GroupId, GroupSlot, Process, ProcessSlot, Snapshot};
 use crate::units::Bytes;
 use crate::victim;
@@ -170,6 +170,13 @@ impl Governor {
             ControlAction::None | ControlAction::Slow | ControlAction::Kill => return None,
         };
         Some(Standing { condition, group: None, action, serial: set.serial })
+    }
+
+    /// Whose line it is that has this serial; `None`: of a policy that is no longer in force.
+    pub fn source_of(&self, serial: u64) -> Option<Source> {
+        let Some(of_rule) = serial.checked_sub(OF_RULES) else { return Some(Source::Control) };
+        let rule = u16::try_from(of_rule & u64::from(u16::MAX)).ok()?;
+        (of_rule >> 16 == u64::from(self.generation)).then_some(Source::Rule(RuleId(rule)))
     }
 
     /// Whether nothing may be done to this process.

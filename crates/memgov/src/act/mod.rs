@@ -66,7 +66,7 @@ impl Default for Options {
     fn default() -> Self {
         Self {
             dry_run: false,
-            max_holds: 4096,
+            max_holds: 2048,
             max_slowed: 256,
             max_processes: 8192,
             never: Vec::new(),
@@ -121,7 +121,7 @@ impl HoldView {
     /// By what.
     pub fn mechanism(&self) -> Mechanism {
         match self {
-            Self::Denied(_) => deny::BY,
+            Self::Denied(denied) => denied.by,
             Self::Slowed(slowed) => slowed.by,
         }
     }
@@ -335,6 +335,11 @@ impl Actor {
     /// Another guardian, or none: never to be touched.
     pub fn set_guardian(&mut self, guardian: Option<u32>) {
         self.kit.guard.set_guardian(guardian);
+    }
+
+    /// Nothing is touched.
+    pub const fn is_dry_run(&self) -> bool {
+        self.dry_run
     }
 
     /// The kernel's share of the work, unless nothing is to be touched.

@@ -99,7 +99,7 @@ pub struct Options {
 impl Default for Options {
     fn default() -> Self {
         Self {
-            max_groups: 4096,
+            max_groups: 2048,
             max_exempt: 4096,
             lease: Duration::from_secs(2),
             protected_names: Vec::new(),
@@ -389,6 +389,12 @@ pub struct Parts {
     pub events: Events,
     /// What is attached: for a thread that may wait.
     pub attachments: Attachments,
+}
+
+/// What only attaching reads need not be locked in memory.
+pub fn unlock_programs() {
+    #[cfg(feature = "bpf")]
+    load::unlock();
 }
 
 /// The result of a hot call.

@@ -62,7 +62,7 @@ impl Default for Settings {
             state_dir: STATE_DIR.into(),
             socket: None,
             dry_run: false,
-            max_groups: 4096,
+            max_groups: 2048,
             max_processes: 8192,
             lease: Duration::from_secs(10),
             trace: None,

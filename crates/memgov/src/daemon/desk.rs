@@ -99,6 +99,14 @@ impl Desk {
         }
     }
 
+    /// Executables on the never-list may have been replaced since they were last looked for (a package was upgraded).
+    pub fn follow_executables(&self) {
+        if self.attached.is_there() {
+            let never = self.lock().config.policy.never.clone();
+            self.attached.follow(&never);
+        }
+    }
+
     /// Whether the group a rule was set on is still the one of that path.
     fn is_there(&self, rule: &SetRule) -> bool {
         GroupDir::open(&self.layout, &rule.path).is_ok_and(|dir| dir.id() == rule.id)
@@ -168,8 +176,8 @@ impl Governed for Desk {
                 MemoryVersion::V1 => "v1".into(),
                 MemoryVersion::V2 => "v2".into(),
             },
-            mechanisms: super::mechanisms(&self.layout),
-            tier: self.attached.status(),
+            mechanisms: super::mechanisms(&self.layout, self.attached.in_force()),
+            tier: self.attached.status(self.dry_run || in_force.config.settings.dry_run),
             files: in_force.config.files.iter().map(|f| f.display().to_string()).collect(),
             reload_error: in_force.reload_error.clone(),
             rules: view::rules(&in_force.policy(), &buffer),

@@ -5,12 +5,16 @@ use std::ffi::OsStr;
 use std::fs;
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::Path;
+use std::time::Duration;
 
 use memgov_decide::policy::{Pattern, ProcessMatch};
 use rustix::fd::OwnedFd;
 use rustix::fs::{FileType, Mode, OFlags};
 
 use crate::bpf::{self, Comm, ExemptFile};
+
+/// So long an executable that was replaced is not known by its new file; a process of it that gets a row is exempt before that.
+pub(super) const AGE: Duration = Duration::from_secs(30);
 
 /// Names on the never-list that stand for themselves. A process may call itself what it likes: whoever lists a bare name has
 /// chosen that.
@@ -29,6 +33,10 @@ pub(super) fn names(never: &[ProcessMatch]) -> Vec<Comm> {
 
 /// The executables it names that are there now: of each path the file, of a pattern in the last component the files of that directory that match. Reads
 /// directories, so not for the loop.
+///
+/// On a file system that shows its files under other device numbers than its own (btrfs, a subvolume each; overlayfs over several) programs do not know
+/// them again: there they are exempt as what cannot be said beforehand. Not to be mended by the file system's own number: the same
+/// inode number is in every subvolume, and anybody may make one.
 pub(super) fn files(never: &[ProcessMatch]) -> Vec<(ExemptFile, OwnedFd)> {
     let mut found: Vec<(ExemptFile, OwnedFd)> = Vec::new();
     for entry in never.iter().filter(|entry| entry.comm.is_empty() && entry.groups.is_empty()) {

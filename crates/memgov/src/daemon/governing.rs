@@ -115,7 +115,7 @@ impl Buffers {
 
     pub fn new(bounds: &Bounds) -> Self {
         Self {
-            decisions: Decisions::with_capacity((bounds.episodes as usize * 2).max(64)),
+            decisions: Decisions::with_capacity(bounds.decisions()),
             reports: Vec::with_capacity(REPORTS),
             due_groups: Vec::with_capacity(bounds.groups as usize),
             due_processes: Vec::with_capacity(bounds.processes as usize),

@@ -11,7 +11,7 @@ use rustix::fd::{AsFd as _, OwnedFd};
 
 use super::{exemptions, say};
 use crate::act::{Inside, SWEPT};
-use crate::bpf::{self, Attachments, Events, GroupPass, Hook, Hooks, How};
+use crate::bpf::{self, Attachments, Events, ExemptFile, GroupPass, Hook, Hooks, How};
 use crate::config::{Settings, Tier};
 use crate::kernel::{Layout, proc};
 use crate::observe::Observer;
@@ -31,7 +31,7 @@ pub(super) fn load(
     own: &[u32],
     dry_run: bool,
 ) -> anyhow::Result<Loaded> {
-    let why = match try_load(tier, settings, never, dry_run) {
+    let why = match try_load(tier, settings, never) {
         Ok((bpf::Parts { maps, events, attachments }, pins)) => {
             let inside = Inside::new(maps, settings.max_groups, settings.max_processes);
             exempt(&inside, own);
@@ -54,11 +54,7 @@ fn try_load(
     tier: Tier,
     settings: &Settings,
     never: &[ProcessMatch],
-    dry_run: bool,
-) -> Result<(bpf::Parts, Vec<OwnedFd>), String> {
-    if dry_run {
-        return Err("dry run".into());
-    }
+) -> Result<(bpf::Parts, Vec<Pinned>), String> {
     if tier == Tier::Portable {
         return Err("the tier is `portable`".into());
     }
@@ -72,7 +68,7 @@ fn try_load(
         ..bpf::Options::default()
     };
     match bpf::Tier::load(&options) {
-        Ok(Ok(loaded)) => Ok((loaded.into_parts(), files.into_iter().map(|(_, pin)| pin).collect())),
+        Ok(Ok(loaded)) => Ok((loaded.into_parts(), files)),
         Ok(Err(absent)) => Err(absent.to_string()),
         Err(error) => {
             // Not a lack of this kernel or these privileges: worth a line of its own.
@@ -81,6 +77,9 @@ fn try_load(
         }
     }
 }
+
+/// Executables that were replaced are known for so long: until so many others were, or the next reload.
+const MOST_FORMER: usize = 64;
 
 /// So many records for each row there can be: a host has groups that no rule concerns.
 const RECORDS_A_ROW: u32 = 2;
@@ -141,11 +140,14 @@ fn tell_process(inside: &mut Inside, governor: &Governor, snap: &Snapshot, slot:
     }
 }
 
+/// An executable that is exempt, held open.
+type Pinned = (ExemptFile, OwnedFd);
+
 /// What is attached, for whoever asks; attaching takes its time, and is done under this lock.
 pub(super) struct Attached {
     pub attachments: Mutex<Option<Attachments>>,
     /// Executables that are exempt, held open: the number of a file that is gone is given to another, but not while it is open.
-    pins: Mutex<Vec<OwnedFd>>,
+    pins: Mutex<Vec<Pinned>>,
     /// Why there is none.
     pub why: Option<String>,
 }
@@ -158,9 +160,29 @@ impl Attached {
 
     /// Another never-list.
     pub fn protect(&self, never: &[ProcessMatch]) {
+        self.protect_files(never, exemptions::files(never));
+    }
+
+    /// The same never-list, whose executables may be other files by now. Who still runs a former one stays exempt.
+    pub fn follow(&self, never: &[ProcessMatch]) {
+        let mut files = exemptions::files(never);
+        let mut pins = self.pins.lock().unwrap_or_else(PoisonError::into_inner);
+        if files.iter().all(|(file, _)| pins.iter().any(|(known, _)| known == file)) {
+            return;
+        }
+        pins.retain(|(former, _)| {
+            !files.iter().any(|(file, _)| (file.inode, file.device) == (former.inode, former.device))
+        });
+        let room = bpf::MAX_EXEMPT_FILES.saturating_sub(files.len()).min(MOST_FORMER);
+        files.extend(pins.drain(..).take(room));
+        drop(pins);
+        self.protect_files(never, files);
+    }
+
+    fn protect_files(&self, never: &[ProcessMatch], pins: Vec<Pinned>) {
         let attachments = self.attachments.lock().unwrap_or_else(PoisonError::into_inner);
         let Some(attachments) = attachments.as_ref() else { return };
-        let (files, pins): (Vec<_>, _) = exemptions::files(never).into_iter().unzip();
+        let files: Vec<ExemptFile> = pins.iter().map(|(file, _)| *file).collect();
         let told = attachments.maps().protect(&exemptions::names(never), &files);
         // The former ones go when the kernel knows them no more.
         *self.pins.lock().unwrap_or_else(PoisonError::into_inner) = pins;
@@ -188,8 +210,14 @@ impl Attached {
         hooks.has(Hook::Deny) && attachments.in_force().has(Hook::Deny)
     }
 
+    /// What is enforced inside the kernel at this moment.
+    pub fn in_force(&self) -> Hooks {
+        let attachments = self.attachments.lock().unwrap_or_else(PoisonError::into_inner);
+        attachments.as_ref().map_or(Hooks::NONE, Attachments::in_force)
+    }
+
     /// For `status`.
-    pub fn status(&self) -> wire::TierStatus {
+    pub fn status(&self, dry_run: bool) -> wire::TierStatus {
         let attachments = self.attachments.lock().unwrap_or_else(PoisonError::into_inner);
         let Some(attachments) = attachments.as_ref() else {
             return wire::TierStatus {
@@ -214,7 +242,7 @@ impl Attached {
         let (hooks, lost) = (hooks.collect(), attachments.lost());
         wire::TierStatus {
             name: Tier::Bpf.name().into(),
-            why: None,
+            why: dry_run.then(|| "dry run: nothing is attached".into()),
             hooks,
             lost_events: lost.events,
             lost_children: lost.children,

@@ -18,7 +18,7 @@ mod view;
 use std::fs;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
-use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
 use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Duration;
 
@@ -30,6 +30,7 @@ use memgov_decide::snapshot::{Host, Snapshot};
 use memgov_decide::units::Bytes;
 
 use crate::act::{self, Actor, Ledger};
+use crate::bpf::{Hook, Hooks};
 use crate::config::Config;
 use crate::kernel::{Layout, MemoryVersion, proc, sys};
 use crate::observe::{Observer, Own};
@@ -184,7 +185,7 @@ impl Started {
             observer.also_wait_for(events.fd(), governing::INSIDE)?;
             inside::read_in_one_pass(&mut observer, settings.max_groups);
         }
-        let ready = format!("{ready}; tier {}", attached.status().name);
+        let ready = format!("{ready}; tier {}", attached.status(dry_run).name);
         actor.inside = inside;
         let attached = Arc::new(attached);
         // A number names one decision in all that is kept, also after a restart.
@@ -304,7 +305,7 @@ impl Started {
     /// Attaches what the rules need before anything is said to be ready; later the chores thread does.
     fn attach(&mut self) {
         let Governing { governor, actor, stood, .. } = &mut self.governing;
-        if let Some(inside) = &mut actor.inside {
+        if let Some(inside) = actor.inside() {
             inside.renew(sys::now());
             *stood = governor.stands_version();
             inside.denies = self.desk.attached.require(inside::hooks(governor.stands()));
@@ -385,8 +386,15 @@ fn rehearse(actor: &mut Actor, layout: &Layout, dry_run: bool) -> String {
     format!("{memory}; rehearsal: {works} of {} work", findings.len())
 }
 
-/// How each action is carried out on a host laid out like this.
-fn mechanisms(layout: &Layout) -> Vec<wire::Mechanism> {
+/// How each action is carried out on a host laid out like this, with these programs in the kernel: what comes first does it wherever it can.
+fn mechanisms(layout: &Layout, inside: Hooks) -> Vec<wire::Mechanism> {
+    let deny = match inside.has(Hook::Deny) {
+        // Whatever locks memory is refused from outside all the same.
+        true => vec![Mechanism::Bpf, Mechanism::Rlimit],
+        false => vec![Mechanism::Rlimit],
+    };
+    let sends = inside.has(Hook::Rss) || inside.has(Hook::Charge);
+    let signal = || sends.then_some(Mechanism::Bpf).into_iter();
     let slow = match (layout.version, &layout.freezer, &layout.unified) {
         (MemoryVersion::V2, ..) => vec![Mechanism::CgroupFreeze, Mechanism::HoldGroup],
         (MemoryVersion::V1, Some(_), _) => vec![Mechanism::V1Freezer],
@@ -398,7 +406,9 @@ fn mechanisms(layout: &Layout) -> Vec<wire::Mechanism> {
         MemoryVersion::V1 => vec![Mechanism::Pidfd],
     };
     let words = |by: Vec<Mechanism>| by.into_iter().map(text::mechanism).collect::<Vec<_>>().join(", ");
-    [("deny", vec![Mechanism::Rlimit]), ("slow", slow), ("signal", vec![Mechanism::Pidfd]), ("kill", kill)]
+    let by_signal = signal().chain([Mechanism::Pidfd]).collect();
+    let kill = signal().chain(kill).collect();
+    [("deny", deny), ("slow", slow), ("signal", by_signal), ("kill", kill)]
         .into_iter()
         .map(|(action, by)| wire::Mechanism { action: action.into(), by: words(by) })
         .collect()
@@ -406,7 +416,16 @@ fn mechanisms(layout: &Layout) -> Vec<wire::Mechanism> {
 
 /// Does what may block, one at a time, until nobody is left to ask for it.
 fn chores(todo: &Receiver<Chore>, desk: &Desk, succession: &Succession) {
-    for chore in todo {
+    let age = if desk.attached.is_there() { exemptions::AGE } else { Duration::MAX };
+    loop {
+        let chore = match todo.recv_timeout(age) {
+            Ok(chore) => chore,
+            Err(RecvTimeoutError::Timeout) => {
+                desk.follow_executables();
+                continue;
+            }
+            Err(RecvTimeoutError::Disconnected) => return,
+        };
         match chore {
             Chore::Reload => match desk.reload() {
                 Ok(reloaded) => say(&format!("memgov: reloaded, {} rules in force", reloaded.rules)),

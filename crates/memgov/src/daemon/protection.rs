@@ -48,6 +48,7 @@ impl Locked {
         if !rlimit::may_lock_all() || sys::mlock_present().is_err() {
             return Self { end: None };
         }
+        crate::bpf::unlock_programs();
         sys::keep_one_heap(SPARE);
         Self { end: Some(sys::heap_end()) }
     }

@@ -64,6 +64,12 @@ pub fn mlock_heap(from: usize, to: usize) -> Result<(), Errno> {
     check(unsafe { libc::syscall(libc::SYS_mlock, from, length) })
 }
 
+/// Bytes that need not be in RAM any more: whoever reads them again may wait for them.
+pub fn munlock(bytes: &[u8]) -> Result<(), Errno> {
+    // SAFETY: unlocking changes no memory. The kernel takes whole pages, so that what is beside it is unlocked too.
+    check(unsafe { libc::syscall(libc::SYS_munlock, bytes.as_ptr(), bytes.len()) })
+}
+
 /// From now on the thread that called `main` allocates from its one heap only (no mappings of their own for large pieces), which grows by
 /// `spare` bytes at least and never shrinks. Other threads have heaps of their own. Elsewhere than in glibc nothing can be asked for.
 pub fn keep_one_heap(spare: u32) {

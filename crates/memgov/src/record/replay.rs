@@ -138,7 +138,7 @@ impl Player {
             governor: Governor::new(policy, bounds).counting_from(next),
             later,
             snap,
-            out: Decisions::with_capacity(4096),
+            out: Decisions::with_capacity(bounds.decisions()),
             readings: HashMap::new(),
             recorded: Vec::new(),
             decided: Vec::new(),

@@ -1,7 +1,5 @@
 //! Signals and kills out of the kernel, and the events of charges and of the OOM killer.
 
-use std::time::Duration;
-
 use anyhow::{Result, ensure};
 use memgov::bpf::{Condition, Event, EventKind, GroupLimit, Hook, TaskAction};
 use memgov_decide::policy::Over;
@@ -18,7 +16,6 @@ pub fn tests() -> Vec<Test> {
     let test = |name, body| Test::new(name, body).needs(&[Need::Bpf]).seconds(90);
     vec![
         test("bpf_signal_once_until_it_is_set_anew", once),
-        test("bpf_signal_repeats_at_its_pace", repeats),
         test("bpf_signal_over_a_group_line", over_group),
         test("bpf_kill_takes_the_process_and_no_other", kill),
         test("bpf_kill_needs_the_lease", lease),
