@@ -5,6 +5,7 @@ mod world;
 use std::time::Duration;
 
 use memgov_decide::control::MemControl;
+use memgov_decide::decision::Source;
 use memgov_decide::governor::{GroupStanding, Standing, StandingAction, Stands};
 use memgov_decide::policy::*;
 use memgov_decide::units::{Bytes, Limit};
@@ -161,6 +162,7 @@ fn a_process_stands_under_its_own_control() {
     };
     set(&mut world, 3 | 10 << 8, 8);
     let signal = standing(&world).unwrap();
+    assert_eq!(world.governor.source_of(signal.serial), Some(Source::Control));
     assert_eq!(
         (signal.action, signal.condition.group),
         (StandingAction::Signal(10), Some(Over::High { plus: mib(8) }))
@@ -226,6 +228,14 @@ fn a_line_on_what_a_process_holds_is_told_of_whatever_comes_of_it() {
     let record = || rule(named(), None, over(5), vec![step(Action::Record, 0)]);
     let late = rule(named(), None, over(9), kill(1));
     assert_eq!(standing(vec![late, record()]), (StandingAction::Tell, over(5)));
+    let acting = rule(named(), None, over(9), kill(0));
+    let mut world = World::new(Policy { rules: vec![record(), acting], ..Policy::default() });
+    let process = world.process(7, None);
+    world.tick(10);
+    let serial = world.governor.standing_of_process(process, &world.snap).unwrap().serial;
+    assert_eq!(world.governor.source_of(serial), Some(Source::Rule(RuleId(1))));
+    world.governor.set_policy(Policy::default());
+    assert_eq!(world.governor.source_of(serial), None, "of a policy that is gone");
     // A process has one line inside: the one at which something is done at once comes before one that is only told.
     let at_once = rule(named(), None, over(9), kill(0));
     assert_eq!(standing(vec![at_once, record()]), (StandingAction::Kill, over(9)));

@@ -55,7 +55,7 @@ mod tree;
 
 pub use brake::Elsewhere;
 pub use episode::EpisodeView;
-pub use standing::{GroupStanding, Standing, StandingAction, Stands};
+pub use standing::{GroupStanding, Standing, StandingAction, Stands, met_inside};
 
 /// How often something is done again that has to be: a repeated signal of a control (SIGCONT), a refused one-shot, a
 /// kill at the end of its ladder.

@@ -244,6 +244,12 @@ fn acts_at_once(rule: &Rule) -> Option<StandingAction> {
     }
 }
 
+/// Whether a kernel that can act by itself carries out the first step of this rule; what it does not is carried out from outside.
+pub fn met_inside(rule: &Rule) -> bool {
+    let single = matches!(rule.scope, Scope::Processes(_)) || rule.when.rss.is_some();
+    denies_at_once(rule) || (single && acts_at_once(rule).is_some())
+}
+
 fn denies_at_once(rule: &Rule) -> bool {
     rule.steps.first().is_some_and(|step| step.action == Action::Deny && step.after.is_zero())
 }

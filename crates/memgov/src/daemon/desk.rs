@@ -153,7 +153,10 @@ impl Desk {
     fn rule_meaning(&self, source: &wire::Source) -> Option<String> {
         let wire::Source::Rule { rule } = source else { return None };
         let policy = self.lock().policy();
-        policy.rules.iter().find(|r| r.name == *rule).map(describe::rule)
+        let rule = policy.rules.iter().find(|r| r.name == *rule)?;
+        let outside = describe::only_from_outside(rule).filter(|_| self.attached.is_there());
+        let outside = outside.map(|said| format!(" (tier bpf: {said})")).unwrap_or_default();
+        Some(describe::rule(rule) + &outside)
     }
 }
 

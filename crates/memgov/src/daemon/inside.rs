@@ -7,9 +7,10 @@ use std::sync::{Mutex, PoisonError};
 use memgov_decide::governor::{Governor, Stands};
 use memgov_decide::policy::ProcessMatch;
 use memgov_decide::snapshot::{GroupSlot, ProcessSlot, Snapshot};
-use rustix::fd::{AsFd as _, OwnedFd};
+use rustix::fd::AsFd as _;
 
-use super::{exemptions, say};
+use super::exemptions::{self, Pinned};
+use super::say;
 use crate::act::{Inside, SWEPT};
 use crate::bpf::{self, Attachments, Events, ExemptFile, GroupPass, Hook, Hooks, How};
 use crate::config::{Settings, Tier};
@@ -78,9 +79,6 @@ fn try_load(
     }
 }
 
-/// Executables that were replaced are known for so long: until so many others were, or the next reload.
-const MOST_FORMER: usize = 64;
-
 /// So many records for each row there can be: a host has groups that no rule concerns.
 const RECORDS_A_ROW: u32 = 2;
 
@@ -140,9 +138,6 @@ fn tell_process(inside: &mut Inside, governor: &Governor, snap: &Snapshot, slot:
     }
 }
 
-/// An executable that is exempt, held open.
-type Pinned = (ExemptFile, OwnedFd);
-
 /// What is attached, for whoever asks; attaching takes its time, and is done under this lock.
 pub(super) struct Attached {
     pub attachments: Mutex<Option<Attachments>>,
@@ -165,16 +160,9 @@ impl Attached {
 
     /// The same never-list, whose executables may be other files by now. Who still runs a former one stays exempt.
     pub fn follow(&self, never: &[ProcessMatch]) {
-        let mut files = exemptions::files(never);
+        let files = exemptions::files(never);
         let mut pins = self.pins.lock().unwrap_or_else(PoisonError::into_inner);
-        if files.iter().all(|(file, _)| pins.iter().any(|(known, _)| known == file)) {
-            return;
-        }
-        pins.retain(|(former, _)| {
-            !files.iter().any(|(file, _)| (file.inode, file.device) == (former.inode, former.device))
-        });
-        let room = bpf::MAX_EXEMPT_FILES.saturating_sub(files.len()).min(MOST_FORMER);
-        files.extend(pins.drain(..).take(room));
+        let Some(files) = exemptions::renewed(files, &mut pins) else { return };
         drop(pins);
         self.protect_files(never, files);
     }
