@@ -296,39 +296,3 @@ mod tests {
         }
     }
 }
-#[cfg(test)]
-mod zz_sizes {
-    #[test]
-    fn zz_sizes() {
-        use crate::governor::*;
-        use std::mem::size_of as s;
-        println!(
-            "Group {} Process {}",
-            s::<Option<crate::snapshot::Group>>(),
-            s::<Option<crate::snapshot::Process>>()
-        );
-        println!("GroupState {} ProcessState {}", s::<rows::GroupState>(), s::<rows::ProcessState>());
-        println!("Trend {} RuleSet {}", s::<crate::trend::Trend>(), s::<rows::RuleSet>());
-        println!(
-            "index proc {} controls {} episodes {}",
-            s::<Option<(ProcessId, ProcessSlot)>>(),
-            s::<Option<(ProcessId, controls::SetControl)>>(),
-            s::<Option<(episode::Key, u32)>>()
-        );
-        println!(
-            "Episode {} Excess {} Throttle {} sent {}",
-            s::<Option<episode::Episode>>(),
-            s::<Option<judge::Excess>>(),
-            s::<crate::slow::Throttle>(),
-            s::<report::Sent>()
-        );
-        println!(
-            "timers {} Decision {} Ranking {} reason {} report {}",
-            s::<Option<(crate::units::Time, usize)>>(),
-            s::<crate::decision::Decision>(),
-            s::<crate::decision::Ranking>(),
-            s::<crate::decision::Reason>(),
-            s::<crate::decision::Report>()
-        );
-    }
-}

@@ -320,16 +320,17 @@ impl Actor {
         &self.kit.ledger
     }
 
-    /// Replaces the never-list after a reload, and with it what a dry run is.
+    /// Replaces the never-list after a reload. Where that begins a dry run, everything in force is given back.
     pub fn reconfigure(&mut self, never: Vec<ProcessMatch>, dry_run: bool) {
         self.kit.guard.set_never(never);
-        self.dry_run = dry_run;
         if let Some(inside) = &mut self.inside {
             inside.forget_swept();
-            if dry_run {
-                inside.clear();
-            }
         }
+        // What is in force would stay: in a dry run not even an end is carried out.
+        if dry_run && !self.dry_run {
+            self.release_all();
+        }
+        self.dry_run = dry_run;
     }
 
     /// Another guardian, or none: never to be touched.

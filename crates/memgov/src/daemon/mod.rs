@@ -193,6 +193,12 @@ impl Started {
         let rule_names = config.policy.rules.iter().map(|r| r.name.as_str().into()).collect();
         let governor = Governor::new(config.policy.clone(), bounds).counting_from(next);
         let buffers = Buffers::new(&bounds);
+        // What the rules need, before anything is said to be ready; later the chores thread does it.
+        let stood = governor.stands_version();
+        if let Some(inside) = actor.inside() {
+            inside.renew(sys::now());
+            inside.denies = attached.require(inside::hooks(governor.stands()));
+        }
         // From here on other threads are started.
         let locked = protection::Locked::settle();
         let tape = match options.trace.as_ref().or(settings.trace.as_ref()) {
@@ -254,7 +260,7 @@ impl Started {
             heard: Vec::with_capacity(governing::HEARD),
             elsewhere: memgov_decide::governor::Elsewhere::No,
             happenings: happenings::Happenings::default(),
-            stood: 0,
+            stood,
             bereave: Box::new(move || bereave.try_send(Chore::Bereaved).is_ok()),
             rule_names,
             counts,
@@ -282,7 +288,6 @@ impl Started {
         snap.advance(sys::now());
         tape.tick(snap.at);
         observer.scan(snap, governor, tape);
-        self.attach();
         if let Some((_, todo)) = self.chores.take() {
             let (desk, succession) = (Arc::clone(&self.desk), Arc::clone(&self.succession));
             std::thread::Builder::new()
@@ -300,16 +305,6 @@ impl Started {
         protection::Protection::go_ahead();
         self.governing.run()?;
         Ok(())
-    }
-
-    /// Attaches what the rules need before anything is said to be ready; later the chores thread does.
-    fn attach(&mut self) {
-        let Governing { governor, actor, stood, .. } = &mut self.governing;
-        if let Some(inside) = actor.inside() {
-            inside.renew(sys::now());
-            *stood = governor.stands_version();
-            inside.denies = self.desk.attached.require(inside::hooks(governor.stands()));
-        }
     }
 
     /// Gives everything back: first what is held, then the doors, then memgov's own protection.

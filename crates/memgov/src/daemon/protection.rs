@@ -67,6 +67,7 @@ impl Protection {
     /// Puts on what can be had. Says what cannot.
     pub fn put_on(layout: &Layout, dry_run: bool) -> Self {
         more_descriptors();
+        sys::map_large_pieces();
         if let Err(error) = fs::write("/proc/self/oom_score_adj", "-1000") {
             say(&format!(
                 "memgov: oom_score_adj -1000: {error}; the kernel's OOM killer may choose memgov itself"

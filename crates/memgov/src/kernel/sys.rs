@@ -70,6 +70,16 @@ pub fn munlock(bytes: &[u8]) -> Result<(), Errno> {
     check(unsafe { libc::syscall(libc::SYS_munlock, bytes.as_ptr(), bytes.len()) })
 }
 
+/// Large pieces of memory get mappings of their own and are gone when they are given back. glibc does so at first, and then raises its
+/// idea of what is large with each that is given back: what loading programs takes (the types of the whole kernel) would stay in the heap.
+pub fn map_large_pieces() {
+    #[cfg(target_env = "gnu")]
+    // SAFETY: takes two numbers; what it does not know it leaves.
+    unsafe {
+        libc::mallopt(libc::M_MMAP_THRESHOLD, 128 << 10);
+    }
+}
+
 /// From now on the thread that called `main` allocates from its one heap only (no mappings of their own for large pieces), which grows by
 /// `spare` bytes at least and never shrinks. Other threads have heaps of their own. Elsewhere than in glibc nothing can be asked for.
 pub fn keep_one_heap(spare: u32) {
