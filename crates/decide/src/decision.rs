@@ -217,32 +217,62 @@ pub const MAX_CANDIDATES: usize = 16;
 /// A ranking, best victim first.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Ranking {
-    entries: [Option<Candidate>; MAX_CANDIDATES],
+    entries: [Entry; MAX_CANDIDATES],
+    ranked: u8,
     /// Processes that were looked at, ranked or not.
     pub considered: u32,
     /// Of those, how many may not be touched.
     pub protected: u32,
 }
 
-impl Ranking {
-    /// The candidates, best first.
-    pub fn iter(&self) -> impl Iterator<Item = &Candidate> {
-        self.entries.iter().flatten()
-    }
-    /// Keeps the best [`MAX_CANDIDATES`]: larger first, then the younger, then the higher pid, so that ties are settled.
-    pub fn offer(&mut self, candidate: Candidate) {
-        let key = |c: &Candidate| (c.rss, c.process.start, c.process.pid);
-        let place = self.entries.iter().position(|e| e.is_none_or(|e| key(&candidate) > key(&e)));
-        if let Some(place) = place {
-            self.entries[place..].rotate_right(1);
-            self.entries[place] = Some(candidate);
-        }
+/// A [`Candidate`] without gaps: rankings are kept by the hundred.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Entry {
+    rss: Bytes,
+    start: u64,
+    pid: u32,
+    slot: u32,
+}
+
+impl From<Candidate> for Entry {
+    fn from(Candidate { process, slot, rss }: Candidate) -> Self {
+        Self { rss, start: process.start, pid: process.pid, slot: slot.0 }
     }
 }
 
-/// One decision.
+impl From<Entry> for Candidate {
+    fn from(Entry { rss, start, pid, slot }: Entry) -> Self {
+        Self { process: ProcessId { pid, start }, slot: ProcessSlot(slot), rss }
+    }
+}
+
+impl Ranking {
+    /// The candidates, best first.
+    pub fn iter(&self) -> impl Iterator<Item = Candidate> {
+        self.ranked().iter().map(|&entry| entry.into())
+    }
+    /// Nobody was looked at.
+    pub fn is_empty(&self) -> bool {
+        self.ranked == 0 && self.considered == 0
+    }
+    /// Keeps the best [`MAX_CANDIDATES`]: larger first, then the younger, then the higher pid, so that ties are settled.
+    pub fn offer(&mut self, candidate: Candidate) {
+        let key = |entry: &Entry| (entry.rss, entry.start, entry.pid);
+        let (new, ranked) = (Entry::from(candidate), self.ranked());
+        let place = ranked.iter().position(|entry| key(&new) > key(entry)).unwrap_or(ranked.len());
+        let Some(behind) = self.entries.get_mut(place..).filter(|behind| !behind.is_empty()) else { return };
+        behind.rotate_right(1);
+        behind[0] = new;
+        self.ranked += u8::from(usize::from(self.ranked) < MAX_CANDIDATES);
+    }
+    fn ranked(&self) -> &[Entry] {
+        &self.entries[..usize::from(self.ranked)]
+    }
+}
+
+/// One decision. `R`: how its ranking is kept.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Decision {
+pub struct Decision<R = Ranking> {
     /// Its number.
     pub id: DecisionId,
     /// Its episode.
@@ -264,13 +294,25 @@ pub struct Decision {
     /// Worth a record: begins, ends, one-shot orders. `Sustain` orders are not, they come every tick.
     pub notable: bool,
     /// For kills of one among many.
-    pub ranking: Ranking,
+    pub ranking: R,
 }
+
+impl<R> Decision<R> {
+    /// The same decision with its ranking kept in another way, and what was there.
+    pub fn with_ranking<S>(self, ranking: S) -> (Decision<S>, R) {
+        let Self { id, episode, at, source, step, target, order, reason, log, notable, ranking: old } = self;
+        (Decision { id, episode, at, source, step, target, order, reason, log, notable, ranking }, old)
+    }
+}
+
+/// Rankings of one tick, at most. They are ten times as large as all the rest of a decision, and kills are few.
+const MAX_RANKINGS: usize = 128;
 
 /// Decisions of one tick; bounded.
 #[derive(Debug)]
 pub struct Decisions {
-    list: Vec<Decision>,
+    list: Vec<Decision<Option<u16>>>,
+    rankings: Vec<Ranking>,
     /// Decisions that found no room; they come again next tick, because their condition still holds.
     pub overflow: u64,
 }
@@ -278,25 +320,48 @@ pub struct Decisions {
 impl Decisions {
     /// Room for so many.
     pub fn with_capacity(capacity: usize) -> Self {
-        Self { list: Vec::with_capacity(capacity), overflow: 0 }
+        let rankings = Vec::with_capacity(capacity.min(MAX_RANKINGS));
+        Self { list: Vec::with_capacity(capacity), rankings, overflow: 0 }
     }
     /// Empties it, keeping the room.
     pub fn clear(&mut self) {
         self.list.clear();
+        self.rankings.clear();
     }
     /// Adds one if there is room; says whether there was.
     pub fn push(&mut self, decision: Decision) -> bool {
-        if self.list.len() < self.list.capacity() {
-            self.list.push(decision);
-            true
-        } else {
+        let ranked = !decision.ranking.is_empty();
+        let full = self.list.len() == self.list.capacity()
+            || ranked && self.rankings.len() == self.rankings.capacity();
+        if full {
             self.overflow += 1;
-            false
+            return false;
         }
+        let place = u16::try_from(self.rankings.len()).ok().filter(|_| ranked);
+        let (decision, ranking) = decision.with_ranking(place);
+        self.list.push(decision);
+        if ranked {
+            self.rankings.push(ranking);
+        }
+        true
+    }
+    /// How many there are.
+    pub fn len(&self) -> usize {
+        self.list.len()
+    }
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.list.is_empty()
+    }
+    /// One of them, in order.
+    pub fn get(&self, at: usize) -> Option<Decision> {
+        let decision = *self.list.get(at)?;
+        let ranking = decision.ranking.and_then(|place| self.rankings.get(usize::from(place)));
+        Some(decision.with_ranking(ranking.copied().unwrap_or_default()).0)
     }
     /// All of them, in order.
-    pub fn as_slice(&self) -> &[Decision] {
-        &self.list
+    pub fn iter(&self) -> impl Iterator<Item = Decision> {
+        (0..self.len()).filter_map(|at| self.get(at))
     }
 }
 

@@ -16,27 +16,35 @@ const FADE: Duration = Duration::from_secs(4);
 const LEAST_PART: u64 = 32;
 
 /// The growth of one meter.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Trend {
-    last: Option<(Time, Bytes)>,
+    /// When it was last read; `FAR`: never. There are several of these for each process, so no `Option`.
+    read_at: Time,
+    last: Bytes,
     fastest: u64,
+}
+
+impl Default for Trend {
+    fn default() -> Self {
+        Self { read_at: Time::FAR, last: Bytes(0), fastest: 0 }
+    }
 }
 
 impl Trend {
     /// Takes in a reading. Readings of the same moment, or from before, change nothing.
     pub fn observe(&mut self, at: Time, value: Bytes) {
-        if let Some((before, was)) = self.last {
-            let passed = nanos(at.since(before));
+        if self.read_at != Time::FAR {
+            let passed = nanos(at.since(self.read_at));
             if passed == 0 {
                 return;
             }
-            let growth = per_second(value.saturating_sub(was), passed);
+            let growth = per_second(value.saturating_sub(self.last), passed);
             // f * FADE / (FADE + t): close to exponential where samples are close together, safe where they are not.
             let faded = u128::from(self.fastest) * u128::from(nanos(FADE))
                 / (u128::from(nanos(FADE)) + u128::from(passed));
             self.fastest = growth.max(u64::try_from(faded).unwrap_or(u64::MAX));
         }
-        self.last = Some((at, value));
+        (self.read_at, self.last) = (at, value);
     }
 
     /// The fastest growth seen lately, in bytes a second.

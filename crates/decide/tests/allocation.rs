@@ -91,9 +91,9 @@ fn nothing_is_allocated() {
         let World { snap, governor, out, .. } = &mut world;
         let (asked, ()) = allocated(|| governor.step(snap, out));
         assert_eq!(asked, 0, "step in tick {tick}");
-        decided += out.as_slice().len();
+        decided += out.len();
         let now = snap.at;
-        for decision in out.as_slice() {
+        for decision in out.iter() {
             let outcome = match dice.below(6) {
                 0 => REFUSED,
                 1 => dead(Bytes(dice.below(1 << 30))),

@@ -5,6 +5,7 @@ mod world;
 use std::time::Duration;
 
 use memgov_decide::control::MemControl;
+use memgov_decide::decision::Source;
 use memgov_decide::governor::{GroupStanding, Standing, StandingAction, Stands};
 use memgov_decide::policy::*;
 use memgov_decide::units::{Bytes, Limit};
@@ -83,13 +84,14 @@ fn a_process_stands_under_rules_before_its_control_and_never_when_protected() {
     let standing = |world: &World| world.governor.standing_of_process(process, &world.snap);
     let by_rule = Standing {
         condition: Condition { group: None, rss: Some(ANON) },
+        group: None,
         action: StandingAction::Deny,
         serial: 0,
     };
     assert_eq!(
         standing(&world),
         Some(by_rule),
-        "the one that mixes groups in and the one that signals are left to the loop"
+        "a process has one line inside: the one that asks for nothing of groups comes first"
     );
 
     let who = world.id(process);
@@ -103,6 +105,56 @@ fn a_process_stands_under_rules_before_its_control_and_never_when_protected() {
     world.process_row(process).untouchable = Some(memgov_decide::snapshot::Untouchable::Governor);
     world.tick(10);
     assert_eq!(standing(&world), None);
+}
+
+/// A rule may ask for what a process holds and for what its groups hold: the kernel is told which groups are meant.
+#[test]
+fn a_line_with_a_part_about_groups_says_which_are_meant() {
+    let process_rule = |groups: &[&str], over, action| {
+        let groups = groups.iter().map(|group| Pattern::new(group)).collect();
+        let named = ProcessMatch { comm: vec![Pattern::new("hog")], groups, ..ProcessMatch::default() };
+        rule(Scope::Processes(named), Some(over), Some(ANON), vec![step(action, 0)])
+    };
+    let (high, amount) = (Over::High { plus: mib(1) }, Over::Amount(mib(50)));
+    let signal = || Action::Signal { signal: 10, repeat: None };
+    let kill = || Action::Kill { victim: Victim::Group };
+    let in_group = |rule: Rule| {
+        let mut world = World::new(Policy { rules: vec![rule], ..Policy::default() });
+        let top = world.group("/x", Some(100));
+        let middle = world.group("/x/y", Some(100));
+        let group = world.group("/x/y/z", Some(100));
+        (world.row(middle).parent, world.row(group).parent) = (Some(top), Some(middle));
+        let process = world.process(7, Some(group));
+        world.tick(10);
+        let ids = [top, middle, group].map(|slot| world.row(slot).id);
+        let standing = world.governor.standing_of_process(process, &world.snap);
+        let at =
+            |standing: Standing| standing.group.map(|id| ids.iter().position(|other| *other == id).unwrap());
+        (standing.map(|standing| (standing.action, at(standing))), world.governor.stands())
+    };
+    let (deny, stands) = (StandingAction::Deny, Stands { deny: true, rss: true, ..Stands::default() });
+    assert_eq!(
+        in_group(process_rule(&[], high, Action::Deny)),
+        (Some((deny, None)), stands),
+        "all above it count"
+    );
+    assert_eq!(in_group(process_rule(&[], amount, Action::Deny)), (Some((deny, Some(2))), stands), "its own");
+    let named = in_group(process_rule(&["/x/y"], amount, Action::Deny)).0;
+    assert_eq!(named, Some((deny, Some(1))), "what is named, and what is below that");
+    for over in [high, amount] {
+        let by_groups = rule(groups(), Some(over), Some(ANON), vec![step(Action::Deny, 0)]);
+        assert_eq!(in_group(by_groups).0, Some((deny, Some(0))), "{over:?}");
+    }
+    assert_eq!(in_group(process_rule(&[], amount, signal())).0, Some((StandingAction::Signal(10), Some(2))));
+    assert_eq!(in_group(process_rule(&[], amount, kill())).0, Some((StandingAction::Kill, Some(2))));
+
+    let alone = |action| Rule {
+        when: Condition { group: Some(amount), rss: None },
+        ..process_rule(&[], amount, action)
+    };
+    let usage = Stands { usage: true, ..Stands::default() };
+    assert_eq!(in_group(alone(signal())), (Some((StandingAction::Signal(10), Some(2))), usage));
+    assert_eq!(in_group(alone(kill())), (None, Stands::default()), "who dies for what all hold is chosen");
 }
 
 #[test]
@@ -119,6 +171,7 @@ fn a_process_stands_under_its_own_control() {
     };
     set(&mut world, 3 | 10 << 8, 8);
     let signal = standing(&world).unwrap();
+    assert_eq!(world.governor.source_of(signal.serial), Some(Source::Control));
     assert_eq!(
         (signal.action, signal.condition.group),
         (StandingAction::Signal(10), Some(Over::High { plus: mib(8) }))
@@ -184,6 +237,14 @@ fn a_line_on_what_a_process_holds_is_told_of_whatever_comes_of_it() {
     let record = || rule(named(), None, over(5), vec![step(Action::Record, 0)]);
     let late = rule(named(), None, over(9), kill(1));
     assert_eq!(standing(vec![late, record()]), (StandingAction::Tell, over(5)));
+    let acting = rule(named(), None, over(9), kill(0));
+    let mut world = World::new(Policy { rules: vec![record(), acting], ..Policy::default() });
+    let process = world.process(7, None);
+    world.tick(10);
+    let serial = world.governor.standing_of_process(process, &world.snap).unwrap().serial;
+    assert_eq!(world.governor.source_of(serial), Some(Source::Rule(RuleId(1))));
+    world.governor.set_policy(Policy::default());
+    assert_eq!(world.governor.source_of(serial), None, "of a policy that is gone");
     // A process has one line inside: the one at which something is done at once comes before one that is only told.
     let at_once = rule(named(), None, over(9), kill(0));
     assert_eq!(standing(vec![at_once, record()]), (StandingAction::Kill, over(9)));

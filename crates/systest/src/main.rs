@@ -47,6 +47,9 @@ enum Command {
     },
     /// Prints the names of all tests.
     List,
+    /// Does nothing: a program that a workload starts.
+    #[command(hide = true)]
+    LeaveAtOnce,
     /// A runaway process for each action, held by the real daemon, and a neighbour beside it.
     Demo {
         /// The program to show; the default lies beside this one.
@@ -63,6 +66,7 @@ fn main() -> std::process::ExitCode {
             tests::all().iter().for_each(|test| println!("{}", test.name));
             Ok(true)
         }
+        Command::LeaveAtOnce => Ok(true),
         Command::Demo { memgov } => demo::run(memgov.as_deref()),
     };
     match done {

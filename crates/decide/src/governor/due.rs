@@ -50,7 +50,7 @@ impl Governor {
                     interval.map(|_| processes.push(slot)).map(|()| state.interval)
                 }
             };
-            self.timers.set(item, next.map(|interval| self.after(interval)));
+            self.timers.set(item, next.map(|interval| self.after(interval.into())));
         }
         self.deadline
     }

@@ -10,9 +10,10 @@ use super::Full;
 
 #[derive(Debug)]
 pub(super) struct Index<K, V> {
-    slots: Vec<Option<(K, V)>>,
+    /// Where in `entries` the key is whose place this is, and 1; 0: nowhere. Twice as many as entries, so they are small.
+    places: Vec<u32>,
+    entries: Vec<(K, V)>,
     mask: usize,
-    len: usize,
     capacity: usize,
 }
 
@@ -20,65 +21,76 @@ impl<K: Copy + Eq + Hash, V: Copy> Index<K, V> {
     pub fn with_capacity(capacity: u32) -> Self {
         let capacity = capacity as usize;
         let size = (capacity * 2).next_power_of_two().max(2);
-        Self { slots: vec![None; size], mask: size - 1, len: 0, capacity }
+        Self { places: vec![0; size], entries: Vec::with_capacity(capacity), mask: size - 1, capacity }
     }
 
     pub fn get(&self, key: K) -> Option<V> {
-        self.slots[self.find(key)].map(|(_, value)| value)
+        self.entry(self.find(key)).map(|at| self.entries[at].1)
     }
 
     pub fn get_mut(&mut self, key: K) -> Option<&mut V> {
-        let at = self.find(key);
-        self.slots[at].as_mut().map(|(_, value)| value)
+        let at = self.entry(self.find(key))?;
+        Some(&mut self.entries[at].1)
     }
 
     /// Adds or replaces.
     pub fn insert(&mut self, key: K, value: V) -> Result<(), Full> {
-        let at = self.find(key);
-        if self.slots[at].is_none() {
-            if self.len == self.capacity {
-                return Err(Full);
-            }
-            self.len += 1;
+        let place = self.find(key);
+        if let Some(at) = self.entry(place) {
+            self.entries[at].1 = value;
+            return Ok(());
         }
-        self.slots[at] = Some((key, value));
+        if self.entries.len() == self.capacity {
+            return Err(Full);
+        }
+        self.entries.push((key, value));
+        self.places[place] = u32::try_from(self.entries.len()).map_err(|_| Full)?;
         Ok(())
     }
 
     pub fn remove(&mut self, key: K) -> Option<V> {
         let mut hole = self.find(key);
-        let (_, value) = self.slots[hole].take()?;
-        self.len -= 1;
+        let at = self.entry(hole)?;
+        // The last entry goes where the removed one was.
+        let last = self.find(self.entries.last()?.0);
+        self.places[last] = self.places[hole];
+        self.places[hole] = 0;
+        let (_, value) = self.entries.swap_remove(at);
         // Whoever was pushed past the hole by a collision moves back into it, so that probing never meets a false end.
-        let mut at = hole;
+        let mut place = hole;
         loop {
-            at = (at + 1) & self.mask;
-            let Some((other, _)) = self.slots[at] else { return Some(value) };
-            let displaced = at.wrapping_sub(self.home(other)) & self.mask;
-            let gap = at.wrapping_sub(hole) & self.mask;
+            place = (place + 1) & self.mask;
+            let Some(other) = self.entry(place) else { return Some(value) };
+            let displaced = place.wrapping_sub(self.home(self.entries[other].0)) & self.mask;
+            let gap = place.wrapping_sub(hole) & self.mask;
             if displaced >= gap {
-                self.slots[hole] = self.slots[at].take();
-                hole = at;
+                self.places[hole] = std::mem::take(&mut self.places[place]);
+                hole = place;
             }
         }
     }
 
     pub fn clear(&mut self) {
-        self.slots.fill(None);
-        self.len = 0;
+        self.places.fill(0);
+        self.entries.clear();
     }
 
     pub fn iter(&self) -> impl Iterator<Item = (K, V)> + '_ {
-        self.slots.iter().flatten().copied()
+        self.entries.iter().copied()
     }
 
-    /// Where the key is, or the free place where it would go. Ends because half of the places are free.
+    /// Which entry a place leads to.
+    fn entry(&self, place: usize) -> Option<usize> {
+        (self.places[place] as usize).checked_sub(1)
+    }
+
+    /// The place of the key, or the free one that would be its. Ends because half of the places are free.
     fn find(&self, key: K) -> usize {
-        let mut at = self.home(key);
-        while self.slots[at].is_some_and(|(other, _)| other != key) {
-            at = (at + 1) & self.mask;
+        let mut place = self.home(key);
+        while self.entry(place).is_some_and(|at| self.entries[at].0 != key) {
+            place = (place + 1) & self.mask;
         }
-        at
+        place
     }
 
     fn home(&self, key: K) -> usize {

@@ -6,7 +6,7 @@ use crate::decision::Reason;
 use crate::policy::{
     Condition, DEFAULT_BAND, MAX_DEFAULT_BAND, Over, Pattern, Rule, Scope, names_it_or_above,
 };
-use crate::snapshot::{Group, GroupSlot, Host, Process, Snapshot};
+use crate::snapshot::{Group, GroupId, GroupSlot, Host, Process, Snapshot};
 use crate::units::{Bytes, Limit};
 
 use super::tree::Tree;
@@ -63,6 +63,22 @@ impl<'a> Question<'a> {
     /// The relief level of a line that is crossed: where what is done about it is to lead.
     pub fn relief(&self, line: Bytes, host: &Host) -> Bytes {
         self.until.map_or_else(|| self.until(line, host), |until| until.min(line))
+    }
+
+    /// The last group above a process that its condition's group part looks at, beginning with the one it is in; `Some(None)`: all count.
+    /// `None`: there is none. (All between count too: what a rule names goes for what is below it.)
+    pub fn looks_up_to(
+        &self,
+        snap: &Snapshot,
+        tree: &Tree,
+        from: Option<GroupSlot>,
+    ) -> Option<Option<GroupId>> {
+        let row = |slot| snap.group(slot).filter(|row| !row.gone && in_reach(self.reach, row));
+        match self.reach {
+            Reach::Above => Some(None),
+            Reach::Itself | Reach::Nearest => Some(Some(row(from?)?.id)),
+            Reach::Named(_) => tree.upward(from).filter_map(row).last().map(|row| Some(row.id)),
+        }
     }
 
     /// The relief level under a line.

@@ -57,7 +57,7 @@ impl Governor {
             Some(interval) => self.timers.set(item, Some(self.after(interval))),
             None => self.timers.set(item, None),
         }
-        self.groups[slot.0 as usize].interval = interval.unwrap_or(self.policy.pace.slowest);
+        self.groups[slot.0 as usize].interval = interval.unwrap_or(self.policy.pace.slowest).into();
     }
 
     /// The processes below a group that is close to a line are to be sampled, below one that is over it to be weighed.
@@ -161,7 +161,7 @@ impl Governor {
             Some(interval) => self.timers.set(item, Some(self.after(interval))),
             None => self.timers.set(item, None),
         }
-        self.processes[slot.0 as usize].interval = interval.unwrap_or(self.policy.pace.slowest);
+        self.processes[slot.0 as usize].interval = interval.unwrap_or(self.policy.pace.slowest).into();
     }
 
     /// Begins an episode for each condition of a process that holds. A protected process has none.

@@ -55,7 +55,7 @@ mod tree;
 
 pub use brake::Elsewhere;
 pub use episode::EpisodeView;
-pub use standing::{GroupStanding, Standing, StandingAction, Stands};
+pub use standing::{GroupStanding, Standing, StandingAction, Stands, met_inside};
 
 /// How often something is done again that has to be: a repeated signal of a control (SIGCONT), a refused one-shot, a
 /// kill at the end of its ladder.
@@ -74,9 +74,17 @@ pub struct Bounds {
     pub episodes: u32,
 }
 
+impl Bounds {
+    /// Room for decisions of one tick that is enough for all but storms; the same in the daemon and in replay, so that a storm is replayed too.
+    pub const fn decisions(&self) -> usize {
+        let twice = self.episodes as usize * 2;
+        if twice < 64 { 64 } else { twice }
+    }
+}
+
 impl Default for Bounds {
     fn default() -> Self {
-        Self { groups: 4096, processes: 16384, controls: 4096, episodes: 4096 }
+        Self { groups: 2048, processes: 8192, controls: 8192, episodes: 1024 }
     }
 }
 

@@ -8,7 +8,7 @@ use std::time::Duration;
 use crate::decision::Protected;
 use crate::policy::{Condition, Kinds, MAX_RULES, Policy, Rule, RuleId, Scope, names_it_or_above};
 use crate::snapshot::{GroupId, GroupSlot, Process, ProcessId, ProcessSlot, Snapshot};
-use crate::trend::Trend;
+use crate::trend::{Trend, nanos};
 use crate::units::{Bytes, Time};
 use crate::victim;
 
@@ -76,6 +76,22 @@ fn rules_of_process(policy: &Policy, process: &Process, group: Option<&[u8]>) ->
     })
 }
 
+/// A [`Duration`] in half the room.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Interval(u64);
+
+impl From<Duration> for Interval {
+    fn from(time: Duration) -> Self {
+        Self(nanos(time))
+    }
+}
+
+impl From<Interval> for Duration {
+    fn from(Interval(nanos): Interval) -> Self {
+        Self::from_nanos(nanos)
+    }
+}
+
 #[derive(Clone, Debug, Default)]
 pub(super) struct GroupState {
     pub id: Option<GroupId>,
@@ -89,7 +105,7 @@ pub(super) struct GroupState {
     /// Of kernel memory.
     pub kernel_trend: Trend,
     /// The interval after which to look again, should a look bring nothing.
-    pub interval: Duration,
+    pub interval: Interval,
     /// Some process in it or below has a condition with a group part; checked again after [`super::look::RECHECK`].
     pub watched: bool,
     pub checked: Time,
@@ -113,7 +129,7 @@ pub(super) struct ProcessState {
     trends: [Trend; 3],
     /// As [`GroupState::hint_at`], for this process alone.
     pub hint_at: Option<Bytes>,
-    pub interval: Duration,
+    pub interval: Interval,
 }
 
 impl ProcessState {
@@ -144,7 +160,7 @@ impl Governor {
         let state = &mut self.groups[slot.0 as usize];
         if let (None, Some(row)) = (state.id, row) {
             state.id = Some(row.id);
-            state.interval = self.policy.pace.slowest;
+            state.interval = self.policy.pace.slowest.into();
         }
     }
 
@@ -203,7 +219,7 @@ impl Governor {
         let state = &mut self.processes[slot.0 as usize];
         if state.id.is_none() {
             state.id = Some(row.id);
-            state.interval = self.policy.pace.slowest;
+            state.interval = self.policy.pace.slowest.into();
             // As large as the process table, so it is never full.
             self.lost.processes += u64::from(self.slots.insert(row.id, slot).is_err());
         }

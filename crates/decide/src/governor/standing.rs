@@ -2,26 +2,29 @@
 //! a ladder is due at once. It changes when and where a line is noticed, never what is decided: the crossing is read
 //! and decided on afterwards as ever, and whoever acts sees that it is done already.
 //!
-//! Only what needs no choice is told. A victim that has to be picked, a step that waits, a slowdown, a condition that mixes groups
-//! in a way only the snapshot knows: those are left to the loop. Kills are made by the kernel within [`Governor::kill_allowance`] only, so that
+//! Only what needs no choice is told. A victim that has to be picked, a step that waits, a slowdown, one of several lines of a process: those are
+//! left to the loop. Kills are made by the kernel within [`Governor::kill_allowance`] only, so that
 //! they are braked as all others are.
 
 use crate::control::ControlAction;
 use crate::decision::Source;
-use crate::policy::{Action, Condition, Over, Rule, Scope};
-use crate::snapshot::{GroupSlot, Process, ProcessSlot, Snapshot};
+use crate::policy::{Action, Condition, Over, Rule, RuleId, Scope};
+use crate::snapshot::{GroupId, GroupSlot, Process, ProcessSlot, Snapshot};
 use crate::units::Bytes;
 use crate::victim;
 
 use super::Governor;
 use super::episode::{Key, Phase, Who};
+use super::judge::Question;
 use super::rows::ProcessState;
 
 /// What a process is to meet in the allocating call itself.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Standing {
-    /// When. A group part is always `memory.high` of any group above it and so much on top.
+    /// When. `memory.high` and so much on top: of any group from its own up to `group`. A plain amount: of `group`.
     pub condition: Condition,
+    /// See `condition`; `None`: all groups above it count.
+    pub group: Option<GroupId>,
     /// What.
     pub action: StandingAction,
     /// Which setting this is: another number means that a one-shot signal is armed again. 0: a rule's, and nothing of it is ever spent.
@@ -35,6 +38,11 @@ impl Standing {
     /// Whether it is a rule's, and not what the process has asked for itself.
     pub const fn by_rule(&self) -> bool {
         self.serial == 0 || self.serial >= OF_RULES
+    }
+
+    /// Which of several comes first.
+    fn order(&self) -> (bool, Option<Bytes>) {
+        (self.condition.group.is_some(), self.condition.rss.map(|rss| rss.over))
     }
 }
 
@@ -86,7 +94,8 @@ impl Governor {
         standing
     }
 
-    /// What a process is to meet: the lowest line on its resident memory at which a rule denies at once; else the lowest at which one signals or kills at
+    /// What a process is to meet, of which a kernel can keep one: the lowest line on its resident memory at which a rule denies at once, rules
+    /// that ask for nothing of its groups before those that do; else the lowest at which one signals or kills at
     /// once and has not done so; else what its own control says, which a rule of the administrator's comes before; else the lowest line on its
     /// resident memory that anything waits for. `None` for a protected process.
     pub fn standing_of_process(&self, slot: ProcessSlot, snap: &Snapshot) -> Option<Standing> {
@@ -97,32 +106,53 @@ impl Governor {
         }
         let rules = state.matches.iter().filter_map(|rule| self.policy.rules.get(rule.0 as usize));
         let denying = rules
-            .filter(|rule| denies_at_once(rule) && rule.when.group.is_none())
-            .min_by_key(|rule| rule.when.rss.map(|rss| rss.over));
-        denying
-            .map(|rule| Standing { condition: rule.when, action: StandingAction::Deny, serial: 0 })
-            .or_else(|| self.standing_act(row, state))
+            .filter(|rule| denies_at_once(rule))
+            .filter_map(|rule| {
+                let group = self.group_of_line(rule, slot, snap)?;
+                Some(Standing { condition: rule.when, group, action: StandingAction::Deny, serial: 0 })
+            })
+            .min_by_key(Standing::order);
+        let (always, sometimes) = match denying {
+            Some(standing) if standing.condition.group.is_none() => (Some(standing), None),
+            other => (None, other),
+        };
+        always
+            .or_else(|| self.standing_act(slot, row, state, snap))
+            .or(sometimes)
             .or_else(|| self.standing_control(row.id, row.oom_score_adj))
             .or_else(|| {
                 let rss =
                     self.conditions(slot).filter_map(|condition| condition.rss).min_by_key(|rss| rss.over)?;
                 let condition = Condition { group: None, rss: Some(rss) };
-                Some(Standing { condition, action: StandingAction::Tell, serial: 0 })
+                Some(Standing { condition, group: None, action: StandingAction::Tell, serial: 0 })
             })
+    }
+
+    /// Which group the line of a rule is looked for at, or up to; `Some(None)`: it has no such part, or all count. `None`: no group of the
+    /// process's is meant.
+    fn group_of_line(&self, rule: &Rule, slot: ProcessSlot, snap: &Snapshot) -> Option<Option<GroupId>> {
+        if rule.when.group.is_none() {
+            return Some(None);
+        }
+        Question::of_process(rule).looks_up_to(snap, &self.tree, self.tree.group_of(slot))
     }
 
     /// The lowest line of a rule whose first step signals or kills this process at once. A rule whose first step is done stands no more
     /// until its episode is over: what it does again is decided.
-    fn standing_act(&self, row: &Process, state: &ProcessState) -> Option<Standing> {
+    fn standing_act(
+        &self,
+        slot: ProcessSlot,
+        row: &Process,
+        state: &ProcessState,
+        snap: &Snapshot,
+    ) -> Option<Standing> {
         let acting = state.matches.iter().filter_map(|id| {
             let rule = self.policy.rules.get(id.0 as usize)?;
-            let (None, Some(rss)) = (rule.when.group, rule.when.rss) else { return None };
-            let first = rule.steps.first().filter(|step| step.after.is_zero())?;
-            let action = match first.action {
-                Action::Signal { signal, .. } => StandingAction::Signal(signal),
-                Action::Kill { .. } if victim::unkillable(row).is_none() => StandingAction::Kill,
-                _ => return None,
-            };
+            let action = acts_at_once(rule)?;
+            if action == StandingAction::Kill && victim::unkillable(row).is_some() {
+                return None;
+            }
+            let group = self.group_of_line(rule, slot, snap)?;
             let key = Key { source: Source::Rule(id), who: Who::Process(row.id) };
             let episode = self.episodes.find(key).and_then(|slot| self.episodes.get(slot));
             if episode.is_some_and(|episode| episode.phase != Phase::AtRest && episode.next > 0) {
@@ -130,13 +160,9 @@ impl Governor {
             }
             // No control counts so far: rules of one policy are told apart, and from those of another.
             let serial = OF_RULES | u64::from(self.generation) << 16 | u64::from(id.0);
-            Some((
-                rss.over,
-                action != StandingAction::Kill,
-                Standing { condition: rule.when, action, serial },
-            ))
+            Some(Standing { condition: rule.when, group, action, serial })
         });
-        acting.min_by_key(|&(line, milder, _)| (line, milder)).map(|(_, _, standing)| standing)
+        acting.min_by_key(|standing| (standing.order(), standing.action != StandingAction::Kill))
     }
 
     fn standing_control(
@@ -153,7 +179,14 @@ impl Governor {
             ControlAction::Kill if oom_score_adj != Some(-1000) => StandingAction::Kill,
             ControlAction::None | ControlAction::Slow | ControlAction::Kill => return None,
         };
-        Some(Standing { condition, action, serial: set.serial })
+        Some(Standing { condition, group: None, action, serial: set.serial })
+    }
+
+    /// Whose line it is that has this serial; `None`: of a policy that is no longer in force.
+    pub fn source_of(&self, serial: u64) -> Option<Source> {
+        let Some(of_rule) = serial.checked_sub(OF_RULES) else { return Some(Source::Control) };
+        let rule = u16::try_from(of_rule & u64::from(u16::MAX)).ok()?;
+        (of_rule >> 16 == u64::from(self.generation)).then_some(Source::Rule(RuleId(rule)))
     }
 
     /// Whether nothing may be done to this process.
@@ -180,7 +213,12 @@ impl Governor {
             stands.rss |= rule.when.rss.is_some();
             // Crossing memory.high is told by the kernel as it is, and crossing a line that denies by the first refusal.
             let untold = matches!(rule.when.group, Some(Over::Amount(_))) && !denies_at_once(rule);
-            stands.usage |= untold && matches!(rule.scope, Scope::Groups(_)) && rule.when.rss.is_none();
+            let alone = rule.when.rss.is_none() && rule.when.group.is_some();
+            stands.usage |= alone
+                && match rule.scope {
+                    Scope::Groups(_) => untold,
+                    Scope::Processes(_) => acts_at_once(rule).is_some(),
+                };
         }
         for (_, control) in self.controls() {
             let Some(condition) = control.condition() else { continue };
@@ -211,6 +249,21 @@ impl Stands {
     pub const fn any(self) -> bool {
         self.deny || self.usage || self.rss || self.kernel
     }
+}
+
+/// What the first step does to a single process, at once and without a choice. (Whoever is killed only for what its groups hold is chosen.)
+fn acts_at_once(rule: &Rule) -> Option<StandingAction> {
+    match rule.steps.first().filter(|step| step.after.is_zero())?.action {
+        Action::Signal { signal, .. } => Some(StandingAction::Signal(signal)),
+        Action::Kill { .. } if rule.when.rss.is_some() => Some(StandingAction::Kill),
+        _ => None,
+    }
+}
+
+/// Whether a kernel that can act by itself carries out the first step of this rule; what it does not is carried out from outside.
+pub fn met_inside(rule: &Rule) -> bool {
+    let single = matches!(rule.scope, Scope::Processes(_)) || rule.when.rss.is_some();
+    denies_at_once(rule) || (single && acts_at_once(rule).is_some())
 }
 
 fn denies_at_once(rule: &Rule) -> bool {

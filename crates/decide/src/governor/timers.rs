@@ -7,19 +7,28 @@ use crate::units::Time;
 pub(super) struct Timers {
     /// Items, earliest first as a binary heap; ties go to the smaller item, so that replay gives the same order.
     heap: Vec<u32>,
-    /// When each item is due and where in `heap` it stands.
-    items: Vec<Option<(Time, usize)>>,
+    /// When each item is due and where in `heap` it stands; [`NOWHERE`]: it is not due.
+    at: Vec<Time>,
+    places: Vec<u32>,
 }
+
+const NOWHERE: u32 = u32::MAX;
 
 impl Timers {
     /// For the items `0..capacity`.
     pub fn with_capacity(capacity: u32) -> Self {
-        Self { heap: Vec::with_capacity(capacity as usize), items: vec![None; capacity as usize] }
+        let capacity = capacity as usize;
+        Self {
+            heap: Vec::with_capacity(capacity),
+            at: vec![Time::FAR; capacity],
+            places: vec![NOWHERE; capacity],
+        }
     }
 
     /// When the item is due; `None` if it never is.
     pub fn at(&self, item: u32) -> Option<Time> {
-        self.items.get(item as usize).copied().flatten().map(|(at, _)| at)
+        self.stands(item)?;
+        self.at.get(item as usize).copied()
     }
 
     /// The item due first.
@@ -30,19 +39,21 @@ impl Timers {
 
     /// Sets or moves an item; `None` takes it out. Items out of range are ignored.
     pub fn set(&mut self, item: u32, at: Option<Time>) {
-        let Some(entry) = self.items.get_mut(item as usize) else { return };
-        match (at, *entry) {
-            (Some(at), Some((_, place))) => {
-                *entry = Some((at, place));
+        let place = self.stands(item);
+        let Some(due) = self.at.get_mut(item as usize) else { return };
+        match (at, place) {
+            (Some(at), Some(place)) => {
+                *due = at;
                 self.settle(place);
             }
             (Some(at), None) => {
-                *entry = Some((at, self.heap.len()));
+                *due = at;
                 self.heap.push(item);
+                self.place(self.heap.len() - 1);
                 self.settle(self.heap.len() - 1);
             }
-            (None, Some((_, place))) => {
-                *entry = None;
+            (None, Some(place)) => {
+                self.places[item as usize] = NOWHERE;
                 self.heap.swap_remove(place);
                 if place < self.heap.len() {
                     self.place(place);
@@ -60,17 +71,21 @@ impl Timers {
         }
     }
 
+    /// Where in the heap an item stands.
+    fn stands(&self, item: u32) -> Option<usize> {
+        self.places.get(item as usize).filter(|&&place| place != NOWHERE).map(|&place| place as usize)
+    }
+
     /// What the heap is ordered by.
     fn key(&self, place: usize) -> (Time, u32) {
         let item = self.heap[place];
-        (self.items[item as usize].map_or(Time::FAR, |(at, _)| at), item)
+        (self.at[item as usize], item)
     }
 
-    /// Notes in the item where it stands.
+    /// Notes of the item where it stands.
     fn place(&mut self, place: usize) {
-        if let Some((_, stands)) = &mut self.items[self.heap[place] as usize] {
-            *stands = place;
-        }
+        // There are no more items than fit in 32 bits.
+        self.places[self.heap[place] as usize] = u32::try_from(place).unwrap_or(NOWHERE);
     }
 
     fn swap(&mut self, a: usize, b: usize) {

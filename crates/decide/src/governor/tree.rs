@@ -4,35 +4,57 @@
 
 use crate::snapshot::{GroupSlot, ProcessSlot};
 
-#[derive(Clone, Copy, Debug, Default)]
+/// A slot or none, in the room of a slot: there is one of these for everything that anybody is linked to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Link(u32);
+
+impl Link {
+    const NONE: Self = Self(u32::MAX);
+
+    fn get(self) -> Option<u32> {
+        (self != Self::NONE).then_some(self.0)
+    }
+}
+
+impl From<Option<u32>> for Link {
+    fn from(slot: Option<u32>) -> Self {
+        slot.map_or(Self::NONE, Self)
+    }
+}
+
+#[derive(Clone, Copy, Debug)]
 struct Links {
-    parent: Option<u32>,
-    previous: Option<u32>,
-    next: Option<u32>,
+    parent: Link,
+    previous: Link,
+    next: Link,
+}
+
+impl Links {
+    const NONE: Self = Self { parent: Link::NONE, previous: Link::NONE, next: Link::NONE };
 }
 
 #[derive(Debug)]
 pub(super) struct Tree {
     groups: Vec<Links>,
     processes: Vec<Links>,
-    first_child: Vec<Option<u32>>,
-    first_process: Vec<Option<u32>>,
+    first_child: Vec<Link>,
+    first_process: Vec<Link>,
 }
 
 impl Tree {
     pub fn new(groups: u32, processes: u32) -> Self {
         Self {
-            groups: vec![Links::default(); groups as usize],
-            processes: vec![Links::default(); processes as usize],
-            first_child: vec![None; groups as usize],
-            first_process: vec![None; groups as usize],
+            groups: vec![Links::NONE; groups as usize],
+            processes: vec![Links::NONE; processes as usize],
+            first_child: vec![Link::NONE; groups as usize],
+            first_process: vec![Link::NONE; groups as usize],
         }
     }
 
     /// Hangs a group below another, or takes it out. A group that would come to hang below itself is taken out.
     pub fn set_parent(&mut self, group: GroupSlot, parent: Option<GroupSlot>) {
         let parent = parent.map(|p| p.0).filter(|&p| (p as usize) < self.groups.len());
-        if self.groups[group.0 as usize].parent == parent {
+        if self.groups[group.0 as usize].parent == parent.into() {
             return;
         }
         unlink(&mut self.groups, &mut self.first_child, group.0);
@@ -43,7 +65,7 @@ impl Tree {
     /// Puts a process into a group, or into none.
     pub fn set_group(&mut self, process: ProcessSlot, group: Option<GroupSlot>) {
         let group = group.map(|g| g.0).filter(|&g| (g as usize) < self.groups.len());
-        if self.processes[process.0 as usize].parent != group {
+        if self.processes[process.0 as usize].parent != group.into() {
             unlink(&mut self.processes, &mut self.first_process, process.0);
             link(&mut self.processes, &mut self.first_process, process.0, group);
         }
@@ -51,10 +73,10 @@ impl Tree {
 
     /// Takes a group out with everything in it: its slot will mean another group.
     pub fn remove_group(&mut self, group: GroupSlot) {
-        while let Some(child) = self.first_child[group.0 as usize] {
+        while let Some(child) = self.first_child[group.0 as usize].get() {
             unlink(&mut self.groups, &mut self.first_child, child);
         }
-        while let Some(process) = self.first_process[group.0 as usize] {
+        while let Some(process) = self.first_process[group.0 as usize].get() {
             unlink(&mut self.processes, &mut self.first_process, process);
         }
         unlink(&mut self.groups, &mut self.first_child, group.0);
@@ -63,12 +85,12 @@ impl Tree {
     /// The group and those above it, nearest first.
     pub fn upward(&self, from: Option<GroupSlot>) -> impl Iterator<Item = GroupSlot> + '_ {
         let from = from.filter(|g| (g.0 as usize) < self.groups.len());
-        std::iter::successors(from, |g| self.groups[g.0 as usize].parent.map(GroupSlot))
+        std::iter::successors(from, |g| self.groups[g.0 as usize].parent.get().map(GroupSlot))
     }
 
     /// The group a process is in.
     pub fn group_of(&self, process: ProcessSlot) -> Option<GroupSlot> {
-        self.processes.get(process.0 as usize)?.parent.map(GroupSlot)
+        self.processes.get(process.0 as usize)?.parent.get().map(GroupSlot)
     }
 
     /// Where to begin a walk over the processes of a group and everything below it. The walk holds no borrow:
@@ -77,7 +99,7 @@ impl Tree {
         Walk {
             top: top.0,
             group: Some(top.0),
-            process: self.first_process.get(top.0 as usize).copied().flatten(),
+            process: self.first_process.get(top.0 as usize).and_then(|first| first.get()),
         }
     }
 
@@ -85,24 +107,24 @@ impl Tree {
     pub fn step(&self, walk: &mut Walk) -> Option<ProcessSlot> {
         loop {
             if let Some(process) = walk.process {
-                walk.process = self.processes[process as usize].next;
+                walk.process = self.processes[process as usize].next.get();
                 return Some(ProcessSlot(process));
             }
             walk.group = self.group_after(walk.group?, walk.top);
-            walk.process = self.first_process[walk.group? as usize];
+            walk.process = self.first_process[walk.group? as usize].get();
         }
     }
 
     /// The group after `at` in a walk of everything below `top`.
     fn group_after(&self, mut at: u32, top: u32) -> Option<u32> {
-        if let Some(child) = self.first_child.get(at as usize).copied().flatten() {
+        if let Some(child) = self.first_child.get(at as usize).and_then(|first| first.get()) {
             return Some(child);
         }
         while at != top {
-            if let Some(next) = self.groups[at as usize].next {
+            if let Some(next) = self.groups[at as usize].next.get() {
                 return Some(next);
             }
-            at = self.groups[at as usize].parent?;
+            at = self.groups[at as usize].parent.get()?;
         }
         None
     }
@@ -121,23 +143,23 @@ pub(super) struct Walk {
     process: Option<u32>,
 }
 
-fn link(links: &mut [Links], first: &mut [Option<u32>], item: u32, parent: Option<u32>) {
+fn link(links: &mut [Links], first: &mut [Link], item: u32, parent: Option<u32>) {
     let Some(parent) = parent else { return };
-    let next = first[parent as usize].replace(item);
-    if let Some(next) = next {
-        links[next as usize].previous = Some(item);
+    let next = std::mem::replace(&mut first[parent as usize], Link(item));
+    if let Some(next) = next.get() {
+        links[next as usize].previous = Link(item);
     }
-    links[item as usize] = Links { parent: Some(parent), previous: None, next };
+    links[item as usize] = Links { parent: Link(parent), previous: Link::NONE, next };
 }
 
-fn unlink(links: &mut [Links], first: &mut [Option<u32>], item: u32) {
-    let Links { parent, previous, next } = std::mem::take(&mut links[item as usize]);
-    let Some(parent) = parent else { return };
-    match previous {
+fn unlink(links: &mut [Links], first: &mut [Link], item: u32) {
+    let Links { parent, previous, next } = std::mem::replace(&mut links[item as usize], Links::NONE);
+    let Some(parent) = parent.get() else { return };
+    match previous.get() {
         Some(previous) => links[previous as usize].next = next,
         None => first[parent as usize] = next,
     }
-    if let Some(next) = next {
+    if let Some(next) = next.get() {
         links[next as usize].previous = previous;
     }
 }

@@ -105,7 +105,7 @@ impl World {
         }
         self.governor.step(&self.snap, &mut self.out);
         self.snap.begin(at);
-        self.out.as_slice().to_vec()
+        self.out.iter().collect()
     }
 
     /// As [`World::tick`], told in short words.

@@ -14,7 +14,7 @@ use crate::kernel::pidfd::PidFd;
 use crate::kernel::{Errno, proc};
 
 /// Episodes that may hold one process at once; a further one finds it denied already and comes again with its next order.
-const MOST_HOLDERS: usize = 8;
+const MOST_HOLDERS: usize = 4;
 /// Processes let go of late whose children may still be on their way through the event queue.
 const REMEMBERED: usize = 512;
 
@@ -85,6 +85,8 @@ pub struct DeniedView {
     pub holders: u32,
     /// How often it has set a limit of its own meanwhile.
     pub contested: u32,
+    /// By what mappings are refused to it.
+    pub by: Mechanism,
 }
 
 impl Denials {
@@ -104,6 +106,7 @@ impl Denials {
             who: row.limits.who,
             holders: u32::try_from(row.holders.iter().flatten().count()).unwrap_or(0),
             contested: row.limits.contested,
+            by: if row.refusal() == Refusal::Locks { Mechanism::Bpf } else { BY },
         })
     }
 

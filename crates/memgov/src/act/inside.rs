@@ -25,33 +25,35 @@ use crate::kernel::pidfd::PidFd;
 pub use refusals::{Of, Refused};
 
 /// Episodes that may hold one target at once; a further one finds it held already and comes again with its next order.
-const MOST_HOLDERS: usize = 8;
+const MOST_HOLDERS: usize = 4;
 /// Processes found protected by sweeps that are known at a time.
 pub const SWEPT: usize = 1024;
 /// Signals and deaths by the kernel's hand that are remembered until their order comes.
 const REMEMBERED: usize = 256;
 
-/// Episodes that hold a target.
+/// Episodes that hold a target. They are numbered from 1, so 0 is a free place.
 #[derive(Clone, Copy, Debug, Default)]
-struct Holders([Option<EpisodeId>; MOST_HOLDERS]);
+struct Holders([EpisodeId; MOST_HOLDERS]);
 
 impl Holders {
+    const FREE: EpisodeId = EpisodeId(0);
+
     fn add(&mut self, episode: EpisodeId) {
-        if !self.0.contains(&Some(episode))
-            && let Some(free) = self.0.iter_mut().find(|h| h.is_none())
+        if !self.0.contains(&episode)
+            && let Some(free) = self.0.iter_mut().find(|h| **h == Self::FREE)
         {
-            *free = Some(episode);
+            *free = episode;
         }
     }
 
     fn remove(&mut self, episode: EpisodeId) -> bool {
-        let held = self.0.contains(&Some(episode));
-        self.0.iter_mut().filter(|h| **h == Some(episode)).for_each(|h| *h = None);
+        let held = self.0.contains(&episode);
+        self.0.iter_mut().filter(|h| **h == episode).for_each(|h| *h = Self::FREE);
         held
     }
 
     fn any(&self) -> bool {
-        self.0.iter().any(Option::is_some)
+        self.0.iter().any(|h| *h != Self::FREE)
     }
 }
 
@@ -76,7 +78,9 @@ struct ToldProcess {
     who: ProcessId,
     standing: Option<Standing>,
     holders: Holders,
-    told: Option<TaskLimit>,
+    /// The kernel has a line of it; and it is what follows from the above.
+    has: bool,
+    right: bool,
     /// Its signal is being sent or was sent from here: the kernel is not to send it too, until it is armed anew.
     disarmed: bool,
     said: refusals::Said,
@@ -102,7 +106,31 @@ impl ToldGroup {
 impl ToldProcess {
     fn new(who: ProcessId) -> Self {
         let (holders, said) = (Holders::default(), refusals::Said::default());
-        Self { who, standing: None, holders, told: None, disarmed: false, said }
+        Self { who, standing: None, holders, has: false, right: true, disarmed: false, said }
+    }
+
+    /// What the kernel is to know of it; `None`: nothing.
+    fn wanted(&self) -> Option<TaskLimit> {
+        let spent =
+            |standing: &Standing| self.disarmed && matches!(standing.action, StandingAction::Signal(_));
+        let standing = self.standing.filter(|standing| !spent(standing));
+        // A child inherits what stands, and not that its parent is held.
+        let held = self.holders.any();
+        match standing {
+            Some(standing) => {
+                let Standing { condition, group, action, serial } = standing;
+                let by_rule = standing.by_rule();
+                Some(TaskLimit { condition, group, action: task_action(action), held, by_rule, tag: serial })
+            }
+            None => held.then_some(TaskLimit {
+                condition: Condition { group: None, rss: None },
+                group: None,
+                action: TaskAction::Nothing,
+                held,
+                by_rule: false,
+                tag: 0,
+            }),
+        }
     }
 }
 
@@ -115,6 +143,8 @@ pub struct Inside {
     pub counts: bool,
     groups: Vec<Option<ToldGroup>>,
     processes: Vec<Option<ToldProcess>>,
+    /// So many of them the kernel was told a line of.
+    told: u32,
     /// Who of the rows is protected, and known as such.
     exempt: Vec<Option<ProcessId>>,
     /// Who was found protected by sweeps, the youngest last.
@@ -143,6 +173,7 @@ impl Inside {
             counts: false,
             groups: vec![None; groups as usize],
             processes: vec![None; processes as usize],
+            told: 0,
             exempt: vec![None; processes as usize],
             swept: VecDeque::with_capacity(SWEPT),
             done: Vec::with_capacity(REMEMBERED),
@@ -164,8 +195,7 @@ impl Inside {
 
     /// Whether anything was told, so that the lease matters.
     pub fn is_told(&self) -> bool {
-        self.groups.iter().flatten().any(|row| row.told.is_some())
-            || self.processes.iter().flatten().any(|row| row.told.is_some())
+        self.told > 0
     }
 
     /// Never refused anything, whatever its group is told.
@@ -233,6 +263,7 @@ impl Inside {
         if let Some(other) = place.take_if(|told| told.id != row.id || row.gone)
             && other.told.is_some()
         {
+            self.told -= 1;
             let _ = self.maps.clear_group(other.id);
         }
         if row.gone || (place.is_none() && standing == GroupStanding::default() && high.is_none()) {
@@ -241,32 +272,35 @@ impl Inside {
         let told = place.get_or_insert(ToldGroup::new(row.id, level));
         (told.standing, told.high) = (standing, high);
         // What cannot be told is enforced from outside, as everywhere else.
-        let _ = tell_group(&self.maps, told);
+        let _ = tell_group(&self.maps, told, &mut self.told);
     }
 
     /// What a process meets; `None`: nothing of its own.
     pub fn stand_process(&mut self, slot: ProcessSlot, who: ProcessId, standing: Option<Standing>) {
         let Some(place) = self.processes.get_mut(slot.0 as usize) else { return };
-        // Its entry has died with it.
-        place.take_if(|told| told.who != who);
+        forget_other(place, who, &mut self.told);
         if place.is_none() && standing.is_none() {
             // Of what its parent had when it was born nothing is its own.
             disinherit(&self.maps, who);
         }
         // A child has what its parent has from its birth on, and may have met it before it got a row.
         let met = self.done.iter().any(|(kind, whom, _)| (*kind, *whom) == (EventKind::Signalled, who));
-        let told = place.get_or_insert(ToldProcess { standing, disarmed: met, ..ToldProcess::new(who) });
-        if told.standing.map(|s| s.serial) != standing.map(|s| s.serial) {
-            told.disarmed = false;
-        }
-        told.standing = standing;
-        let _ = tell_process(&self.maps, told);
+        let told = place.get_or_insert(ToldProcess {
+            standing,
+            disarmed: met,
+            right: false,
+            ..ToldProcess::new(who)
+        });
+        let _ = tell_process(&self.maps, told, &mut self.told, |told| {
+            told.disarmed &= told.standing.map(|s| s.serial) == standing.map(|s| s.serial);
+            told.standing = standing;
+        });
     }
 
     /// A process is gone.
     pub fn forget_process(&mut self, slot: ProcessSlot) {
         if let Some(place) = self.processes.get_mut(slot.0 as usize) {
-            *place = None;
+            self.told -= u32::from(place.take().is_some_and(|told| told.has));
         }
         self.set_exempt(slot, None);
     }
@@ -276,17 +310,17 @@ impl Inside {
         match target {
             Target::Group(id, slot) => {
                 let place = self.groups.get_mut(slot.0 as usize).ok_or(Errno::NOSPC)?;
-                place.take_if(|told| told.id != id);
+                let other = place.take_if(|told| told.id != id);
+                self.told -= u32::from(other.is_some_and(|told| told.told.is_some()));
                 let told = place.get_or_insert(ToldGroup::new(id, level));
                 told.holders.add(episode);
-                tell_group(&self.maps, told)
+                tell_group(&self.maps, told, &mut self.told)
             }
             Target::Process(who, slot) => {
                 let place = self.processes.get_mut(slot.0 as usize).ok_or(Errno::NOSPC)?;
-                place.take_if(|told| told.who != who);
+                forget_other(place, who, &mut self.told);
                 let told = place.get_or_insert(ToldProcess::new(who));
-                told.holders.add(episode);
-                tell_process(&self.maps, told)
+                tell_process(&self.maps, told, &mut self.told, |told| told.holders.add(episode))
             }
         }
     }
@@ -303,20 +337,20 @@ impl Inside {
         place.take_if(|told| told.id != id);
         let told = place.get_or_insert(ToldGroup::new(id, level));
         told.kernel_holders.add(episode);
-        tell_group(&self.maps, told)
+        tell_group(&self.maps, told, &mut self.told)
     }
 
     /// Ends an episode; what stands beforehand goes on standing.
     pub fn release(&mut self, episode: EpisodeId) {
         for told in self.groups.iter_mut().flatten() {
             if told.holders.remove(episode) | told.kernel_holders.remove(episode) {
-                let _ = tell_group(&self.maps, told);
+                let _ = tell_group(&self.maps, told, &mut self.told);
             }
         }
-        for told in self.processes.iter_mut().flatten() {
-            if told.holders.remove(episode) {
-                let _ = tell_process(&self.maps, told);
-            }
+        for told in self.processes.iter_mut().flatten().filter(|told| told.holders.0.contains(&episode)) {
+            let _ = tell_process(&self.maps, told, &mut self.told, |told| {
+                told.holders.remove(episode);
+            });
         }
     }
 
@@ -334,8 +368,7 @@ impl Inside {
         if let Some(Some(told)) = self.processes.get_mut(slot.0 as usize)
             && told.who == who
         {
-            told.disarmed = disarmed;
-            let _ = tell_process(&self.maps, told);
+            let _ = tell_process(&self.maps, told, &mut self.told, |told| told.disarmed = disarmed);
         }
     }
 
@@ -349,13 +382,14 @@ impl Inside {
     /// It is told of a process that should have met more: the kernel lays down what it is told when a process becomes another program. It is told anew.
     fn distrust(&mut self, who: ProcessId) {
         if let Some(told) = self.processes.iter_mut().flatten().find(|told| told.who == who) {
-            told.told = None;
+            told.right = false;
         }
     }
 
     /// Takes everything back, in the end or when memgov stops enforcing. What children have that nobody knows of ends with the lease.
     pub fn clear(&mut self) {
         self.maps.end_lease();
+        self.told = 0;
         for told in self.groups.iter_mut().filter_map(Option::take) {
             let _ = self.maps.clear_group(told.id);
         }
@@ -375,7 +409,13 @@ fn disinherit(maps: &Maps, who: ProcessId) {
     }
 }
 
-fn tell_group(maps: &Maps, told: &mut ToldGroup) -> Result<(), Errno> {
+/// Drops what is known of a process that had this place before; its entry has died with it.
+fn forget_other(place: &mut Option<ToldProcess>, who: ProcessId, count: &mut u32) {
+    let other = place.take_if(|told| told.who != who);
+    *count -= u32::from(other.is_some_and(|told| told.has));
+}
+
+fn tell_group(maps: &Maps, told: &mut ToldGroup, count: &mut u32) -> Result<(), Errno> {
     let held = told.holders.any();
     let GroupStanding { deny, tell, kernel_deny, kernel_tell } = told.standing;
     let tell = deny.into_iter().chain(tell).min();
@@ -399,38 +439,41 @@ fn tell_group(maps: &Maps, told: &mut ToldGroup) -> Result<(), Errno> {
         Some(limit) => maps.set_group(told.id, limit)?,
         None => maps.clear_group(told.id)?,
     }
+    *count = *count + u32::from(wanted.is_some()) - u32::from(told.told.is_some());
     told.told = wanted;
     Ok(())
 }
 
-fn tell_process(maps: &Maps, told: &mut ToldProcess) -> Result<(), Errno> {
-    let standing = told
-        .standing
-        .filter(|standing| !(told.disarmed && matches!(standing.action, StandingAction::Signal(_))));
-    // A child inherits what stands, and not that its parent is held.
-    let held = told.holders.any();
-    let by_rule = standing.is_some_and(|standing| standing.by_rule());
-    let limit = |condition, action, tag| TaskLimit { condition, group: None, action, held, by_rule, tag };
-    let wanted = match standing {
-        Some(Standing { condition, action, serial }) => Some(limit(condition, task_action(action), serial)),
-        None => held.then(|| limit(Condition { group: None, rss: None }, TaskAction::Nothing, 0)),
-    };
-    if wanted == told.told {
+/// Changes what is known of a process, and tells the kernel if something else follows from it.
+fn tell_process(
+    maps: &Maps,
+    told: &mut ToldProcess,
+    count: &mut u32,
+    change: impl FnOnce(&mut ToldProcess),
+) -> Result<(), Errno> {
+    let before = told.wanted();
+    change(told);
+    let wanted = told.wanted();
+    if told.right && wanted == before {
         return Ok(());
     }
-    let process = PidFd::open(told.who)?;
-    match &wanted {
-        Some(limit) => maps.set_process(process.as_fd(), limit)?,
-        None => maps.clear_process(process.as_fd())?,
+    told.right = false;
+    if wanted.is_some() || told.has {
+        let process = PidFd::open(told.who)?;
+        match &wanted {
+            Some(limit) => maps.set_process(process.as_fd(), limit)?,
+            None => maps.clear_process(process.as_fd())?,
+        }
     }
-    told.told = wanted;
+    *count = *count + u32::from(wanted.is_some()) - u32::from(told.has);
+    (told.has, told.right) = (wanted.is_some(), true);
     Ok(())
 }
 
 fn task_action(action: StandingAction) -> TaskAction {
     match action {
         StandingAction::Deny => TaskAction::Deny,
-        StandingAction::Signal(signal) => TaskAction::Signal { signal, repeat: None },
+        StandingAction::Signal(signal) => TaskAction::Signal { signal },
         StandingAction::Kill => TaskAction::Kill,
         StandingAction::Tell => TaskAction::Tell,
     }

@@ -122,7 +122,7 @@ impl Kills {
     fn kill_ranked(&mut self, kit: &mut Kit, at: &Aim<'_>) -> Outcome {
         let mut last = Outcome::Nothing;
         for (choice, candidate) in (0u8..).zip(at.decision.ranking.iter()) {
-            match self.kill_one(kit, at.decision.id, choice, candidate) {
+            match self.kill_one(kit, at.decision.id, choice, &candidate) {
                 Ok(outcome) => return outcome,
                 // A refusal says more than that another one was gone.
                 Err(outcome) if !matches!(last, Outcome::Refused { .. }) => last = outcome,

@@ -71,9 +71,9 @@ impl Default for Options {
     fn default() -> Self {
         Self {
             dry_run: false,
-            max_holds: 4096,
+            max_holds: 2048,
             max_slowed: 256,
-            max_processes: 16_384,
+            max_processes: 8192,
             never: Vec::new(),
             guardian: None,
         }
@@ -134,7 +134,7 @@ impl HoldView {
     /// By what.
     pub fn mechanism(&self) -> Mechanism {
         match self {
-            Self::Denied(_) => deny::BY,
+            Self::Denied(denied) => denied.by,
             Self::Slowed(slowed) => slowed.by,
             Self::Capped(_) => Mechanism::PidsMax,
         }
@@ -380,21 +380,27 @@ impl Actor {
         &mut self.kit.ledger
     }
 
-    /// Replaces the never-list after a reload, and with it what a dry run is.
+    /// Replaces the never-list after a reload. Where that begins a dry run, everything in force is given back.
     pub fn reconfigure(&mut self, never: Vec<ProcessMatch>, dry_run: bool) {
         self.kit.guard.set_never(never);
-        self.dry_run = dry_run;
         if let Some(inside) = &mut self.inside {
             inside.forget_swept();
-            if dry_run {
-                inside.clear();
-            }
         }
+        // What is in force would stay: in a dry run not even an end is carried out.
+        if dry_run && !self.dry_run {
+            self.release_all();
+        }
+        self.dry_run = dry_run;
     }
 
     /// Another guardian, or none: never to be touched.
     pub fn set_guardian(&mut self, guardian: Option<u32>) {
         self.kit.guard.set_guardian(guardian);
+    }
+
+    /// Nothing is touched.
+    pub const fn is_dry_run(&self) -> bool {
+        self.dry_run
     }
 
     /// The kernel's share of the work, unless nothing is to be touched.

@@ -47,6 +47,19 @@ impl Source {
     }
 }
 
+/// The compiled files, which are read when programs are attached and never by the loop: half a megabyte that need not be locked.
+pub(super) fn unlock() {
+    use Source::{Ceiling, Charge, Counter, Deny, Forks, Groups, Life, Oom, Rss};
+    for source in [Life, Deny, Charge, Rss, Oom, Groups, Counter, Ceiling, Forks] {
+        // The pages at its ends may be other things' too: those stay as they are.
+        let (bytes, page) = (source.bytes(), rustix::param::page_size());
+        let start = bytes.as_ptr().addr().wrapping_neg() % page;
+        let whole = bytes.get(start..).map_or(&[][..], |rest| &rest[..rest.len() / page * page]);
+        // Not locked, then.
+        let _ = crate::kernel::sys::munlock(whole);
+    }
+}
+
 /// What libbpf says while loading; it knows no other way than a function for the whole process.
 static SAID: Mutex<String> = Mutex::new(String::new());
 /// One at a time, so that what is heard belongs to who listens.
@@ -147,6 +160,17 @@ pub(super) fn hopeless() -> Option<Absent> {
     if fs::metadata("/sys/kernel/btf/vmlinux").is_err() {
         return absent(
             "this kernel does not describe its types (no /sys/kernel/btf/vmlinux): it needs CONFIG_DEBUG_INFO_BTF",
+        );
+    }
+    // Where a thread's count of interrupts is: see `in_interrupt` in c/judge.h.
+    if !cfg!(any(
+        target_arch = "x86_64",
+        target_arch = "aarch64",
+        target_arch = "riscv64",
+        target_arch = "powerpc64"
+    )) {
+        return absent(
+            "on this processor memgov's programs cannot tell whether they interrupt somebody else; known are x86_64, arm64, riscv64 and powerpc64",
         );
     }
     if lockdown().as_deref() == Some("confidentiality") {

@@ -297,11 +297,8 @@ fn raw_limit(limit: &TaskLimit) -> Result<RawTaskLimit, Errno> {
         TaskAction::Tell => raw.action = ACTION_TELL,
         TaskAction::Deny => raw.action = ACTION_DENY,
         TaskAction::Kill => raw.action = ACTION_KILL,
-        TaskAction::Signal { signal, .. } if !(1..=64).contains(&signal) => return Err(Errno::INVAL),
-        TaskAction::Signal { signal, repeat } => {
-            let repeat_ns = repeat.map_or(0, |gap| u64::try_from(gap.as_nanos()).unwrap_or(u64::MAX).max(1));
-            (raw.action, raw.signal, raw.repeat_ns) = (ACTION_SIGNAL, signal, repeat_ns);
-        }
+        TaskAction::Signal { signal } if !(1..=64).contains(&signal) => return Err(Errno::INVAL),
+        TaskAction::Signal { signal } => (raw.action, raw.signal) = (ACTION_SIGNAL, signal),
     }
     Ok(raw)
 }
@@ -370,10 +367,8 @@ mod tests {
         let some = Some(Over::Amount(Bytes(0)));
         assert_eq!(raw_limit(&limit(None, None, TaskAction::Deny)), Err(Errno::INVAL));
         for signal in [0, 65] {
-            let action = TaskAction::Signal { signal, repeat: None };
+            let action = TaskAction::Signal { signal };
             assert_eq!(raw_limit(&limit(some, None, action)), Err(Errno::INVAL));
         }
-        let repeat = TaskAction::Signal { signal: 10, repeat: Some(Duration::ZERO) };
-        assert_eq!(raw_limit(&limit(some, None, repeat)).unwrap().repeat_ns, 1);
     }
 }

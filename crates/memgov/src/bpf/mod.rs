@@ -99,7 +99,7 @@ pub struct Options {
 impl Default for Options {
     fn default() -> Self {
         Self {
-            max_groups: 4096,
+            max_groups: 2048,
             max_exempt: 4096,
             lease: Duration::from_secs(2),
             protected_names: Vec::new(),
@@ -210,8 +210,8 @@ pub struct GroupLimit {
 /// What is asked of a process; its threads share it, children it forks inherit it, exec keeps it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct TaskLimit {
-    /// When. `Over::High` looks at the process's group and all above it, the first that is over counts. `Over::Amount` looks at
-    /// `group`, or if that is `None` at the group the process is in.
+    /// When. `Over::High` looks at the process's group and those above it, the first that is over counts: up to `group`, or all if that is
+    /// `None`. `Over::Amount` looks at `group`, or if that is `None` at the group the process is in.
     pub condition: Condition,
     /// See `condition`.
     pub group: Option<GroupId>,
@@ -236,10 +236,8 @@ pub enum TaskAction {
     Deny,
     /// A signal, 1 to 64, in the moment of the allocation.
     Signal {
-        /// Its number.
+        /// Its number. Once, until the limit is set anew.
         signal: u8,
-        /// Again, but not sooner than after so long; `None`: once, until the limit is set anew.
-        repeat: Option<Duration>,
     },
     /// SIGKILL, in the moment of the allocation, while [`Maps::allow_kills`] has some left; without, the crossing is told.
     Kill,
@@ -391,6 +389,12 @@ pub struct Parts {
     pub events: Events,
     /// What is attached: for a thread that may wait.
     pub attachments: Attachments,
+}
+
+/// What only attaching reads need not be locked in memory.
+pub fn unlock_programs() {
+    #[cfg(feature = "bpf")]
+    load::unlock();
 }
 
 /// The result of a hot call.

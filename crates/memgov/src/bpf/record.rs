@@ -68,7 +68,6 @@ pub(super) struct RawTaskLimit {
     pub rss_line: u64,
     pub group: u64,
     pub tag: u64,
-    pub repeat_ns: u64,
     pub action: u8,
     pub signal: u8,
     pub kinds: u8,
@@ -76,7 +75,6 @@ pub(super) struct RawTaskLimit {
     pub sent: u32,
     pub denials: u64,
     pub told_ns: u64,
-    pub sent_ns: u64,
     pub room_until_ns: u64,
 }
 
@@ -259,7 +257,6 @@ mod tests {
             rss_line,
             group,
             tag,
-            repeat_ns,
             action,
             signal,
             kinds,
@@ -267,7 +264,6 @@ mod tests {
             sent,
             denials,
             told_ns,
-            sent_ns,
             room_until_ns
         );
         same!(

@@ -3,6 +3,7 @@
 use std::fmt::Write;
 use std::time::Duration;
 
+use memgov_decide::governor::met_inside;
 use memgov_decide::policy::{
     Action, Condition, DEFAULT_BAND, GroupPolicy, MAX_DEFAULT_BAND, Meter, Over, Pattern, ProcessMatch, Rule,
     Scope, Step, Victim,
@@ -25,6 +26,14 @@ pub fn rule(rule: &Rule) -> String {
     }
     let _ = write!(text, ". {}", relief(rule));
     text
+}
+
+/// Said of a rule whose first step is not done inside the kernel, whatever the tier.
+pub fn only_from_outside(rule: &Rule) -> Option<&'static str> {
+    (!met_inside(rule)).then_some(
+        "its first step is done from outside in every tier: inside the kernel are only `deny` at once and, to single processes, \
+         `signal` at once and (for their resident memory) `kill` at once",
+    )
 }
 
 /// What a `[[group]]` says.

@@ -111,7 +111,14 @@ pub fn parse(sources: Vec<Source>, users: &Users) -> Result<Config, ConfigErrors
         files.push(text::File::read(u16::try_from(index).unwrap_or(u16::MAX), source, &mut findings));
     }
     let (policy, settings) = meaning::of(&files, users, &mut findings);
-    let (problems, warnings) = findings.finish();
+    let (problems, mut warnings) = findings.finish();
+    if settings.tier != Tier::Portable {
+        warnings.extend(policy.rules.iter().filter_map(|rule| {
+            let file = sources.first().map_or(Path::new(""), |source| &source.path);
+            let said = describe::only_from_outside(rule)?;
+            Some(Problem::of_file(file, format!("rule `{}`: {said}", rule.name)))
+        }));
+    }
     if problems.is_empty() {
         let files = sources.into_iter().map(|s| s.path).collect();
         Ok(Config { policy, settings, warnings, files })

@@ -226,3 +226,23 @@ const TOKENS: &[&str] = &[
     "# c\n",
     "match = ",
 ];
+
+#[test]
+fn a_rule_that_no_kernel_carries_out_is_said_to_be_so_where_one_could() {
+    let parsed = |tier: &str| {
+        let text = format!(
+            "[memgov]\ntier = \"{tier}\"\n[[rule]]\nname = \"out\"\ngroups = \"/x\"\nover = \"1GiB\"\ndo = [\"kill\"]\n\
+             [[rule]]\nname = \"in\"\ngroups = \"/x\"\nover = \"1GiB\"\ndo = [\"deny\", {{ action = \"kill\", after = \"9s\" }}]\n"
+        );
+        let config = parse(vec![Source { path: "m.toml".into(), text }], &users()).unwrap();
+        config.warnings.iter().map(ToString::to_string).collect::<Vec<_>>()
+    };
+    assert_eq!(parsed("portable"), [""; 0]);
+    for tier in ["bpf", "auto"] {
+        let notes = parsed(tier);
+        assert!(
+            notes.len() == 1 && notes[0].contains("`out`") && notes[0].contains("from outside"),
+            "{notes:?}"
+        );
+    }
+}

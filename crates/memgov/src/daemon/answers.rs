@@ -90,7 +90,9 @@ pub(super) fn answer(governing: &mut Governing, request: Request) {
             let _ = reply.try_send(status(governing, buffer));
         }
         Request::Needed { reply } => {
-            let _ = reply.try_send(super::inside::hooks(governing.governor.stands()));
+            let stands =
+                if governing.actor.is_dry_run() { Default::default() } else { governing.governor.stands() };
+            let _ = reply.try_send(super::inside::hooks(stands));
         }
         Request::Attached { hooks, reply } => {
             let Governing { actor, governor, .. } = governing;

@@ -101,6 +101,14 @@ impl Desk {
         }
     }
 
+    /// Executables on the never-list may have been replaced since they were last looked for (a package was upgraded).
+    pub fn follow_executables(&self) {
+        if self.attached.is_there() {
+            let never = self.lock().config.policy.never.clone();
+            self.attached.follow(&never);
+        }
+    }
+
     /// Whether the group a rule was set on is still the one of that path.
     fn is_there(&self, rule: &SetRule) -> bool {
         GroupDir::open(&self.layout, &rule.path).is_ok_and(|dir| dir.id() == rule.id)
@@ -147,7 +155,10 @@ impl Desk {
     fn rule_meaning(&self, source: &wire::Source) -> Option<String> {
         let wire::Source::Rule { rule } = source else { return None };
         let policy = self.lock().policy();
-        policy.rules.iter().find(|r| r.name == *rule).map(describe::rule)
+        let rule = policy.rules.iter().find(|r| r.name == *rule)?;
+        let outside = describe::only_from_outside(rule).filter(|_| self.attached.is_there());
+        let outside = outside.map(|said| format!(" (tier bpf: {said})")).unwrap_or_default();
+        Some(describe::rule(rule) + &outside)
     }
 }
 
@@ -170,8 +181,8 @@ impl Governed for Desk {
                 MemoryVersion::V1 => "v1".into(),
                 MemoryVersion::V2 => "v2".into(),
             },
-            mechanisms: super::mechanisms(&self.layout),
-            tier: self.attached.status(),
+            mechanisms: super::mechanisms(&self.layout, self.attached.in_force()),
+            tier: self.attached.status(self.dry_run || in_force.config.settings.dry_run),
             files: in_force.config.files.iter().map(|f| f.display().to_string()).collect(),
             reload_error: in_force.reload_error.clone(),
             rules: view::rules(&in_force.policy(), &buffer),

@@ -5,12 +5,35 @@ use std::ffi::OsStr;
 use std::fs;
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::Path;
+use std::time::Duration;
 
 use memgov_decide::policy::{Pattern, ProcessMatch};
 use rustix::fd::OwnedFd;
 use rustix::fs::{FileType, Mode, OFlags};
 
 use crate::bpf::{self, Comm, ExemptFile};
+
+/// So long an executable that was replaced is not known by its new file; a process of it that gets a row is exempt before that.
+pub(super) const AGE: Duration = Duration::from_secs(30);
+
+/// Executables that were replaced are known for so long: until so many others were, or the next reload.
+const MOST_FORMER: usize = 64;
+
+/// An executable that is exempt, held open: the number of a file that is gone is given to another, but not while it is open.
+pub(super) type Pinned = (ExemptFile, OwnedFd);
+
+/// Those that are there now, and behind them those that were there before, because they may still be running; nothing if none is new.
+pub(super) fn renewed(mut now: Vec<Pinned>, before: &mut Vec<Pinned>) -> Option<Vec<Pinned>> {
+    let known = |file: &ExemptFile| before.iter().any(|(known, _)| known == file);
+    if now.iter().all(|(file, _)| known(file)) {
+        return None;
+    }
+    let same = |a: &ExemptFile, b: &ExemptFile| (a.inode, a.device) == (b.inode, b.device);
+    before.retain(|(former, _)| !now.iter().any(|(file, _)| same(file, former)));
+    let room = bpf::MAX_EXEMPT_FILES.saturating_sub(now.len()).min(MOST_FORMER);
+    now.extend(before.drain(..).take(room));
+    Some(now)
+}
 
 /// Names on the never-list that stand for themselves. A process may call itself what it likes: whoever lists a bare name has
 /// chosen that.
@@ -29,8 +52,12 @@ pub(super) fn names(never: &[ProcessMatch]) -> Vec<Comm> {
 
 /// The executables it names that are there now: of each path the file, of a pattern in the last component the files of that directory that match. Reads
 /// directories, so not for the loop.
-pub(super) fn files(never: &[ProcessMatch]) -> Vec<(ExemptFile, OwnedFd)> {
-    let mut found: Vec<(ExemptFile, OwnedFd)> = Vec::new();
+///
+/// On a file system that shows its files under other device numbers than its own (btrfs, a subvolume each; overlayfs over several) programs do not know
+/// them again: there they are exempt as what cannot be said beforehand. Not to be mended by the file system's own number: the same
+/// inode number is in every subvolume, and anybody may make one.
+pub(super) fn files(never: &[ProcessMatch]) -> Vec<Pinned> {
+    let mut found: Vec<Pinned> = Vec::new();
     for entry in never.iter().filter(|entry| entry.comm.is_empty() && entry.groups.is_empty()) {
         let of_root = match entry.uid.as_slice() {
             [] => false,
@@ -78,7 +105,7 @@ fn each_match(pattern: &Pattern, f: &mut dyn FnMut(&Path)) {
 }
 
 /// What programs inside the kernel see of it, and the file held open; `None`: it is not there, or no file.
-fn identify(path: &Path, of_root: bool) -> Option<(ExemptFile, OwnedFd)> {
+fn identify(path: &Path, of_root: bool) -> Option<Pinned> {
     let pin = rustix::fs::open(path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty()).ok()?;
     let stat = rustix::fs::fstat(&pin).ok()?;
     if FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile {
@@ -113,6 +140,31 @@ mod tests {
         let found = names(&never);
         assert_eq!(found.len(), 1);
         assert_eq!(found[0].split(|&byte| byte == 0).next(), Some(b"rescue".as_slice()));
+    }
+
+    #[test]
+    fn a_replaced_executable_is_exempt_beside_the_one_before() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("one");
+        let never = [entry(&[], &[&path.display().to_string()], &[])];
+        let inodes = |files: &[Pinned]| files.iter().map(|(file, _)| file.inode).collect::<Vec<_>>();
+        let mut known = files(&never);
+        let mut written = Vec::new();
+        for round in 0..3 {
+            let new = dir.path().join("new");
+            fs::write(&new, "x").unwrap();
+            fs::rename(&new, &path).unwrap();
+            written.insert(0, fs::metadata(&path).unwrap().ino());
+            known = renewed(files(&never), &mut known).unwrap();
+            assert_eq!(inodes(&known), written, "round {round}: the newest first, and no number twice");
+            assert!(renewed(files(&never), &mut known).is_none(), "nothing is new");
+        }
+        for _ in 0..2 * MOST_FORMER {
+            fs::write(dir.path().join("new"), "x").unwrap();
+            fs::rename(dir.path().join("new"), &path).unwrap();
+            known = renewed(files(&never), &mut known).unwrap();
+        }
+        assert_eq!(known.len(), MOST_FORMER + 1);
     }
 
     #[test]

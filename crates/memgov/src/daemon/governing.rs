@@ -95,6 +95,7 @@ pub(super) struct Governing {
     pub rule_names: Vec<Arc<str>>,
     pub counts: Arc<Counts>,
     pub lease: Duration,
+    pub locked: super::protection::Locked,
     pub buffers: Buffers,
 }
 
@@ -114,7 +115,7 @@ impl Buffers {
 
     pub fn new(bounds: &Bounds) -> Self {
         Self {
-            decisions: Decisions::with_capacity((bounds.episodes as usize * 2).max(64)),
+            decisions: Decisions::with_capacity(bounds.decisions()),
             reports: Vec::with_capacity(REPORTS),
             due_groups: Vec::with_capacity(bounds.groups as usize),
             due_processes: Vec::with_capacity(bounds.processes as usize),
@@ -199,6 +200,7 @@ impl Governing {
         self.snap.end();
         self.reap(now);
         self.observer.attend(self.actor.denies());
+        self.locked.grow();
         self.deadline(now)
     }
 
@@ -261,8 +263,8 @@ impl Governing {
     }
 
     fn act(&mut self) {
-        for i in 0..self.buffers.decisions.as_slice().len() {
-            let decision = self.buffers.decisions.as_slice()[i];
+        for i in 0..self.buffers.decisions.len() {
+            let Some(decision) = self.buffers.decisions.get(i) else { break };
             if self.tape.on() {
                 let shown = event::canonical(&decision, &self.snap, self.governor.policy());
                 self.tape.decision(decision.id.0, &serde_json::to_vec(&shown).unwrap_or_default());

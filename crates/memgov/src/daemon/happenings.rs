@@ -1,13 +1,14 @@
-//! What the kernel did by itself, on its way into the record: shortages, victims, refusals. So many a second and no more, from however many
+//! What the kernel did by itself, on its way into the record: shortages, victims, refusals, and signals to whom nobody knew. So many a second and no more, from however many
 //! groups: what is left out is counted, said with the next record, and shown in `status`.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, SystemTime};
 
 use memgov_decide::decision::{Decision, EpisodeId, Order, Phase, Source, Target};
 use memgov_decide::governor::EpisodeView;
 use memgov_decide::policy::Meter;
-use memgov_decide::snapshot::{GroupId, GroupSlot, Rss};
+use memgov_decide::snapshot::{GroupId, Rss};
 use memgov_decide::units::{Bytes, Time};
 
 use super::governing::Governing;
@@ -58,6 +59,7 @@ impl Governing {
             match event.kind {
                 EventKind::OomEnter | EventKind::OomVictim => self.shortage(&event),
                 EventKind::Denied | EventKind::KernelDenied => self.denial(&event),
+                EventKind::Signalled | EventKind::Killed => self.met(&event),
                 _ => {}
             }
         }
@@ -86,14 +88,29 @@ impl Governing {
         self.denied(target, refused, event);
     }
 
+    /// A signal that nobody has decided on and nobody will: whoever got it is gone, and was before he had a row (a child born a moment ago).
+    fn met(&mut self, event: &Event) {
+        let row = self.observer.process_slot(event.who.pid).and_then(|slot| self.snap.process(slot));
+        if row.is_some_and(|row| row.id == event.who) {
+            return;
+        }
+        let kill = event.kind == EventKind::Killed;
+        if kill {
+            self.counts.kills.fetch_add(1, Ordering::Relaxed);
+        }
+        let Some(left_out) = self.happenings.admit(self.snap.at) else { return };
+        let what = What::Met { kill, signal: event.signal, line: event.limit, usage: event.usage };
+        let source = self.governor.source_of(event.tag);
+        self.happen(event, what, None, source, left_out);
+    }
+
     /// The group whose line it was, or the process whose own it was.
     fn refused_target(&self, event: &Event) -> Option<Target> {
         if event.own {
             let slot = self.observer.process_slot(event.who.pid)?;
             return Some(Target::Process(event.who, slot));
         }
-        let found = self.snap.groups.iter().find(|(_, row)| row.id == event.group && !row.gone)?;
-        Some(Target::Group(event.group, GroupSlot(found.0)))
+        Some(Target::Group(event.group, self.observer.group_slot(event.group, &self.snap)?))
     }
 
     fn denied(&mut self, target: Target, refused: Refused, event: &Event) {
@@ -156,7 +173,7 @@ impl Governing {
     ) -> EpisodeId {
         self.tape.number(episode);
         let (id, episode) = self.governor.number(episode);
-        let row = self.snap.groups.iter().map(|(_, row)| row).find(|row| row.id == event.group && !row.gone);
+        let row = self.observer.group_slot(event.group, &self.snap).and_then(|slot| self.snap.group(slot));
         let rule = match source {
             Some(Source::Rule(rule)) => self.rule_names.get(usize::from(rule.0)).map(Arc::clone),
             _ => None,

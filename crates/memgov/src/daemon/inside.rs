@@ -7,11 +7,12 @@ use std::sync::{Mutex, PoisonError};
 use memgov_decide::governor::{Governor, Stands};
 use memgov_decide::policy::ProcessMatch;
 use memgov_decide::snapshot::{GroupSlot, ProcessSlot, Snapshot};
-use rustix::fd::{AsFd as _, OwnedFd};
+use rustix::fd::AsFd as _;
 
-use super::{exemptions, say};
+use super::exemptions::{self, Pinned};
+use super::say;
 use crate::act::{GroupDirs as _, Inside, SWEPT};
-use crate::bpf::{self, Attachments, Events, GroupPass, Hook, Hooks, How};
+use crate::bpf::{self, Attachments, Events, ExemptFile, GroupPass, Hook, Hooks, How};
 use crate::config::{Settings, Tier};
 use crate::kernel::{Layout, proc};
 use crate::observe::Observer;
@@ -31,7 +32,7 @@ pub(super) fn load(
     own: &[u32],
     dry_run: bool,
 ) -> anyhow::Result<Loaded> {
-    let why = match try_load(tier, settings, never, dry_run) {
+    let why = match try_load(tier, settings, never) {
         Ok((bpf::Parts { maps, events, attachments }, pins)) => {
             let inside = Inside::new(maps, settings.max_groups, settings.max_processes);
             exempt(&inside, own);
@@ -54,11 +55,7 @@ fn try_load(
     tier: Tier,
     settings: &Settings,
     never: &[ProcessMatch],
-    dry_run: bool,
-) -> Result<(bpf::Parts, Vec<OwnedFd>), String> {
-    if dry_run {
-        return Err("dry run".into());
-    }
+) -> Result<(bpf::Parts, Vec<Pinned>), String> {
     if tier == Tier::Portable {
         return Err("the tier is `portable`".into());
     }
@@ -72,7 +69,7 @@ fn try_load(
         ..bpf::Options::default()
     };
     match bpf::Tier::load(&options) {
-        Ok(Ok(loaded)) => Ok((loaded.into_parts(), files.into_iter().map(|(_, pin)| pin).collect())),
+        Ok(Ok(loaded)) => Ok((loaded.into_parts(), files)),
         Ok(Err(absent)) => Err(absent.to_string()),
         Err(error) => {
             // Not a lack of this kernel or these privileges: worth a line of its own.
@@ -157,7 +154,7 @@ fn tell_process(inside: &mut Inside, governor: &Governor, snap: &Snapshot, slot:
 pub(super) struct Attached {
     pub attachments: Mutex<Option<Attachments>>,
     /// Executables that are exempt, held open: the number of a file that is gone is given to another, but not while it is open.
-    pins: Mutex<Vec<OwnedFd>>,
+    pins: Mutex<Vec<Pinned>>,
     /// Why there is none.
     pub why: Option<String>,
 }
@@ -170,9 +167,22 @@ impl Attached {
 
     /// Another never-list.
     pub fn protect(&self, never: &[ProcessMatch]) {
+        self.protect_files(never, exemptions::files(never));
+    }
+
+    /// The same never-list, whose executables may be other files by now. Who still runs a former one stays exempt.
+    pub fn follow(&self, never: &[ProcessMatch]) {
+        let files = exemptions::files(never);
+        let mut pins = self.pins.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(files) = exemptions::renewed(files, &mut pins) else { return };
+        drop(pins);
+        self.protect_files(never, files);
+    }
+
+    fn protect_files(&self, never: &[ProcessMatch], pins: Vec<Pinned>) {
         let attachments = self.attachments.lock().unwrap_or_else(PoisonError::into_inner);
         let Some(attachments) = attachments.as_ref() else { return };
-        let (files, pins): (Vec<_>, _) = exemptions::files(never).into_iter().unzip();
+        let files: Vec<ExemptFile> = pins.iter().map(|(file, _)| *file).collect();
         let told = attachments.maps().protect(&exemptions::names(never), &files);
         // The former ones go when the kernel knows them no more.
         *self.pins.lock().unwrap_or_else(PoisonError::into_inner) = pins;
@@ -200,8 +210,14 @@ impl Attached {
         attachments.in_force()
     }
 
+    /// What is enforced inside the kernel at this moment.
+    pub fn in_force(&self) -> Hooks {
+        let attachments = self.attachments.lock().unwrap_or_else(PoisonError::into_inner);
+        attachments.as_ref().map_or(Hooks::NONE, Attachments::in_force)
+    }
+
     /// For `status`.
-    pub fn status(&self) -> wire::TierStatus {
+    pub fn status(&self, dry_run: bool) -> wire::TierStatus {
         let attachments = self.attachments.lock().unwrap_or_else(PoisonError::into_inner);
         let Some(attachments) = attachments.as_ref() else {
             return wire::TierStatus {
@@ -226,7 +242,7 @@ impl Attached {
         let (hooks, lost) = (hooks.collect(), attachments.lost());
         wire::TierStatus {
             name: Tier::Bpf.name().into(),
-            why: None,
+            why: dry_run.then(|| "dry run: nothing is attached".into()),
             hooks,
             lost_events: lost.events,
             lost_children: lost.children,

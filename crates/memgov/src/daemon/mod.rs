@@ -19,7 +19,7 @@ mod view;
 use std::fs;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
-use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
 use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Duration;
 
@@ -31,6 +31,7 @@ use memgov_decide::snapshot::{Host, Snapshot};
 use memgov_decide::units::Bytes;
 
 use crate::act::{self, Actor, Ledger};
+use crate::bpf::{Hook, Hooks};
 use crate::config::Config;
 use crate::kernel::{Layout, MemoryVersion, proc, sys};
 use crate::observe::{Observer, Own};
@@ -188,11 +189,22 @@ impl Started {
             observer.also_wait_for(events.fd(), governing::INSIDE)?;
             inside::read_in_one_pass(&mut observer, settings.max_groups);
         }
-        let ready = format!("{ready}; tier {}", attached.status().name);
+        let ready = format!("{ready}; tier {}", attached.status(dry_run).name);
         actor.inside = inside;
         let attached = Arc::new(attached);
         // A number names one decision in all that is kept, also after a restart.
         let next = journal::numbers_after(&state.join(JOURNAL));
+        let rule_names = config.policy.rules.iter().map(|r| r.name.as_str().into()).collect();
+        let governor = Governor::new(config.policy.clone(), bounds).counting_from(next);
+        let buffers = Buffers::new(&bounds);
+        // What the rules need, before anything is said to be ready; later the chores thread does it.
+        let stood = governor.stands_version();
+        if let Some(inside) = actor.inside() {
+            inside.renew(sys::now());
+            inside.in_force(attached.require(inside::hooks(governor.stands())));
+        }
+        // From here on other threads are started.
+        let locked = protection::Locked::settle();
         let tape = match options.trace.as_ref().or(settings.trace.as_ref()) {
             Some(path) => Tape::create(path, &snap.host, next)?,
             None => Tape::default(),
@@ -211,8 +223,6 @@ impl Started {
         let (chores, todo) = sync_channel(4);
         let (reload, prune) = (chores.clone(), chores.clone());
         let (attach, bereave) = (chores.clone(), chores.clone());
-        let rule_names = config.policy.rules.iter().map(|r| r.name.as_str().into()).collect();
-        let policy = config.policy.clone();
         let hierarchy = layout.clone();
         let desk = Arc::new(Desk {
             asker: asker.clone(),
@@ -237,7 +247,7 @@ impl Started {
         journal.on_news(Box::new(move || waker.wake()));
         let mut governing = Governing {
             snap,
-            governor: Governor::new(policy, bounds).counting_from(next),
+            governor,
             observer,
             actor,
             recorder,
@@ -260,12 +270,13 @@ impl Started {
             heard: Vec::with_capacity(governing::HEARD),
             elsewhere: memgov_decide::governor::Elsewhere::No,
             happenings: happenings::Happenings::default(),
-            stood: 0,
+            stood,
             bereave: Box::new(move || bereave.try_send(Chore::Bereaved).is_ok()),
             rule_names,
             counts,
             lease: settings.lease,
-            buffers: Buffers::new(&bounds),
+            locked,
+            buffers,
         };
         if let Some(sentry) = sentry {
             governing.post(sentry);
@@ -287,7 +298,6 @@ impl Started {
         snap.advance(sys::now());
         tape.tick(snap.at);
         observer.scan(snap, governor, tape);
-        self.attach();
         if let Some((_, todo)) = self.chores.take() {
             let (desk, succession) = (Arc::clone(&self.desk), Arc::clone(&self.succession));
             std::thread::Builder::new()
@@ -307,16 +317,6 @@ impl Started {
         Ok(())
     }
 
-    /// Attaches what the rules need before anything is said to be ready; later the chores thread does.
-    fn attach(&mut self) {
-        let Governing { governor, actor, stood, .. } = &mut self.governing;
-        if let Some(inside) = &mut actor.inside {
-            inside.renew(sys::now());
-            *stood = governor.stands_version();
-            inside.in_force(self.desk.attached.require(inside::hooks(governor.stands())));
-        }
-    }
-
     /// Shrinks are called off, and what they ask the loop for meanwhile is answered.
     fn end_shrinks(&mut self) {
         self.desk.jobs.stop();
@@ -328,7 +328,6 @@ impl Started {
             }
         }
     }
-
     /// Gives everything back: first what is held, then the doors, then memgov's own protection.
     fn stop(mut self, protection: protection::Protection) {
         let _ = sd_notify::notify(&[sd_notify::NotifyState::Stopping]);
@@ -410,8 +409,15 @@ fn rehearse(actor: &mut Actor, layout: &Layout, dry_run: bool) -> String {
     format!("{memory}; rehearsal: {works} of {} work", findings.len())
 }
 
-/// How each action is carried out on a host laid out like this.
-fn mechanisms(layout: &Layout) -> Vec<wire::Mechanism> {
+/// How each action is carried out on a host laid out like this, with these programs in the kernel: what comes first does it wherever it can.
+fn mechanisms(layout: &Layout, inside: Hooks) -> Vec<wire::Mechanism> {
+    let deny = match inside.has(Hook::Deny) {
+        // Whatever locks memory is refused from outside all the same.
+        true => vec![Mechanism::Bpf, Mechanism::Rlimit],
+        false => vec![Mechanism::Rlimit],
+    };
+    let sends = inside.has(Hook::Rss) || inside.has(Hook::Charge);
+    let signal = || sends.then_some(Mechanism::Bpf).into_iter();
     let slow = match (layout.version, &layout.freezer, &layout.unified) {
         (MemoryVersion::V2, ..) => vec![Mechanism::CgroupFreeze, Mechanism::HoldGroup],
         (MemoryVersion::V1, Some(_), _) => vec![Mechanism::V1Freezer],
@@ -423,18 +429,27 @@ fn mechanisms(layout: &Layout) -> Vec<wire::Mechanism> {
         MemoryVersion::V1 => vec![Mechanism::Pidfd],
     };
     let words = |by: Vec<Mechanism>| by.into_iter().map(text::mechanism).collect::<Vec<_>>().join(", ");
+    let by_signal = signal().chain([Mechanism::Pidfd]).collect();
+    let kill = signal().chain(kill).collect();
     let reclaim = vec![Actor::reclaims_by(layout)];
-    let plain = [("deny", vec![Mechanism::Rlimit]), ("slow", slow), ("reclaim", reclaim)];
-    plain
+    [("deny", deny), ("slow", slow), ("reclaim", reclaim), ("signal", by_signal), ("kill", kill)]
         .into_iter()
-        .chain([("signal", vec![Mechanism::Pidfd]), ("kill", kill)])
         .map(|(action, by)| wire::Mechanism { action: action.into(), by: words(by) })
         .collect()
 }
 
 /// Does what may block, one at a time, until nobody is left to ask for it.
 fn chores(todo: &Receiver<Chore>, desk: &Desk, succession: &Succession) {
-    for chore in todo {
+    let age = if desk.attached.is_there() { exemptions::AGE } else { Duration::MAX };
+    loop {
+        let chore = match todo.recv_timeout(age) {
+            Ok(chore) => chore,
+            Err(RecvTimeoutError::Timeout) => {
+                desk.follow_executables();
+                continue;
+            }
+            Err(RecvTimeoutError::Disconnected) => return,
+        };
         match chore {
             Chore::Reload => match desk.reload() {
                 Ok(reloaded) => say(&format!("memgov: reloaded, {} rules in force", reloaded.rules)),

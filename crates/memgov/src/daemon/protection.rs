@@ -19,15 +19,55 @@ const OWN_MEMORY: &str = "67108864";
 /// The nice value of the loop: ahead of everybody ordinary, behind what is urgent for the machine itself.
 const AHEAD: i32 = -10;
 
+/// The heap of the loop grows by so much at a time.
+const SPARE: u32 = 128 << 10;
+
 /// What is to be taken off again.
 pub(super) struct Protection {
     own_group: Option<PathBuf>,
+}
+
+/// The memory of the loop, kept in RAM: the program, its stack, its tables and its one heap. Other threads may wait for a page; nobody
+/// waits for them, and what they hold for whoever asks (JSON, events of the past) is not worth a server's RAM for ever.
+#[derive(Debug)]
+pub(super) struct Locked {
+    /// Up to where the heap is locked; `None`: nothing is.
+    end: Option<usize>,
+}
+
+impl Locked {
+    /// Nothing is locked.
+    #[cfg(test)]
+    pub const fn nothing() -> Self {
+        Self { end: None }
+    }
+
+    /// The loop's tables are made, and no other thread is started yet: what is mapped from here on is theirs.
+    pub fn settle() -> Self {
+        // That it cannot be was said when it was first tried.
+        if !rlimit::may_lock_all() || sys::mlock_present().is_err() {
+            return Self { end: None };
+        }
+        crate::bpf::unlock_programs();
+        sys::keep_one_heap(SPARE);
+        Self { end: Some(sys::heap_end()) }
+    }
+
+    /// What the loop has allocated since (a new row, another policy) is locked too. Asks the kernel only if the heap has grown.
+    pub fn grow(&mut self) {
+        let Some(end) = self.end else { return };
+        let now = sys::heap_end();
+        if now > end && sys::mlock_heap(end, now).is_ok() {
+            self.end = Some(now);
+        }
+    }
 }
 
 impl Protection {
     /// Puts on what can be had. Says what cannot.
     pub fn put_on(layout: &Layout, dry_run: bool) -> Self {
         more_descriptors();
+        sys::map_large_pieces();
         if let Err(error) = fs::write("/proc/self/oom_score_adj", "-1000") {
             say(&format!(
                 "memgov: oom_score_adj -1000: {error}; the kernel's OOM killer may choose memgov itself"

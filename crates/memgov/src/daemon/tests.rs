@@ -105,6 +105,7 @@ fn governing(layout: &Layout, state: &Path, policy: Policy) -> (Governing, Arc<J
         bereave: Box::new(|| true),
         counts: Arc::new(Counts::default()),
         lease: Duration::from_secs(10),
+        locked: super::protection::Locked::nothing(),
         buffers: Buffers::new(&bounds),
     };
     (governing, journal)

@@ -47,6 +47,61 @@ pub fn mlock_all() -> Result<(), Errno> {
     rustix::mm::mlockall(MlockAllFlags::CURRENT | MlockAllFlags::FUTURE)
 }
 
+/// Keeps in RAM what is mapped now, and no longer what will be mapped later (mlockall(2): MCL_CURRENT alone takes MCL_FUTURE back).
+pub fn mlock_present() -> Result<(), Errno> {
+    rustix::mm::mlockall(MlockAllFlags::CURRENT)
+}
+
+/// Where the heap of the thread that called `main` ends, in which everything it allocates lies after [`keep_one_heap`].
+pub fn heap_end() -> usize {
+    // SAFETY: an increment of 0 only asks; in glibc and musl that reads a variable, or makes the system call brk(0).
+    unsafe { libc::sbrk(0) }.addr()
+}
+
+/// Keeps in RAM what lies between two ends of the heap, the first one having been the end before.
+pub fn mlock_heap(from: usize, to: usize) -> Result<(), Errno> {
+    let Some(length) = to.checked_sub(from) else { return Ok(()) };
+    // SAFETY: locking changes no memory, and of addresses where nothing is mapped the kernel says ENOMEM.
+    check(unsafe { libc::syscall(libc::SYS_mlock, from, length) })
+}
+
+/// Bytes that need not be in RAM any more: whoever reads them again may wait for them.
+pub fn munlock(bytes: &[u8]) -> Result<(), Errno> {
+    // SAFETY: unlocking changes no memory. The kernel takes whole pages, so that what is beside it is unlocked too.
+    check(unsafe { libc::syscall(libc::SYS_munlock, bytes.as_ptr(), bytes.len()) })
+}
+
+/// Large pieces of memory get mappings of their own and are gone when they are given back. glibc does so at first, and then raises its
+/// idea of what is large with each that is given back: what loading programs takes (the types of the whole kernel) would stay in the heap.
+pub fn map_large_pieces() {
+    #[cfg(target_env = "gnu")]
+    // SAFETY: takes two numbers; what it does not know it leaves.
+    unsafe {
+        libc::mallopt(libc::M_MMAP_THRESHOLD, 128 << 10);
+    }
+}
+
+/// From now on the thread that called `main` allocates from its one heap only (no mappings of their own for large pieces), which grows by
+/// `spare` bytes at least and never shrinks. Other threads have heaps of their own. Elsewhere than in glibc nothing can be asked for.
+pub fn keep_one_heap(spare: u32) {
+    #[cfg(target_env = "gnu")]
+    {
+        // The most glibc takes: half of the largest heap of another thread (HEAP_MAX_SIZE in malloc/arena.c).
+        const LARGEST: libc::c_int = 32 << 20;
+        let spare = libc::c_int::try_from(spare).unwrap_or(libc::c_int::MAX);
+        for (option, value) in [
+            (libc::M_MMAP_THRESHOLD, LARGEST),
+            (libc::M_TRIM_THRESHOLD, libc::c_int::MAX),
+            (libc::M_TOP_PAD, spare),
+        ] {
+            // SAFETY: takes two numbers; what it does not know it leaves.
+            unsafe { libc::mallopt(option, value) };
+        }
+    }
+    #[cfg(not(target_env = "gnu"))]
+    let _ = spare;
+}
+
 /// Gives back what [`mlock_all`] took.
 pub fn munlock_all() -> Result<(), Errno> {
     rustix::mm::munlockall()

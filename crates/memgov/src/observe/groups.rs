@@ -42,7 +42,8 @@ struct Row {
 /// What observe holds for each row of the group table.
 #[derive(Debug)]
 pub(super) struct GroupRows {
-    rows: Vec<Option<Row>>,
+    /// Boxed: a new group allocates anyway, and a place that nobody needs costs little.
+    rows: Vec<Option<Box<Row>>>,
     by_path: HashMap<Arc<[u8]>, GroupSlot>,
     by_id: HashMap<GroupId, GroupSlot>,
     next_sweep: Time,
@@ -119,7 +120,7 @@ impl GroupRows {
             tape.group_new(slot, group);
         }
         self.by_id.insert(row.dir.id(), slot);
-        self.rows[index as usize] = Some(row);
+        self.rows[index as usize] = Some(Box::new(row));
         self.by_path.insert(name, slot);
         snap.touch_group(slot);
         Ok(Some(slot))

@@ -3,7 +3,7 @@
 //! theirs counts for the tick it is heard in, where it is more than what was read; the next tick reads again.
 
 use memgov_decide::governor::Governor;
-use memgov_decide::snapshot::{GroupSlot, ProcessSlot, Rss, Snapshot};
+use memgov_decide::snapshot::{GroupId, GroupSlot, ProcessSlot, Rss, Snapshot};
 
 use super::Observer;
 use crate::bpf::{Event, EventKind};
@@ -120,8 +120,13 @@ impl Observer {
 
     /// The row of the group an event is about.
     fn slot_about(&self, snap: &Snapshot, event: &Event) -> Option<GroupSlot> {
-        let slot = self.groups.slot_of(event.group)?;
-        snap.group(slot).is_some_and(|row| row.id == event.group && !row.gone).then_some(slot)
+        self.group_slot(event.group, snap)
+    }
+
+    /// The row of a group that is still there.
+    pub fn group_slot(&self, id: GroupId, snap: &Snapshot) -> Option<GroupSlot> {
+        let slot = self.groups.slot_of(id)?;
+        snap.group(slot).is_some_and(|row| row.id == id && !row.gone).then_some(slot)
     }
 }
 

@@ -1,6 +1,6 @@
-//! What the kernel did by itself, as it is shown and kept beside decisions: that it ran out of memory, whom its OOM killer took, and
-//! how many calls it refused in memgov's name; and which groups were shrunk by hand. `decide` decided none of these, so nothing here has a
-//! ladder.
+//! What the kernel did by itself, as it is shown and kept beside decisions: that it ran out of memory, whom its OOM killer took, how many calls it
+//! refused in memgov's name, and whom it has signalled or killed that was gone before memgov knew of it; and which groups were shrunk by hand.
+//! `decide` decided none of these, so nothing here has a ladder.
 
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -26,6 +26,18 @@ pub enum What {
     },
     /// The kernel's OOM killer took the named process: `mark_oom_victim` in mm/oom_kill.c.
     Victim,
+    /// The named process went over its own line and got this signal for it in that instant; it was never decided on, because there is no
+    /// such process any more.
+    Met {
+        /// SIGKILL, because its line says kill.
+        kill: bool,
+        /// The signal.
+        signal: u8,
+        /// The line: of usage if that was compared, else of resident memory.
+        line: Bytes,
+        /// Usage that was compared; 0: none was.
+        usage: Bytes,
+    },
     /// Calls that allocate were refused to the target.
     Denied {
         /// So many since its line was set.
@@ -115,6 +127,8 @@ impl Happening {
             What::Oom { .. } => wire::OrderKind::Oom,
             What::Victim => wire::OrderKind::OomKill,
             What::Denied { .. } => wire::OrderKind::Denied,
+            What::Met { kill: true, .. } => wire::OrderKind::Kill,
+            What::Met { kill: false, .. } => wire::OrderKind::Signal,
             What::Shrunk(_) => wire::OrderKind::Shrink,
         };
         let nobodys = match self.what {
@@ -131,7 +145,11 @@ impl Happening {
             step: 0,
             target: self.target(path, owner),
             order,
-            signal: (self.what == What::Victim).then_some(9),
+            signal: match self.what {
+                What::Victim => Some(9),
+                What::Met { kill: false, signal, .. } => Some(signal),
+                _ => None,
+            },
             share_permille: None,
             reason,
             ranking: Vec::new(),
@@ -147,7 +165,7 @@ impl Happening {
     }
 
     fn target(&self, path: Option<&[u8]>, owner: Option<u32>) -> wire::Target {
-        if self.own || self.what == What::Victim {
+        if self.own || matches!(self.what, What::Victim | What::Met { .. }) {
             return wire::Target::Process {
                 pid: self.who.id.pid,
                 start: self.who.id.start,
@@ -192,6 +210,14 @@ impl Happening {
                 (shown.usage_bytes, shown.usage_line_bytes) = (known(usage), known(max))
             }
             What::Victim => shown.rss_bytes = self.held().map(|bytes| bytes.0),
+            What::Met { line, usage, .. } => {
+                shown.rss_bytes = self.held().map(|bytes| bytes.0);
+                (shown.kind, shown.rss_line_bytes) = (wire::ReasonKind::Rss, known(line));
+                if usage != Bytes(0) {
+                    shown.kind = wire::ReasonKind::Usage;
+                    (shown.usage_bytes, shown.usage_line_bytes) = (known(usage), shown.rss_line_bytes.take());
+                }
+            }
             What::Denied { line, value, .. } => {
                 shown.kind = wire::ReasonKind::Denied;
                 let (of, at) = match self.own && known(value).is_none() {
@@ -234,6 +260,14 @@ impl Happening {
                 }
                 None => "the kernel's OOM killer took it".to_owned(),
             },
+            What::Met { line, usage, .. } => {
+                let value = match (usage, self.who.rss) {
+                    (Bytes(0), None) => "was over its line".to_owned(),
+                    (Bytes(0), Some(_)) => format!("held {}, over {line}", self.held().unwrap_or_default()),
+                    (usage, _) => format!("usage of {of} is {usage}, over {line}"),
+                };
+                format!("{value}; it was gone before memgov knew of it")
+            }
             What::Denied { calls, more, line, value, kernel } => {
                 let usage = if kernel { "kernel memory" } else { "usage" };
                 let at = match value {
@@ -257,7 +291,8 @@ impl Happening {
             What::Shrunk(shrunk) => return shrunk.outcome(),
             What::Oom { .. } => (wire::OutcomeKind::Nothing, None),
             What::Victim => (wire::OutcomeKind::Done, Some("kernel")),
-            What::Denied { .. } => (wire::OutcomeKind::Done, Some("bpf")),
+            What::Denied { .. } | What::Met { kill: false, .. } => (wire::OutcomeKind::Done, Some("bpf")),
+            What::Met { kill: true, .. } => (wire::OutcomeKind::Dead, Some("bpf")),
         };
         wire::Outcome {
             kind,
@@ -344,6 +379,32 @@ mod tests {
             own: false,
             left_out: 0,
         }
+    }
+
+    /// A child that was killed before it had a row leaves a record all the same, with whose line it was and by how much it was over.
+    #[test]
+    fn whoever_was_gone_before_he_was_known_is_told_of() {
+        let met = |kill, signal, usage| {
+            let rule = (Some(Source::Rule(memgov_decide::policy::RuleId(0))), Some("hogs".into()));
+            let mut it = happening(What::Met { kill, signal, line: Bytes::mib(16), usage });
+            (it.source, it.rule) = rule;
+            it.event(Some(b"/job"), None)
+        };
+        let killed = met(true, 9, Bytes(0));
+        assert_eq!((killed.order, killed.outcome.kind), (wire::OrderKind::Kill, wire::OutcomeKind::Dead));
+        assert_eq!(killed.outcome.by.as_deref(), Some("bpf"));
+        assert_eq!(killed.source, wire::Source::Rule { rule: "hogs".into() });
+        assert!(matches!(killed.target, wire::Target::Process { pid: 7, .. }), "{:?}", killed.target);
+        let of_rss = (killed.reason.rss_bytes, killed.reason.rss_line_bytes);
+        assert_eq!(of_rss, (Some(Bytes::mib(21).0), Some(Bytes::mib(16).0)));
+        let told = met(false, 10, Bytes::mib(30));
+        assert_eq!((told.order, told.signal), (wire::OrderKind::Signal, Some(10)));
+        assert_eq!(told.outcome.kind, wire::OutcomeKind::Done);
+        assert_eq!(
+            (told.reason.kind, told.reason.usage_bytes),
+            (wire::ReasonKind::Usage, Some(Bytes::mib(30).0))
+        );
+        assert!(told.reason.text.contains("/job is 30MiB, over 16MiB"), "{}", told.reason.text);
     }
 
     #[test]

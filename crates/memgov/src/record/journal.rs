@@ -22,7 +22,7 @@ use crate::serve::wire::Event;
 use crate::terminal;
 
 /// Entries that may wait for the thread.
-const QUEUE: usize = 1024;
+const QUEUE: usize = 512;
 /// Events kept in memory for `events` and `explain`.
 const KEPT: usize = 4096;
 /// The file is turned over at this size; one former file is kept beside it.

@@ -138,7 +138,7 @@ impl Player {
             governor: Governor::new(policy, bounds).counting_from(next),
             later,
             snap,
-            out: Decisions::with_capacity(4096),
+            out: Decisions::with_capacity(bounds.decisions()),
             readings: HashMap::new(),
             recorded: Vec::new(),
             decided: Vec::new(),
@@ -244,8 +244,8 @@ impl Player {
         }
         self.out.clear();
         self.governor.step(&self.snap, &mut self.out);
-        for decision in self.out.as_slice() {
-            let event = event::canonical(decision, &self.snap, self.governor.policy());
+        for decision in self.out.iter() {
+            let event = event::canonical(&decision, &self.snap, self.governor.policy());
             self.decided_ids.insert(event.id);
             self.decided.push((serde_json::to_vec(&event).unwrap_or_default(), event));
         }

@@ -58,6 +58,27 @@ pub fn rss_kib(pid: i32) -> Option<u64> {
     status(pid, "VmRSS")?.split(' ').next()?.parse().ok()
 }
 
+/// KiB locked in memory, counted by what is mapped.
+pub fn locked_kib(pid: i32) -> Option<u64> {
+    status(pid, "VmLck")?.split(' ').next()?.parse().ok()
+}
+
+/// KiB of its first thread's heap that are not locked.
+pub fn unlocked_heap_kib(pid: i32) -> Option<u64> {
+    let text = fs::read_to_string(format!("/proc/{pid}/smaps")).ok()?;
+    let (mut heap, mut size, mut outside) = (false, 0, 0);
+    for line in text.lines() {
+        if let Some(kib) = line.strip_prefix("Size:") {
+            size = kib.trim().split(' ').next()?.parse().ok()?;
+        } else if let Some(flags) = line.strip_prefix("VmFlags:") {
+            outside += if heap && !flags.split(' ').any(|flag| flag == "lo") { size } else { 0 };
+        } else if line.split(' ').next().is_some_and(|range| range.contains('-')) {
+            heap = line.ends_with("[heap]");
+        }
+    }
+    Some(outside)
+}
+
 /// System calls that read, over its life.
 pub fn reads(pid: i32) -> Option<u64> {
     let text = fs::read_to_string(format!("/proc/{pid}/io")).ok()?;

@@ -16,6 +16,42 @@ pub fn fork() -> Result<i32, Errno> {
     }
 }
 
+/// include/uapi/linux/sched.h; libc's constant is too narrow.
+const CLONE_INTO_CGROUP: u64 = 0x2_0000_0000;
+
+/// The same, born in the group whose directory is given: `clone3(2)` with CLONE_INTO_CGROUP.
+pub fn fork_into(group: &OwnedFd) -> Result<i32, Errno> {
+    // SAFETY: all-zero is what clone3 takes for "not asked for".
+    let mut args: libc::clone_args = unsafe { std::mem::zeroed() };
+    args.flags = CLONE_INTO_CGROUP;
+    args.exit_signal = u64::try_from(libc::SIGCHLD).unwrap_or(0);
+    args.cgroup = u64::try_from(group.as_raw_fd()).unwrap_or(0);
+    // SAFETY: as for `fork`; without CLONE_VM the child goes on with its own copy of this stack.
+    match unsafe { libc::syscall(libc::SYS_clone3, &raw mut args, size_of::<libc::clone_args>()) } {
+        -1 => Err(errno()),
+        pid => Ok(i32::try_from(pid).unwrap_or(0)),
+    }
+}
+
+/// Starts this program with one argument, by `vfork` and `exec` (`posix_spawn(3)`).
+pub fn spawn_self(argument: &CStr) -> Result<i32, Errno> {
+    let arguments = [c"systest".as_ptr().cast_mut(), argument.as_ptr().cast_mut(), std::ptr::null_mut()];
+    let nothing: [*mut libc::c_char; 1] = [std::ptr::null_mut()];
+    let mut pid = 0;
+    // SAFETY: path, arguments and environment outlive the call, and both lists end with a null pointer.
+    let failed = unsafe {
+        libc::posix_spawn(
+            &raw mut pid,
+            c"/proc/self/exe".as_ptr(),
+            std::ptr::null(),
+            std::ptr::null(),
+            arguments.as_ptr(),
+            nothing.as_ptr(),
+        )
+    };
+    if failed == 0 { Ok(pid) } else { Err(failed) }
+}
+
 /// Ends this process without running anything on the way.
 pub fn exit_now(code: i32) -> ! {
     // SAFETY: `_exit` never returns and touches no memory.

@@ -10,7 +10,43 @@ use crate::harness::process;
 use crate::harness::run::Test;
 
 pub fn tests() -> Vec<Test> {
-    vec![Test::new("idle_cost", idle).seconds(240)]
+    vec![Test::new("idle_cost", idle).seconds(240), Test::new("locked_memory_is_bounded", locked).seconds(60)]
+}
+
+/// What the daemon may lock with default settings: `VmLck` of proc(5), which counts all that is mapped and locked, touched or not.
+const MOST_LOCKED_KIB: u64 = 16 << 10;
+
+/// Also after it has been asked, which takes other threads memory, and has given rows to groups, which takes the loop some.
+fn locked(bench: &mut Bench<'_>) -> Result<String> {
+    let parent = bench.group("many")?;
+    parent.delegate_memory()?;
+    let rule = format!("[[rule]]\ngroups = \"{}/*\"\nover = \"1GiB\"\ndo = [\"deny\"]\n", parent.path());
+    let daemon = bench.daemon(&rule)?;
+    let locked = || process::locked_kib(daemon.pid).context("reading VmLck");
+    let at_first = locked()?;
+    ensure!(at_first > 1024, "only {at_first} KiB are locked: its tables are not");
+    for at in 0..200 {
+        fs::create_dir(parent.dir().join(format!("g{at}")))?;
+    }
+    let watched = || {
+        let status: serde_json::Value = serde_json::from_str(&daemon.ok(&["status", "--json"]).ok()?).ok()?;
+        (status["watched"]["groups"].as_u64()? >= 200).then_some(())
+    };
+    let found = crate::harness::poll_until(bench.patience() * 6, Duration::from_millis(100), watched);
+    ensure!(found.is_some(), "the groups are not watched: {}", daemon.ok(&["status"])?);
+    let at_last = locked()?;
+    for kib in [at_first, at_last] {
+        ensure!(kib < MOST_LOCKED_KIB, "{kib} KiB are locked, of at most {MOST_LOCKED_KIB}");
+    }
+    // What the loop took for the new rows is locked too: no heap of it is left outside.
+    let outside = || process::unlocked_heap_kib(daemon.pid).filter(|kib| *kib == 0);
+    let all = crate::harness::poll_until(bench.patience(), std::time::Duration::from_millis(50), outside);
+    ensure!(
+        all.is_some(),
+        "{:?} KiB of the loop's heap are not locked",
+        process::unlocked_heap_kib(daemon.pid)
+    );
+    Ok(format!("{at_first} KiB, {at_last} KiB with 200 groups"))
 }
 
 /// Counters of all of memgov's processes together.

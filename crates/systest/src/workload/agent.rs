@@ -239,7 +239,8 @@ impl Agent {
                 return self.answer(format_args!("{results}"));
             }
             Command::Cache(path, offset, bytes, rate) => return self.cache(path, offset, bytes, rate),
-            Command::Fork(input, output) => return self.fork(input, output),
+            Command::Fork(input, output) => return self.fork(None, input, output),
+            Command::ForkInto(group, input, output) => return self.fork(Some(group), input, output),
             Command::Thread(input, output) => return self.thread(input, output),
             other => return self.about_kernel_memory(other),
         }
@@ -334,6 +335,8 @@ impl Agent {
                 let [pieces, failures, p50, p99, max] = self.innocent.as_ref().ok_or(libc::ESRCH)?.figures();
                 self.answer(format_args!("{pieces} {failures} {p50} {p99} {max}"))
             }
+            Command::Brood(count, bytes) => self.answer(format_args!("{}", children::brood(count, bytes)?)),
+            Command::Spawn(count) => self.answer(format_args!("{}", children::spawn(count)?)),
             Command::Counted(number) => self.answer(format_args!("{}", signal::counted(number))),
             Command::Reap(pid) => self.answer(format_args!("{}", process::wait(pid, 0)?.unwrap_or(0))),
             Command::Jobs => self.answer(format_args!("{}", signal::job_control_notices())),
@@ -358,10 +361,13 @@ impl Agent {
     }
 
     /// The child keeps what is held, and nothing of what its parent was doing.
-    fn fork(&mut self, input: &str, output: &str) -> Result<(), Errno> {
+    fn fork(&mut self, group: Option<&str>, input: &str, output: &str) -> Result<(), Errno> {
         let (input, output) =
             (Path::new(input).ok_or(libc::ENAMETOOLONG)?, Path::new(output).ok_or(libc::ENAMETOOLONG)?);
-        let child = process::fork()?;
+        let child = match group {
+            None => process::fork()?,
+            Some(group) => process::fork_into(&open(group, libc::O_RDONLY | libc::O_DIRECTORY)?)?,
+        };
         if child != 0 {
             return self.answer(format_args!("{child} {}", now()));
         }

@@ -5,7 +5,7 @@ use std::ffi::CStr;
 use std::fmt::Write;
 
 use super::text::{Channel, Line};
-use crate::sys::{Errno, process};
+use crate::sys::{Errno, memory, process};
 
 /// A path as the kernel takes it, in a fixed buffer.
 pub struct Path(Line);
@@ -29,6 +29,32 @@ pub fn open_channel(input: &Path, output: &Path) -> Result<Channel, Errno> {
         process::open(input.as_c(), libc::O_RDONLY)?,
         process::open(output.as_c(), libc::O_WRONLY)?,
     ))
+}
+
+/// Children one after the other, each with so much memory of its own for a moment; how many died of a signal.
+pub fn brood(count: u64, bytes: u64) -> Result<u64, Errno> {
+    let mut died = 0;
+    for _ in 0..count {
+        let child = process::fork()?;
+        if child == 0 {
+            let length = usize::try_from(bytes).unwrap_or(0);
+            let taken = memory::map(length, memory::Mapping::Anon).map(|at| memory::touch(at, length));
+            process::exit_now(taken.err().unwrap_or(0));
+        }
+        let status = process::wait(child, 0)?.unwrap_or(0);
+        died += u64::from(libc::WIFSIGNALED(status));
+    }
+    Ok(died)
+}
+
+/// So many programs, each started and waited for; how many ended with 0.
+pub fn spawn(count: u64) -> Result<u64, Errno> {
+    let mut well = 0;
+    for _ in 0..count {
+        let status = process::wait(process::spawn_self(c"leave-at-once")?, 0)?.unwrap_or(0);
+        well += u64::from(libc::WIFEXITED(status) && libc::WEXITSTATUS(status) == 0);
+    }
+    Ok(well)
 }
 
 /// In a new process the channel becomes standard input and output, so that it outlives exec.

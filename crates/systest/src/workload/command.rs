@@ -10,7 +10,7 @@ pub const HELP: &str = "\
 grow KIND STEP INTERVAL_US UPTO | stop | shrink BYTES | free | hammer KIND STEP UPTO ROUNDS | pace CALL CALLS BATCHES | held | usage | watch FILE LINE | file PATH | cache PATH OFFSET BYTES [BYTES_A_SECOND]
 probe | await refused|allowed [MASK] | spin | idle | progress | innocent INTERVAL_US | figures
 count SIGNAL | yield-on SIGNAL | counted SIGNAL | block SIGNAL | unblock SIGNAL | ignore SIGNAL | jobs
-fork IN OUT | thread IN OUT | exec | exec-file PATH | reap PID | groups | name COMM | become UID | drop-ipc-lock | memlock-max
+fork IN OUT | fork-into GROUP IN OUT | brood COUNT BYTES | spawn COUNT | thread IN OUT | exec | exec-file PATH | reap PID | groups | name COMM | become UID | drop-ipc-lock | memlock-max
 work-in PATH | prepare HOARD COUNT | hoard HOARD COUNT | let-go | kernel-calls-prepare | kernel-calls | give-back | fork-bomb
 limit as|data|memlock SOFT|inf HARD|inf | linger SECONDS | leave | exit CODE";
 
@@ -66,6 +66,12 @@ pub enum Command<'a> {
     Jobs,
     /// A child with its own channel.
     Fork(&'a str, &'a str),
+    /// The same, born in the group of this directory (CLONE_INTO_CGROUP).
+    ForkInto(&'a str, &'a str, &'a str),
+    /// Children one after the other that take so much and end; how many died of a signal.
+    Brood(u64, u64),
+    /// So many programs one after the other (`vfork` and `exec`); how many ended as they should.
+    Spawn(u64),
     /// A thread with its own channel.
     Thread(&'a str, &'a str),
     /// Become the same program anew.
@@ -161,6 +167,9 @@ pub fn parse(line: &str) -> Option<Command<'_>> {
         "innocent" => Command::Innocent(number(word()?)?.checked_mul(1000)?),
         "figures" => Command::Figures,
         "fork" => Command::Fork(word()?, word()?),
+        "fork-into" => Command::ForkInto(word()?, word()?, word()?),
+        "brood" => Command::Brood(number(word()?)?, number(word()?)?),
+        "spawn" => Command::Spawn(number(word()?)?),
         "thread" => Command::Thread(word()?, word()?),
         "exec" => Command::Exec,
         "exec-file" => Command::ExecFile(word()?),

@@ -43,7 +43,6 @@ static __always_inline __u64 needs(struct task_struct *task)
 static __noinline int refuse(__u32 hook)
 {
 	struct task_struct *task = bpf_get_current_task_btf(), *leader;
-	struct task_limit *limit;
 	struct group_slot *slot;
 	struct seen seen = {};
 	__u64 now;
@@ -62,8 +61,7 @@ static __noinline int refuse(__u32 hook)
 	/* Past its point of no return an exec that is refused memory dies of it. */
 	if (BPF_CORE_READ_BITFIELD(task, in_execve))
 		return 0;
-	limit = limit_of(leader);
-	if ((limit && (limit->flags & TASK_EXEMPT)) || is_exempt(leader))
+	if (is_exempt(leader))
 		return 0;
 	now = bpf_ktime_get_ns();
 	if (!leased(now))

@@ -68,7 +68,7 @@ static __always_inline int refuse(__u32 hook)
 	/* Past its point of no return an exec that is refused memory dies of it. */
 	if (BPF_CORE_READ_BITFIELD(task, in_execve))
 		return 0;
-	if ((limit && (limit->flags & TASK_EXEMPT)) || is_exempt(leader))
+	if (is_exempt(leader))
 		return 0;
 	now = bpf_ktime_get_ns();
 	if (!leased(now) || has_room(task, leader, now))

@@ -36,11 +36,13 @@ static __always_inline bool leased(__u64 now)
 }
 
 /*
- * In an interrupt the running task is not who caused it. A kernel that keeps the count elsewhere than these two is taken
- * to be interrupted: nothing is done then, and the portable tier is what remains.
+ * In an interrupt the running task is not who caused it. x86 keeps the count with the processor, others with the thread (arm64 in
+ * preempt.count, riscv and powerpc in preempt_count). A kernel that keeps it elsewhere is taken to be interrupted: nothing is done then,
+ * and the loader does not let it come to that (`hopeless` in load.rs).
  */
 static __always_inline bool in_interrupt(void)
 {
+#ifdef __TARGET_ARCH_x86
 	if (&pcpu_hot) {
 		const struct pcpu_hot *hot = bpf_this_cpu_ptr(&pcpu_hot);
 
@@ -48,6 +50,14 @@ static __always_inline bool in_interrupt(void)
 	}
 	if (&__preempt_count)
 		return *(const int *)bpf_this_cpu_ptr(&__preempt_count) & IN_INTERRUPT;
+#else
+	struct task_struct___with_thread_info *task = (void *)bpf_get_current_task_btf();
+
+	if (bpf_core_field_exists(task->thread_info.preempt))
+		return BPF_CORE_READ(task, thread_info.preempt.count) & IN_INTERRUPT;
+	if (bpf_core_field_exists(task->thread_info.preempt_count))
+		return BPF_CORE_READ(task, thread_info.preempt_count) & IN_INTERRUPT;
+#endif
 	return true;
 }
 
@@ -258,35 +268,36 @@ static __attribute__((unused)) long look_at_high(__u32 index, struct walk *walk)
 {
 	struct cgroup_subsys_state *css = walk->css;
 	struct seen *seen = walk->seen;
-	__u64 high = HIGH_OF_KERNEL, usage;
+	__u64 high = HIGH_OF_KERNEL, usage, id;
 
 	if (!css)
 		return 1;
+	id = id_of(css);
 	if (governed(walk->levels, level_of(css))) {
-		struct group_slot *slot = slot_of(id_of(css));
+		struct group_slot *slot = slot_of(id);
 
 		if (slot)
 			high = slot->high;
 	}
 	if (high == HIGH_OF_KERNEL)
 		high = high_of(css);
-	if (high == HIGH_MAX)
-		return climb(walk, css);
 	usage = usage_of(css);
-	if (usage <= high + walk->line)
-		return climb(walk, css);
-	seen->group = id_of(css);
+	if (high == HIGH_MAX || usage <= high + walk->line) {
+		climb(walk, css);
+		return walk->group == id;
+	}
+	seen->group = id;
 	seen->usage = usage;
 	seen->limit = high + walk->line;
 	walk->over = true;
 	return 1;
 }
 
-/* Over memory.high plus climit, in its own group or one above. */
-static __always_inline bool over_high(struct cgroup_subsys_state *css, __u64 plus, struct seen *seen)
+/* Over memory.high plus climit, in its own group or one above, up to the one that is named. */
+static __always_inline bool over_high(struct cgroup_subsys_state *css, __u64 upto, __u64 plus, struct seen *seen)
 {
 	struct walk walk = {
-		.css = css, .seen = seen, .levels = control.levels, .line = plus,
+		.css = css, .seen = seen, .levels = control.levels, .line = plus, .group = upto,
 	};
 
 	bpf_loop(MOST_STEPS, look_at_high, &walk, 0);
@@ -334,7 +345,7 @@ static __always_inline bool task_over(struct task_struct *task, struct task_limi
 		return limit->rss_line != NO_LINE;
 	}
 	if (limit->flags & TASK_HIGH)
-		return over_high(css, limit->group_line, seen);
+		return over_high(css, limit->group, limit->group_line, seen);
 	return over_amount(css, limit->group, limit->group_line, seen);
 }
 

@@ -185,6 +185,18 @@ struct task_struct {
 	char comm[16];
 };
 
+/* Not of x86: what a thread is doing is kept with it. */
+struct thread_info {
+	int preempt_count;
+	struct {
+		__u32 count;
+	} preempt; /* arm64 */
+};
+
+struct task_struct___with_thread_info {
+	struct thread_info thread_info;
+};
+
 struct task_struct___before_6_2 {
 	struct task_rss_stat rss_stat;
 };

@@ -26,9 +26,8 @@ int BPF_PROG(fork_inherits, struct task_struct *child, unsigned long clone_flags
 		return 0;
 	}
 	__builtin_memcpy(to, from, sizeof(*to));
-	to->flags = (to->flags & ~TASK_HELD) | TASK_INHERITED;
+	to->flags &= ~TASK_HELD;
 	to->sent = 0;
-	to->sent_ns = 0;
 	to->denials = 0;
 	to->told_ns = 0;
 	to->room_until_ns = 0;

@@ -83,8 +83,6 @@ enum action {
 
 /* task_limit.flags */
 #define TASK_HIGH 1u /* group_line is the climit above memory.high, not an amount */
-#define TASK_EXEMPT 2u
-#define TASK_INHERITED 4u
 #define TASK_HELD 8u /* refused whatever it holds; not inherited */
 #define TASK_RULE 16u /* of a rule, and not of the process's own choice */
 
@@ -92,9 +90,8 @@ enum action {
 struct task_limit {
 	__u64 group_line; /* pages; NO_LINE: the condition names no group */
 	__u64 rss_line; /* pages; NO_LINE: it names no resident memory */
-	__u64 group; /* the group whose usage is meant; 0: the nearest */
+	__u64 group; /* the group whose usage is meant, or the last whose memory.high is; 0: the nearest, or all */
 	__u64 tag;
-	__u64 repeat_ns; /* 0: once */
 	__u8 action; /* enum action */
 	__u8 signal;
 	__u8 kinds;
@@ -103,7 +100,6 @@ struct task_limit {
 
 	__u64 denials;
 	__u64 told_ns;
-	__u64 sent_ns;
 	__u64 room_until_ns; /* CLOCK_MONOTONIC; so long after exec a little is let be */
 };
 

@@ -8,15 +8,9 @@
 #include "judge.h"
 
 /* Whether it is this call's turn to send; of several threads at once only one gets it. */
-static __always_inline bool takes_turn(struct task_limit *limit, __u64 now)
+static __always_inline bool takes_turn(struct task_limit *limit)
 {
-	__u64 last = limit->sent_ns;
-
-	if (!limit->sent)
-		return !__sync_val_compare_and_swap(&limit->sent, 0, 1);
-	if (!limit->repeat_ns || now - last < limit->repeat_ns)
-		return false;
-	return __sync_val_compare_and_swap(&limit->sent_ns, last, now) == last;
+	return !limit->sent && !__sync_val_compare_and_swap(&limit->sent, 0, 1);
 }
 
 /* Takes one of the kills that are left. */
@@ -49,17 +43,17 @@ static __always_inline void act_on(struct task_struct *task, struct cgroup_subsy
 
 	count(hook, false);
 	/* A limit that has done its work costs no more looks. */
-	if (limit->sent && !limit->repeat_ns)
+	if (limit->sent)
 		return;
 	if (!task_over(task, limit, css, &seen))
 		return;
-	if ((limit->flags & TASK_EXEMPT) || is_exempt(leader))
+	if (is_exempt(leader))
 		return;
 	/* Whom the kernel's own OOM killer may not take is not killed here either. */
 	if (kill && leader->signal->oom_score_adj == OOM_SCORE_ADJ_MIN)
 		return;
 	now = bpf_ktime_get_ns();
-	if (!leased(now) || !takes_turn(limit, now))
+	if (!leased(now) || !takes_turn(limit))
 		return;
 	if (kill && !may_kill()) {
 		limit->sent = 0;
@@ -73,7 +67,6 @@ static __always_inline void act_on(struct task_struct *task, struct cgroup_subsy
 			__sync_fetch_and_add(&control.kills_left, 1);
 		return;
 	}
-	limit->sent_ns = now;
 	count(hook, true);
 	tell(kill ? EVENT_KILLED : EVENT_SIGNALLED, hook, leader, &seen, signal, now);
 }

@@ -1,5 +1,6 @@
 //! The eBPF tier against a real kernel: every hook by what it does to a real program, called through the library.
 
+mod attacks;
 mod cost;
 mod deny;
 mod feed;
@@ -18,7 +19,7 @@ mod send;
 use crate::harness::run::Test;
 
 pub fn tests() -> Vec<Test> {
-    let themes: [fn() -> Vec<Test>; 12] = [
+    let themes: [fn() -> Vec<Test>; 13] = [
         load::tests,
         deny::tests,
         process::tests,
@@ -27,6 +28,7 @@ pub fn tests() -> Vec<Test> {
         rules::tests,
         kernel::tests,
         kernel_attacks::tests,
+        attacks::tests,
         cost::tests,
         groups::tests,
         groups_daemon::tests,

@@ -1,7 +1,5 @@
 //! Signals and kills out of the kernel, and the events of charges and of the OOM killer.
 
-use std::time::Duration;
-
 use anyhow::{Result, ensure};
 use memgov::bpf::{Condition, Event, EventKind, GroupLimit, Hook, TaskAction};
 use memgov_decide::policy::Over;
@@ -18,7 +16,6 @@ pub fn tests() -> Vec<Test> {
     let test = |name, body| Test::new(name, body).needs(&[Need::Bpf]).seconds(90);
     vec![
         test("bpf_signal_once_until_it_is_set_anew", once),
-        test("bpf_signal_repeats_at_its_pace", repeats),
         test("bpf_signal_over_a_group_line", over_group),
         test("bpf_kill_takes_the_process_and_no_other", kill),
         test("bpf_kill_needs_the_lease", lease),
@@ -33,7 +30,7 @@ fn once(bench: &mut Bench<'_>) -> Result<String> {
     let mut rig = Rig::new(&[Hook::Rss])?;
     let mut hog = bench.agent(&bench.group("job")?, "hog")?;
     hog.ask("count 10")?;
-    let wanted = limit(rss(ANON, 16 * MIB), TaskAction::Signal { signal: USR1, repeat: None }, 3);
+    let wanted = limit(rss(ANON, 16 * MIB), TaskAction::Signal { signal: USR1 }, 3);
     rig.limit_process(&hog, &wanted)?;
     hog.take("anon", 8 * MIB)?;
     ensure!(hog.number("counted 10")? == 0, "signalled under its line");
@@ -56,22 +53,6 @@ fn once(bench: &mut Bench<'_>) -> Result<String> {
     Ok(format!("at {}", mib(anon(&event).0)))
 }
 
-fn repeats(bench: &mut Bench<'_>) -> Result<String> {
-    let rig = Rig::new(&[Hook::Rss])?;
-    let mut hog = bench.agent(&bench.group("job")?, "hog")?;
-    hog.ask("count 10")?;
-    hog.take("anon", 8 * MIB)?;
-    let repeat = Some(Duration::from_millis(200));
-    rig.limit_process(&hog, &limit(rss(ANON, MIB), TaskAction::Signal { signal: USR1, repeat }, 3))?;
-    let begin = crate::sys::now();
-    hog.grow("anon", 256 << 10, Duration::from_millis(20), 24 * MIB)?;
-    hog.note("full")?;
-    let most = (crate::sys::now() - begin) / 200_000_000 + 1;
-    let counted = hog.number("counted 10")?;
-    ensure!((3..=most).contains(&counted), "signalled {counted} times, expected 3 to {most}");
-    Ok(format!("{counted} of at most {most}"))
-}
-
 fn over_group(bench: &mut Bench<'_>) -> Result<String> {
     const LINE: u64 = 24 * MIB;
     let mut rig = Rig::new(&[Hook::Charge])?;
@@ -81,7 +62,7 @@ fn over_group(bench: &mut Bench<'_>) -> Result<String> {
         agent.ask("count 10")?;
     }
     let over = Condition { group: Some(Over::Amount(Bytes(LINE))), rss: None };
-    rig.limit_process(&hog, &limit(over, TaskAction::Signal { signal: USR1, repeat: None }, 4))?;
+    rig.limit_process(&hog, &limit(over, TaskAction::Signal { signal: USR1 }, 4))?;
     hog.take("anon", 48 * MIB)?;
     let event = rig.wait_for(EventKind::Signalled, hog.pid, bench.patience())?;
     ensure!(event.usage.0 > LINE && event.usage.0 <= bound(LINE, 0), "{event:?}");
