@@ -119,10 +119,10 @@ impl Stage {
         let groups: Vec<_> = PATHS.iter().zip(HIGHS).map(|(path, high)| world.group(path, high)).collect();
         let processes: Vec<_> =
             PROCESSES.iter().map(|&(pid, group)| world.process(pid, Some(groups[group]))).collect();
-        for (i, &slot) in processes.iter().enumerate() {
+        for (i, &slot) in (0u32..).zip(&processes) {
             let row = world.process_row(slot);
-            row.session = (i % 3 > 0).then_some(7 + i as u32 % 2);
-            row.kernel.threads = Some(i as u32);
+            row.session = (i % 3 > 0).then_some(7 + i % 2);
+            row.kernel.threads = Some(i);
         }
         world.process_row(processes[6]).comm = *b"never\0\0\0\0\0\0\0\0\0\0\0";
         Self { world, groups, processes }
