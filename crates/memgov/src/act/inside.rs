@@ -31,6 +31,8 @@ pub const SWEPT: usize = 1024;
 /// Signals and deaths by the kernel's hand that are remembered until their order comes.
 const REMEMBERED: usize = 256;
 
+const NOBODY: ProcessId = ProcessId { pid: 0, start: 0 };
+
 /// Episodes that hold a target. They are numbered from 1, so 0 is a free place.
 #[derive(Clone, Copy, Debug, Default)]
 struct Holders([EpisodeId; MOST_HOLDERS]);
@@ -145,8 +147,8 @@ pub struct Inside {
     processes: Vec<Option<ToldProcess>>,
     /// So many of them the kernel was told a line of.
     told: u32,
-    /// Who of the rows is protected, and known as such.
-    exempt: Vec<Option<ProcessId>>,
+    /// Who of the rows is protected, and known as such; pid 0: nobody.
+    exempt: Vec<ProcessId>,
     /// Who was found protected by sweeps, the youngest last.
     swept: VecDeque<ProcessId>,
     /// What the kernel did by itself, the youngest last, and with which signal.
@@ -174,7 +176,7 @@ impl Inside {
             groups: vec![None; groups as usize],
             processes: vec![None; processes as usize],
             told: 0,
-            exempt: vec![None; processes as usize],
+            exempt: vec![NOBODY; processes as usize],
             swept: VecDeque::with_capacity(SWEPT),
             done: Vec::with_capacity(REMEMBERED),
             allowed: 0,
@@ -206,11 +208,15 @@ impl Inside {
 
     /// Who of this row is protected; `None`: nobody, or nobody any more.
     pub fn set_exempt(&mut self, slot: ProcessSlot, who: Option<ProcessId>) {
+        let who = who.unwrap_or(NOBODY);
         let Some(place) = self.exempt.get_mut(slot.0 as usize).filter(|place| **place != who) else { return };
-        if let Some(former) = place.take() {
+        let former = std::mem::replace(place, NOBODY);
+        if former != NOBODY {
             let _ = self.maps.exempt(former, false);
         }
-        *place = who.filter(|who| self.maps.exempt(*who, true).is_ok());
+        if who != NOBODY && self.maps.exempt(who, true).is_ok() {
+            *place = who;
+        }
     }
 
     /// Found protected by the sweep of an order. At most so many are known at a time: one that was forgotten is found by the next sweep.

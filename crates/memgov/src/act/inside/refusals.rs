@@ -17,25 +17,27 @@ const GAP: Duration = Duration::from_secs(10);
 /// Processes whose counters are read for one status: each costs a pidfd.
 const MOST_PROCESSES: usize = 64;
 
-/// What was recorded of one target's refusals.
+/// What was recorded of one target's refusals. There is one of these for every process, so counters end at 2^32.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Said {
     /// Of counters before the one that runs now: telling the kernel another line of a process begins a new one.
-    before: u64,
+    before: u32,
     /// The counter as it was last read.
-    read: u64,
+    read: u32,
     /// Refusals that are in the record.
-    said: u64,
-    at: Option<Time>,
+    said: u32,
+    /// When they were recorded; 0: none were.
+    at: Time,
 }
 
 impl Said {
     fn take(&mut self, counter: u64) -> u64 {
+        let counter = u32::try_from(counter).unwrap_or(u32::MAX);
         if counter < self.read {
-            self.before += self.read;
+            self.before = self.before.saturating_add(self.read);
         }
         self.read = counter;
-        self.before + counter
+        u64::from(self.before.saturating_add(counter))
     }
 }
 
@@ -78,11 +80,11 @@ impl Inside {
             }
         };
         let calls = said.take(counter);
-        let more = calls.saturating_sub(said.said);
-        if more == 0 || (!the_last && said.at.is_some_and(|at| now.since(at) < GAP)) {
+        let more = calls.saturating_sub(u64::from(said.said));
+        if more == 0 || (!the_last && said.at != Time(0) && now.since(said.at) < GAP) {
             return None;
         }
-        (said.said, said.at) = (calls, Some(now));
+        (said.said, said.at) = (u32::try_from(calls).unwrap_or(u32::MAX), now);
         Some(Refused { calls, more })
     }
 
@@ -98,7 +100,7 @@ impl Inside {
             }
         }
         let told = (0u32..).zip(&self.processes).filter_map(|(slot, told)| Some((slot, told.as_ref()?)));
-        for (slot, told) in told.filter(|(_, told)| told.said.at.is_some()).take(MOST_PROCESSES) {
+        for (slot, told) in told.filter(|(_, told)| told.said.at != Time(0)).take(MOST_PROCESSES) {
             if let Some(counter) = counter_of(&self.maps, told)
                 && let calls @ 1.. = told.said.clone().take(counter)
             {

@@ -129,11 +129,19 @@ fn brood(bench: &mut Bench<'_>) -> Result<String> {
     let found = poll_until(bench.patience(), Duration::from_millis(50), || killed().ok().filter(all));
     ensure!(found.is_some(), "{died} died, records of {:?}\n{}", killed()?, daemon.ok(&["events"])?);
     // What the loop has not seen at all: it stands still, for less than the lease, while a child is born, grows, is killed and buried.
-    std::thread::sleep(Duration::from_secs(1));
-    daemon.signal(libc::SIGSTOP)?;
-    let last = parent.number(&format!("brood 1 {}", 64 * MIB));
-    daemon.signal(libc::SIGCONT)?;
-    ensure!(last? == 1, "a child was not killed while the loop stood still");
+    // One kill is allowed when the memory of those before is back, which the loop looks at at least every quarter of a lease.
+    let mut buried = 0;
+    for _ in 0..5 {
+        std::thread::sleep(Duration::from_secs(3));
+        daemon.signal(libc::SIGSTOP)?;
+        let last = parent.number(&format!("brood 1 {}", 64 * MIB));
+        daemon.signal(libc::SIGCONT)?;
+        buried += last?;
+        if buried > 0 {
+            break;
+        }
+    }
+    ensure!(buried == 1, "no child was killed while the loop stood still");
     let event = await_record(bench, &daemon, "a child that nobody knew", |event| {
         event["reason"]["text"].as_str().is_some_and(|text| text.contains("gone before memgov"))
     })?;

@@ -79,6 +79,7 @@ fn kill(bench: &mut Bench<'_>) -> Result<String> {
     let group = bench.group("job")?;
     let (mut hog, mut other) = (bench.agent(&group, "hog")?, bench.agent(&group, "other")?);
     rig.limit_process(&hog, &limit(rss(ANON, 16 * MIB), TaskAction::Kill, 8))?;
+    rig.tier.allow_kills(1);
     other.take("anon", 24 * MIB)?;
     hog.push("anon", 64 * MIB)?;
     let (_, signal) = hog.wait_for_end(bench.patience())?;
@@ -94,6 +95,7 @@ fn lease(bench: &mut Bench<'_>) -> Result<String> {
     let rig = Rig::new(&[Hook::Rss, Hook::Charge])?;
     let mut hog = bench.agent(&bench.group("job")?, "hog")?;
     rig.tier.end_lease();
+    rig.tier.allow_kills(1);
     rig.limit_process(&hog, &limit(rss(ANON, 4 * MIB), TaskAction::Kill, 8))?;
     hog.take("anon", 16 * MIB)?;
     rig.tier.renew(memgov_decide::units::Time(crate::sys::now()));
