@@ -304,7 +304,7 @@ fn a_limit_lowered_for_a_shrink_is_raised_again() {
     fs::write(&file, "67108864").unwrap();
     let (verdict, text) = undo(&entry(inode, u64::MAX));
     assert_eq!((verdict, read()), (vec![Verdict::Undone], unlimited));
-    assert!(text.contains(name) && text.contains("before unlimited"), "{text}");
+    assert!(text.contains(name) && text.contains("from unlimited"), "{text}");
     fs::write(&file, "67108864").unwrap();
     assert_eq!((undo(&entry(inode, 128 << 20)).0, read()), (vec![Verdict::Undone], "134217728\n".into()));
     // It was never lowered.

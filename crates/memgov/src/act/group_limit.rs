@@ -10,8 +10,8 @@ use crate::kernel::cgroup::{v1, v2};
 use crate::kernel::file::{self, Decimal};
 use crate::kernel::{Errno, sys, text};
 
-/// No limit, as [`GroupLimit::read`] and [`GroupLimit::write`] have it.
-pub const NONE: u64 = u64::MAX;
+/// No limit.
+const NONE: u64 = u64::MAX;
 
 impl GroupLimit {
     /// Its file.
@@ -31,7 +31,7 @@ impl GroupLimit {
         }
     }
 
-    /// What it is now; [`NONE`]: no limit.
+    /// What it is now; `u64::MAX`: no limit.
     pub fn read(self, dir: BorrowedFd<'_>) -> Result<u64, Errno> {
         let mut buffer = [0; 64];
         let text = file::read_in(dir, self.file(), &mut buffer)?;

@@ -153,7 +153,7 @@ pub struct Inside {
     swept: VecDeque<ProcessId>,
     /// What the kernel did by itself, the youngest last, and with which signal.
     done: Vec<(EventKind, ProcessId, u8)>,
-    /// Kills it was allowed to make and has not answered for: with [`Inside::settle_kills`].
+    /// Kills it was allowed to make and has not answered for: see `kills.rs`.
     allowed: i64,
     /// Kills that it has made and of which no event has come yet, and since when.
     unheard: i64,

@@ -185,9 +185,12 @@ pub fn tree(dir: &Path) -> Vec<PathBuf> {
     found
 }
 
+/// A fork bomb takes an emulated processor seconds to take apart.
+const EMPTIED: Duration = Duration::from_secs(30);
+
 /// All hierarchies in one go: what a v1 freezer holds dies only when that is thawed, and leaves its memory group only then.
 fn remove_trees(tops: &[PathBuf]) -> Result<()> {
-    let emptied = poll_until(Duration::from_secs(5), Duration::from_millis(5), || {
+    let emptied = poll_until(EMPTIED, Duration::from_millis(5), || {
         let groups: Vec<PathBuf> = tops.iter().flat_map(|top| tree(top)).collect();
         let mut left = 0;
         for group in &groups {
@@ -206,7 +209,7 @@ fn remove_trees(tops: &[PathBuf]) -> Result<()> {
     emptied.ok_or_else(|| {
         let left: Vec<String> =
             tops.iter().flat_map(|top| tree(top)).map(|dir| dir.display().to_string()).collect();
-        anyhow!("could not be emptied and removed in 5 s: {}", left.join(", "))
+        anyhow!("could not be emptied and removed in {EMPTIED:?}: {}", left.join(", "))
     })
 }
 

@@ -1,7 +1,7 @@
 //! The trials behind [`Facts`]. Each is a few lines and stands alone: one that fails takes no other with it.
 
 use super::{BpfFacts, CapabilityFacts, Facts, GroupFacts, ProcessFacts, WakeFacts};
-use crate::kernel::cgroup::{v1, v2};
+use crate::kernel::cgroup::{Switches, v1, v2};
 use crate::kernel::forks::ProcessEvents;
 use crate::kernel::layout::{Layout, MemoryVersion};
 use crate::kernel::notify::{Inotify, Notice, Threshold};
@@ -34,7 +34,7 @@ impl Facts {
                 let places = Places::find(layout, alive);
                 facts.memory = Some(layout.version);
                 facts.whole_hierarchy = Some(*layout.memory.root == *b"/");
-                facts.groups = group_facts(layout, &places, alive);
+                facts.groups = group_facts(layout, &places, root, alive);
                 facts.wake = wake_facts(layout, &places, alive);
             }
             Err(error) => facts.no_memory = Some(error.to_string()),
@@ -90,11 +90,8 @@ impl Places {
     }
 
     /// Whether groups say how much kernel memory they have, and the kernel counts it: with `cgroup.memory=nokmem` it says 0 for ever.
-    fn account_kernel(&self, layout: &Layout) -> bool {
-        let cmdline = file::whole(Path::new("/proc/cmdline")).unwrap_or_default();
-        let options = text::words(cmdline.trim_ascii_end());
-        let mut off = options.filter_map(|word| word.strip_prefix(b"cgroup.memory="));
-        if off.any(|list| list.split(|&b| b == b',').any(|word| word == b"nokmem")) {
+    fn account_kernel(&self, layout: &Layout, root: &Path) -> bool {
+        if Switches::read(root).no_kernel {
             return false;
         }
         match layout.version {
@@ -179,7 +176,7 @@ impl Drop for TrialGroup {
     }
 }
 
-fn group_facts(layout: &Layout, places: &Places, alive: bool) -> GroupFacts {
+fn group_facts(layout: &Layout, places: &Places, root: &Path, alive: bool) -> GroupFacts {
     let unified = layout.unified.is_some();
     let freeze = match &places.made_unified {
         Some(group) => {
@@ -197,7 +194,7 @@ fn group_facts(layout: &Layout, places: &Places, alive: bool) -> GroupFacts {
         oom_group: Some(places.memory_has(layout, c"memory.oom.group")),
         kill: Some(unified && places.unified_has(c"cgroup.kill")),
         freeze: Some(freeze),
-        kernel: Some(places.account_kernel(layout)),
+        kernel: Some(places.account_kernel(layout, root)),
         pids: Some(layout.pids.is_some()),
     }
 }

@@ -73,8 +73,9 @@ fn bomb(bench: &mut Bench<'_>, by_shell: bool) -> Result<String> {
         let _gone = child.kill();
         child.wait()?;
     }
-    job.remove()?;
+    let removed = job.remove();
     let (said, emptied) = (result?, emptied?);
+    removed?;
     let late = is_free(bench, &other, &mut innocent)?;
     Ok(format!("{said}; emptied in {emptied:.0?}; p99 of the neighbour {late:?}"))
 }
