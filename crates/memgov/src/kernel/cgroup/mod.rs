@@ -220,9 +220,11 @@ impl GroupDir {
                 Ok(parse_usage(text))
             }
             MemoryVersion::V2 => {
-                let line = text::lines(text).find(|line| line.starts_with(b"kernel "));
-                tap(v2::STAT.to_str().unwrap_or_default(), line.unwrap_or_default());
-                Ok(line.and_then(v2::parse_kernel))
+                // With its newline: a line that was cut off says nothing.
+                let mut lines = text.split_inclusive(|&byte| byte == b'\n');
+                let line = lines.find(|line| line.starts_with(b"kernel ")).unwrap_or_default();
+                tap(v2::STAT.to_str().unwrap_or_default(), line);
+                Ok(v2::parse_kernel(line))
             }
         }
     }

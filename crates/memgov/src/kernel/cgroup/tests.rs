@@ -108,3 +108,26 @@ fn missing_files_and_half_read_ones_are_none_never_0() {
     let cut = look(4);
     assert_eq!((cut.usage, cut.max, cut.events), (None, Some(Limit::Max), Events::default()));
 }
+
+#[test]
+fn kernel_memory_is_read_where_it_is_kept() {
+    for (version, name, text) in [
+        (MemoryVersion::V1, "memory.kmem.usage_in_bytes", "4096\n"),
+        (MemoryVersion::V2, "memory.stat", "anon 8192\nfile 0\nkernel 4096\nkernel_stack 1024\n"),
+    ] {
+        let root = tempfile::tempdir().unwrap();
+        let layout = layout(root.path(), version);
+        std::fs::write(layout.memory.mount.join(name), text).unwrap();
+        let mut dir = GroupDir::open(&layout, b"/").unwrap();
+        let mut shown = Vec::new();
+        assert_eq!(dir.read_kernel(&mut [0; 512], &mut |_, _| {}), Ok(None), "nobody asked");
+        dir.keep_kernel(true);
+        let read =
+            dir.read_kernel(&mut [0; 512], &mut |name, text| shown.push((name.to_owned(), text.to_vec())));
+        assert_eq!(read, Ok(Some(Bytes(4096))));
+        // A trace is read back by what was shown.
+        let mut reading = Reading::default();
+        assert!(reading.apply(&shown[0].0, &shown[0].1, 4096));
+        assert_eq!(reading.kernel, Some(Bytes(4096)));
+    }
+}
