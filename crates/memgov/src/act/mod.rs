@@ -190,6 +190,9 @@ impl Actor {
             Order::Slow { phase: Phase::End, .. } => self.slowdowns.release(&mut self.kit, decision.episode),
             Order::Slow { share, .. } => self.slowdowns.hold(&mut self.kit, &at, share),
             Order::Freeze { phase: Phase::End } => self.slowdowns.release(&mut self.kit, decision.episode),
+            Order::Freeze { phase: Phase::Sustain } if self.slowdowns.stands_still(decision.episode) => {
+                Outcome::Nothing
+            }
             Order::Freeze { .. } => self.slowdowns.hold(&mut self.kit, &at, slow::FROZEN),
             Order::Reclaim { phase, excess, share } => {
                 self.reclaims.order(decision, phase, excess, share, snap)
@@ -229,6 +232,10 @@ impl Actor {
         if let Some(inside) = self.inside.as_mut().filter(|inside| inside.counts)
             && inside.hold_kernel(id, slot, level, episode).is_ok()
         {
+            if phase == Phase::Sustain {
+                // It stands. A bomb of a thousand processes is not read through every few milliseconds: that would keep memgov from renewing its lease.
+                return Outcome::Nothing;
+            }
             if let Err(outcome) = at.sweep_group(&mut self.kit, id, slot) {
                 return outcome;
             }

@@ -65,14 +65,18 @@ impl Caps {
     /// Limits a group to the processes and threads it has now, or keeps it so.
     pub(super) fn hold(&mut self, kit: &mut Kit, at: &Aim<'_>, id: GroupId, slot: GroupSlot) -> Outcome {
         let episode = at.decision.episode;
-        if let Err(outcome) = at.sweep_group(kit, id, slot) {
+        let known = self.caps.iter().position(|cap| cap.group == id);
+        if known.is_none()
+            && let Err(outcome) = at.sweep_group(kit, id, slot)
+        {
             return outcome;
         }
-        let done = match self.caps.iter().position(|cap| cap.group == id) {
+        let done = match known {
             Some(i) => self.caps[i].keep(&mut kit.ledger, episode),
             None => self.begin(kit, at, id, slot),
         };
         match done {
+            Ok(()) if known.is_some() => Outcome::Nothing,
             Ok(()) => {
                 let processes = u32::try_from(kit.sweep.pids().len()).unwrap_or(u32::MAX);
                 Tally { reached: processes, ..Tally::default() }.outcome(super::Mechanism::PidsMax)

@@ -165,6 +165,12 @@ impl Slowdowns {
         outcome
     }
 
+    /// Whether all of it is stopped by the `cgroup.freeze` of the group itself, which stops whoever comes, too: there is nothing to keep up.
+    pub(super) fn stands_still(&self, episode: EpisodeId) -> bool {
+        self.slowed.iter().any(|s| s.episode == episode && !s.running && s.share == FROZEN)
+            && self.brakes.iter().any(|b| b.owner == Some(episode) && b.is_group())
+    }
+
     fn set_share(&mut self, i: usize, share: u16) {
         let slowed = &mut self.slowed[i];
         if slowed.share != share {

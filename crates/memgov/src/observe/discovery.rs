@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use memgov_decide::governor::Governor;
-use memgov_decide::policy::{Action, Over, Pattern, Policy, ProcessMatch, Scope};
+use memgov_decide::policy::{Action, Meter, Over, Pattern, Policy, ProcessMatch, Scope};
 use memgov_decide::snapshot::{GroupSlot, ProcessSlot, Snapshot};
 use memgov_decide::units::Time;
 
@@ -80,7 +80,9 @@ impl Concerns {
         let (mut patterns, mut anywhere, mut births, mut denies) = (Vec::new(), Vec::new(), controls, false);
         for rule in &policy.rules {
             births |= rule.when.rss.is_some();
-            denies |= rule.steps.iter().any(|s| s.action == Action::Deny);
+            // Kernel memory is refused to a group as a whole: who is born in it changes nothing.
+            let inherited = rule.when.meter() != Meter::Kernel;
+            denies |= inherited && rule.steps.iter().any(|s| s.action == Action::Deny);
             match &rule.scope {
                 Scope::Groups(of_rule) => patterns.extend_from_slice(of_rule),
                 Scope::Processes(matching) => {
