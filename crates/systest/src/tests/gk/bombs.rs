@@ -66,7 +66,7 @@ fn bomb(bench: &mut Bench<'_>, by_shell: bool) -> Result<String> {
     let mut started = None;
     match &mut agent {
         Some(agent) => agent.say("fork-bomb")?,
-        None => started = Some(shell(&job, "bomb() { bomb | bomb & }; bomb; sleep 600")?),
+        None => started = Some(shell(bench, &job, "bomb() { bomb | bomb & }; bomb; sleep 600")?),
     }
     let result = contained(bench, &daemon, &job);
     // Whatever was seen, the bomb ends before the daemon does.
