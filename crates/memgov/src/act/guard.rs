@@ -2,15 +2,18 @@
 //! anew for every process just before it is touched, from facts read at that moment.
 
 use std::mem::MaybeUninit;
+use std::sync::Arc;
 
 use memgov_decide::decision::Protected;
 use memgov_decide::policy::{Pattern, ProcessMatch};
 use memgov_decide::snapshot::Untouchable;
 
 use super::paths;
+use crate::bpf::Maps;
 use crate::kernel::file::ShortPath;
 use crate::kernel::layout::{Controller, Layout};
 use crate::kernel::proc::{self, Stat};
+use crate::kernel::sys;
 
 /// More generations than that between memgov and pid 1 are not looked for.
 const MOST_ANCESTORS: usize = 64;
@@ -25,9 +28,26 @@ pub struct Guard {
     layout: Layout,
     line: Box<[u8]>,
     path: Box<[u8]>,
+    lease: Lease,
+}
+
+/// The lease of enforcement inside the kernel. Every long look at many processes asks the guard about each: as long as it gets on, it is alive. Without
+/// that a sweep of a fork bomb, on a processor that has it to share with the bomb, would outlast the lease and let the bomb go.
+#[derive(Default)]
+struct Lease(Option<Arc<Maps>>);
+
+impl std::fmt::Debug for Lease {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Lease")
+    }
 }
 
 impl Guard {
+    /// Renews the lease of these from now on.
+    pub fn keep_alive(&mut self, maps: Arc<Maps>) {
+        self.lease = Lease(Some(maps));
+    }
+
     /// `guardian`: its pid, if there is one.
     pub fn new(layout: &Layout, never: Vec<ProcessMatch>, guardian: Option<u32>) -> Self {
         let mut governors = vec![std::process::id()];
@@ -47,6 +67,7 @@ impl Guard {
             layout: layout.clone(),
             line: vec![0; paths::LINE_BUFFER].into_boxed_slice(),
             path: vec![0; paths::LINE_BUFFER].into_boxed_slice(),
+            lease: Lease::default(),
         }
     }
 
@@ -62,6 +83,9 @@ impl Guard {
 
     /// Why the process may not be touched; `None`: it may.
     pub fn forbids(&mut self, stat: &Stat) -> Option<Protected> {
+        if let Some(maps) = &self.lease.0 {
+            maps.go_on(sys::now());
+        }
         if stat.pid == 1 {
             return Some(Protected::Fact(Untouchable::Init));
         }

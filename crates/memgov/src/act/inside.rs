@@ -167,6 +167,11 @@ impl std::fmt::Debug for Inside {
 }
 
 impl Inside {
+    /// What the kernel is told by.
+    pub fn maps(&self) -> Arc<Maps> {
+        Arc::clone(&self.maps)
+    }
+
     /// Room for so many rows, as in the snapshot.
     pub fn new(maps: Arc<Maps>, groups: u32, processes: u32) -> Self {
         Self {

@@ -400,6 +400,16 @@ impl Actor {
         self.dry_run = dry_run;
     }
 
+    /// From now on what the kernel can do by itself is told to it.
+    pub fn enforce_inside(&mut self, inside: Option<Inside>) {
+        if let Some(inside) = &inside
+            && !self.dry_run
+        {
+            self.kit.guard.keep_alive(inside.maps());
+        }
+        self.inside = inside;
+    }
+
     /// Another guardian, or none: never to be touched.
     pub fn set_guardian(&mut self, guardian: Option<u32>) {
         self.kit.guard.set_guardian(guardian);

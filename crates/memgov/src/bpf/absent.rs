@@ -91,6 +91,11 @@ impl Maps {
     pub fn renew(&self, _: Time) {
         match self.0 {}
     }
+
+    /// See the real one.
+    pub fn go_on(&self, _: Time) {
+        match self.0 {}
+    }
     pub fn end_lease(&self) {
         match self.0 {}
     }

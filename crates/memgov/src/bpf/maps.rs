@@ -165,6 +165,13 @@ impl Maps {
         self.control().lease_until_ns.store((now + self.lease).0, Release);
     }
 
+    /// As [`Maps::renew`], unless the lease was ended. (hot: a load and a store)
+    pub fn go_on(&self, now: Time) {
+        if self.control().lease_until_ns.load(Relaxed) != 0 {
+            self.renew(now);
+        }
+    }
+
     /// Programs act no more from now on, until the next [`Maps::renew`]. (hot: a store)
     pub fn end_lease(&self) {
         self.control().lease_until_ns.store(0, Release);

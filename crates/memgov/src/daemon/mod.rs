@@ -190,7 +190,7 @@ impl Started {
             inside::read_in_one_pass(&mut observer, settings.max_groups);
         }
         let ready = format!("{ready}; tier {}", attached.status(dry_run).name);
-        actor.inside = inside;
+        actor.enforce_inside(inside);
         let attached = Arc::new(attached);
         // A number names one decision in all that is kept, also after a restart.
         let next = journal::numbers_after(&state.join(JOURNAL));
