@@ -91,8 +91,6 @@ impl Maps {
     pub fn renew(&self, _: Time) {
         match self.0 {}
     }
-
-    /// See the real one.
     pub fn go_on(&self, _: Time) {
         match self.0 {}
     }
