@@ -3,7 +3,6 @@
 mod bombs;
 mod lines;
 
-use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
@@ -16,7 +15,6 @@ use crate::harness::group::Group;
 use crate::harness::host::Tier;
 use crate::harness::run::Test;
 use crate::harness::{MIB, poll_until};
-use crate::sys::process::start_in_groups;
 
 pub fn tests() -> Vec<Test> {
     bombs::tests().into_iter().chain(lines::tests()).collect()
@@ -54,17 +52,6 @@ fn rule(group: &Group, over: u64, does: &str) -> String {
         "[[rule]]\nname = \"kernel\"\ngroups = {:?}\nmeter = \"kernel\"\nover = \"{over}B\"\ndo = [{does}]\n",
         group.path()
     )
-}
-
-/// Runs a script in a group until it is killed with it. By a copy of the shell: where that is busybox, it is the same file as the rescue tools that nobody
-/// is to touch.
-fn shell(bench: &Bench<'_>, group: &Group, script: &str) -> Result<Child> {
-    let program = bench.dir.join("sh");
-    std::fs::copy("/bin/sh", &program).context("copying /bin/sh")?;
-    let mut command = Command::new(program);
-    command.args(["-c", script]).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
-    start_in_groups(&mut command, group.doors()?, false);
-    command.spawn().context("starting a shell")
 }
 
 /// A group in a cage with two hard limits, of memory and of processes: a ceiling that does not hold ends there, and not with the machine.
