@@ -27,6 +27,8 @@ fn reclaimable(bench: &mut Bench<'_>) -> Result<String> {
     bench.patience *= 2;
     let job = shielded(bench)?;
     let mut hog = worker(bench, &job, "hog")?;
+    // tmpfs forgets names that are not there; cgroupfs remembers them.
+    hog.ask(&format!("work-in {}", job.dir().display()))?;
     hog.ask("prepare absent 0")?;
     let line = file(bench, &job)? + 6 * MIB;
     let ladder = "{ action = \"reclaim\", share = \"50%\" }, { action = \"kill\", after = \"30s\" }";
