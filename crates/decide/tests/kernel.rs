@@ -108,3 +108,14 @@ fn descriptors_and_page_tables_count_too() {
     assert_eq!(share(1, 0, 32_768).estimate(), Some(Bytes::kib(28 + 32_704)));
     assert_eq!(KernelShare::default().estimate(), None);
 }
+
+#[test]
+fn what_is_frozen_is_not_slowed_besides() {
+    let (mut world, group) = rig(&[(slow(2000), 0), (Action::Freeze, 1000)]);
+    world.kernel(group, mib(17));
+    assert_eq!(world.said(10), ["slow-begin /x log"]);
+    assert_eq!(world.said(1000), ["slow-end /x", "freeze-begin /x"]);
+    assert_eq!(world.said(1500), ["freeze-keep /x"], "nor is a slowdown ended whose time is up");
+    world.kernel(group, mib(1));
+    assert_eq!(world.said(10), ["freeze-end /x", "relieved /x"]);
+}

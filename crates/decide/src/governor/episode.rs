@@ -6,9 +6,9 @@
 use std::time::Duration;
 
 use crate::control::MemControl;
-use crate::decision::{EpisodeId, Order, Reason, Source, Target};
+use crate::decision::{self, EpisodeId, Order, Reason, Source, Target};
 use crate::policy::{Action, MAX_STEPS, Meter, RuleId, Step, Victim};
-use crate::slow::Throttle;
+use crate::slow::{ALL, Throttle};
 use crate::snapshot::{GroupId, GroupSlot, ProcessId, Snapshot, Table};
 use crate::units::{Bytes, Time};
 
@@ -128,6 +128,28 @@ impl Episode {
             logged: false,
             last: None,
         }
+    }
+
+    /// Where the steps of a lasting action that are in force stand; `None`: it does not last.
+    pub fn in_force(&mut self, order: &Order) -> Option<&mut u8> {
+        match order {
+            Order::Deny { .. } => Some(&mut self.denied),
+            Order::Freeze { .. } => Some(&mut self.frozen),
+            Order::Slow { .. } => Some(&mut self.slowed),
+            Order::Reclaim { .. } => Some(&mut self.reclaimed),
+            Order::Record | Order::Signal { .. } | Order::Kill { .. } | Order::Relieved => None,
+        }
+    }
+
+    /// By which orders the lasting actions end, in the order in which they do.
+    pub fn ends(&self) -> [Order; 4] {
+        let phase = decision::Phase::End;
+        [
+            Order::Deny { phase, meter: self.meter },
+            Order::Freeze { phase },
+            Order::Slow { phase, share: ALL },
+            Order::Reclaim { phase, excess: Bytes(0), share: 0 },
+        ]
     }
 
     pub fn key(&self) -> Key {

@@ -161,7 +161,14 @@ impl Governor {
         let (order, what) = match action {
             Action::Record => (Order::Record, What::Other),
             Action::Deny => (Order::Deny { phase: Keep::Begin, meter: episode.meter }, What::Begin),
-            Action::Freeze => (Order::Freeze { phase: Keep::Begin }, What::Begin),
+            Action::Freeze => {
+                // What stands still is not slowed besides: both are done by the same brake.
+                let slowed = Order::Slow { phase: Keep::End, share: ALL };
+                if self.end_all(episode, slowed, excess.reason, out).is_none() {
+                    return Step::Waits;
+                }
+                (Order::Freeze { phase: Keep::Begin }, What::Begin)
+            }
             Action::Slow(slow) => {
                 if episode.slowed == 0 {
                     episode.throttle = Throttle::new(self.now, excess.value, self.growth_of(episode));
@@ -180,15 +187,11 @@ impl Governor {
         if self.emit(episode, step, order, excess.reason, what, out).is_none() {
             return Step::Waits;
         }
-        match order {
-            Order::Deny { .. } => episode.denied |= 1 << step,
-            Order::Freeze { .. } => episode.frozen |= 1 << step,
-            Order::Slow { share, .. } => {
-                episode.slowed |= 1 << step;
-                episode.throttle.set(share);
-            }
-            Order::Reclaim { .. } => episode.reclaimed |= 1 << step,
-            _ => {}
+        if let Some(steps) = episode.in_force(&order) {
+            *steps |= 1 << step;
+        }
+        if let Order::Slow { share, .. } = order {
+            episode.throttle.set(share);
         }
         Step::Began
     }
@@ -228,25 +231,8 @@ impl Governor {
 
     /// Ends what is in force and says that the episode is over; `None` if there was no room for all of it.
     fn end(&mut self, episode: &mut Episode, reason: Reason, out: &mut Decisions) -> Option<()> {
-        for step in bits(episode.denied) {
-            let order = Order::Deny { phase: Keep::End, meter: episode.meter };
-            self.emit(episode, step, order, reason, What::Other, out)?;
-            episode.denied &= !(1 << step);
-        }
-        for step in bits(episode.frozen) {
-            let order = Order::Freeze { phase: Keep::End };
-            self.emit(episode, step, order, reason, What::Other, out)?;
-            episode.frozen &= !(1 << step);
-        }
-        for step in bits(episode.slowed) {
-            let order = Order::Slow { phase: Keep::End, share: ALL };
-            self.emit(episode, step, order, reason, What::Other, out)?;
-            episode.slowed &= !(1 << step);
-        }
-        for step in bits(episode.reclaimed) {
-            let order = Order::Reclaim { phase: Keep::End, excess: Bytes(0), share: 0 };
-            self.emit(episode, step, order, reason, What::Other, out)?;
-            episode.reclaimed &= !(1 << step);
+        for order in episode.ends() {
+            self.end_all(episode, order, reason, out)?;
         }
         if episode.spoken {
             let last = episode.next.saturating_sub(1);
@@ -254,6 +240,23 @@ impl Governor {
         }
         episode.phase = Phase::AtRest;
         (episode.over, episode.spoken, episode.last) = (None, false, None);
+        Some(())
+    }
+
+    /// Ends all steps of one lasting action.
+    fn end_all(
+        &mut self,
+        episode: &mut Episode,
+        order: Order,
+        reason: Reason,
+        out: &mut Decisions,
+    ) -> Option<()> {
+        for step in bits(episode.in_force(&order).copied().unwrap_or(0)) {
+            self.emit(episode, step, order, reason, What::Other, out)?;
+            if let Some(steps) = episode.in_force(&order) {
+                *steps &= !(1 << step);
+            }
+        }
         Some(())
     }
 

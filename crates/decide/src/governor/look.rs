@@ -4,8 +4,9 @@
 use std::time::Duration;
 
 use crate::decision::{Source, Target};
-use crate::policy::{Over, Pace, Policy, RuleId};
+use crate::policy::{Over, Policy, RuleId};
 use crate::snapshot::{Group, GroupSlot, Host, ProcessSlot, Snapshot};
+use crate::trend::next_look;
 use crate::units::{Bytes, Limit};
 
 use super::Governor;
@@ -235,7 +236,7 @@ impl Governor {
         };
         let of_kernel = own(true).map(|line| match row.kernel {
             Some(kernel) if !row.kernel_watched => {
-                state.kernel_trend.next_look(kernel, line, pace).min(before_a_burst(kernel, line, *pace))
+                next_look(state.kernel_trend.fastest().max(BURST.0), kernel, line, pace)
             }
             _ => pace.slowest,
         });
@@ -284,13 +285,6 @@ impl Governor {
 
 /// Nobody forks slowly for a while before he forks fast: what no event tells of is looked at as if it grew at this rate, a second.
 const BURST: Bytes = Bytes::mib(64);
-
-/// As [`Trend::next_look`] at that growth: when half of the headroom could be used up.
-fn before_a_burst(value: Bytes, line: Bytes, pace: Pace) -> Duration {
-    let room = line.saturating_sub(value).0 / 2;
-    Duration::from_nanos(room.saturating_mul(1_000_000_000 / BURST.0.max(1)))
-        .clamp(pace.fastest, pace.slowest)
-}
 
 /// Where the group part of a rule lies for a group, if it has one: for its usage, or for its kernel memory.
 fn line_of(policy: &Policy, rule: RuleId, row: &Group, kernel: bool) -> Option<Bytes> {
