@@ -8,7 +8,7 @@ use memgov_decide::decision::Operation;
 use super::ledger::GroupLimit;
 use crate::kernel::cgroup::{v1, v2};
 use crate::kernel::file::{self, Decimal};
-use crate::kernel::{Errno, sys, text};
+use crate::kernel::{Errno, sys};
 
 /// No limit.
 const NONE: u64 = u64::MAX;
@@ -36,14 +36,11 @@ impl GroupLimit {
         let mut buffer = [0; 64];
         let text = file::read_in(dir, self.file(), &mut buffer)?;
         let limit = match self {
-            Self::Max => v1::parse_limit(text, sys::page_size()).map(|l| l.bytes().map_or(NONE, |b| b.0)),
-            Self::High => v2::parse_limit(text).map(|l| l.bytes().map_or(NONE, |b| b.0)),
-            Self::Pids => match text::only_line(text) {
-                Some(b"max") => Some(NONE),
-                line => line.and_then(text::number),
-            },
+            Self::Max => v1::parse_limit(text, sys::page_size()),
+            // A number, or `max`: of processes as of bytes.
+            Self::High | Self::Pids => v2::parse_limit(text),
         };
-        limit.ok_or(Errno::IO)
+        Ok(limit.ok_or(Errno::IO)?.bytes().map_or(NONE, |bytes| bytes.0))
     }
 
     /// Sets it. Not begun again when a signal interrupts it; allocates nothing.

@@ -24,40 +24,14 @@ use crate::kernel::pidfd::PidFd;
 
 pub use refusals::{Of, Refused};
 
-/// Episodes that may hold one target at once; a further one finds it held already and comes again with its next order.
-const MOST_HOLDERS: usize = 4;
+/// Each row has them, so they are few.
+type Holders = super::holders::Holders<4>;
 /// Processes found protected by sweeps that are known at a time.
 pub const SWEPT: usize = 1024;
 /// Signals and deaths by the kernel's hand that are remembered until their order comes.
 const REMEMBERED: usize = 256;
 
 const NOBODY: ProcessId = ProcessId { pid: 0, start: 0 };
-
-/// Episodes that hold a target. They are numbered from 1, so 0 is a free place.
-#[derive(Clone, Copy, Debug, Default)]
-struct Holders([EpisodeId; MOST_HOLDERS]);
-
-impl Holders {
-    const FREE: EpisodeId = EpisodeId(0);
-
-    fn add(&mut self, episode: EpisodeId) {
-        if !self.0.contains(&episode)
-            && let Some(free) = self.0.iter_mut().find(|h| **h == Self::FREE)
-        {
-            *free = episode;
-        }
-    }
-
-    fn remove(&mut self, episode: EpisodeId) -> bool {
-        let held = self.0.contains(&episode);
-        self.0.iter_mut().filter(|h| **h == episode).for_each(|h| *h = Self::FREE);
-        held
-    }
-
-    fn any(&self) -> bool {
-        self.0.iter().any(|h| *h != Self::FREE)
-    }
-}
 
 #[derive(Clone, Copy, Debug)]
 struct ToldGroup {
@@ -316,17 +290,21 @@ impl Inside {
         self.set_exempt(slot, None);
     }
 
-    /// Refuses memory to the target until the episode ends.
-    pub fn hold(&mut self, target: Target, level: u32, episode: EpisodeId) -> Result<(), Errno> {
+    /// Refuses this memory to the target until the episode ends; kernel memory to groups only.
+    pub fn hold(&mut self, target: Target, of: Of, level: u32, episode: EpisodeId) -> Result<(), Errno> {
         match target {
             Target::Group(id, slot) => {
                 let place = self.groups.get_mut(slot.0 as usize).ok_or(Errno::NOSPC)?;
                 let other = place.take_if(|told| told.id != id);
                 self.told -= u32::from(other.is_some_and(|told| told.told.is_some()));
                 let told = place.get_or_insert(ToldGroup::new(id, level));
-                told.holders.add(episode);
+                match of {
+                    Of::Memory => told.holders.add(episode),
+                    Of::KernelMemory => told.kernel_holders.add(episode),
+                }
                 tell_group(&self.maps, told, &mut self.told)
             }
+            Target::Process(..) if of == Of::KernelMemory => Err(Errno::OPNOTSUPP),
             Target::Process(who, slot) => {
                 let place = self.processes.get_mut(slot.0 as usize).ok_or(Errno::NOSPC)?;
                 forget_other(place, who, &mut self.told);
@@ -336,21 +314,6 @@ impl Inside {
         }
     }
 
-    /// Refuses kernel memory to a group until the episode ends.
-    pub fn hold_kernel(
-        &mut self,
-        id: GroupId,
-        slot: GroupSlot,
-        level: u32,
-        episode: EpisodeId,
-    ) -> Result<(), Errno> {
-        let place = self.groups.get_mut(slot.0 as usize).ok_or(Errno::NOSPC)?;
-        place.take_if(|told| told.id != id);
-        let told = place.get_or_insert(ToldGroup::new(id, level));
-        told.kernel_holders.add(episode);
-        tell_group(&self.maps, told, &mut self.told)
-    }
-
     /// Ends an episode; what stands beforehand goes on standing.
     pub fn release(&mut self, episode: EpisodeId) {
         for told in self.groups.iter_mut().flatten() {
@@ -358,7 +321,7 @@ impl Inside {
                 let _ = tell_group(&self.maps, told, &mut self.told);
             }
         }
-        for told in self.processes.iter_mut().flatten().filter(|told| told.holders.0.contains(&episode)) {
+        for told in self.processes.iter_mut().flatten().filter(|told| told.holders.has(episode)) {
             let _ = tell_process(&self.maps, told, &mut self.told, |told| {
                 told.holders.remove(episode);
             });

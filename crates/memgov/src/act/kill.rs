@@ -77,11 +77,11 @@ impl Kills {
     pub(super) fn kill(&mut self, kit: &mut Kit, at: &Aim<'_>, take: Take) -> Outcome {
         self.next = sys::now() + LOOK;
         match at.decision.target {
-            Target::Group(id, slot) if take == Take::Whole => self.kill_group(kit, at, id, slot),
-            Target::Group(id, slot) if let Take::Family(family) = take => {
-                self.kill_family(kit, at, id, slot, family)
-            }
-            Target::Group(..) => self.kill_ranked(kit, at),
+            Target::Group(id, slot) => match take {
+                Take::Whole => self.kill_group(kit, at, id, slot, None),
+                Take::Family(family) => self.kill_group(kit, at, id, slot, Some(family)),
+                Take::One => self.kill_ranked(kit, at),
+            },
             Target::Process(..) if at.decision.ranking.iter().next().is_some() => self.kill_ranked(kit, at),
             Target::Process(who, slot) => {
                 let rss = at.snap.process(slot).map_or(Bytes(0), |row| {
@@ -152,7 +152,15 @@ impl Kills {
         Ok(self.await_death(Victim { decision, who, process, choice, by, expected, since, stuck: false }))
     }
 
-    fn kill_group(&mut self, kit: &mut Kit, at: &Aim<'_>, id: GroupId, slot: GroupSlot) -> Outcome {
+    /// The whole group, or of it the family alone. Those born meanwhile are of it too.
+    fn kill_group(
+        &mut self,
+        kit: &mut Kit,
+        at: &Aim<'_>,
+        id: GroupId,
+        slot: GroupSlot,
+        family: Option<Family>,
+    ) -> Outcome {
         let (dir, kept) = match at.group(id, slot).and_then(|dir| {
             let kept = freeze::open_group(dir.dir(), c".")
                 .map_err(|errno| missing(Operation::ListProcesses, errno))?;
@@ -161,82 +169,37 @@ impl Kills {
             Ok(opened) => opened,
             Err(outcome) => return outcome,
         };
-        let expected = at.snap.group(slot).and_then(|row| row.usage).unwrap_or_default();
+        let (expected, nobody) = match family {
+            Some(_) => (at.decision.ranking.iter().fold(Bytes(0), |sum, c| sum + c.rss), Outcome::Gone),
+            None if kit.sweep.pids().is_empty() => return Outcome::Nothing,
+            // Everybody in it is protected.
+            None => (at.snap.group(slot).and_then(|row| row.usage).unwrap_or_default(), Outcome::Withheld),
+        };
         let mut tally = Tally::default();
         let mut by = Mechanism::Pidfd;
-        if kit.sweep.pids().is_empty() {
-            return Outcome::Nothing;
-        }
-        if spares_nobody(kit) && dir.kill().is_ok() {
+        if family.is_none() && spares_nobody(kit) && dir.kill().is_ok() {
             by = Mechanism::CgroupKill;
-            tally.reached = u32::try_from(kit.sweep.pids().len()).unwrap_or(u32::MAX);
+            tally = Tally::of(&kit.sweep);
             release_memory(kit);
         } else {
-            kill_swept(kit, &mut tally, None);
+            kill_swept(kit, &mut tally, family);
             // Those born meanwhile. The dying are still listed, so only the first round counts.
             for _ in 1..ROUNDS {
-                if at.sweep_group(kit, id, slot).is_err() || kill_swept(kit, &mut Tally::default(), None) == 0
+                if at.sweep_group(kit, id, slot).is_err()
+                    || kill_swept(kit, &mut Tally::default(), family) == 0
                 {
                     break;
                 }
             }
         }
         if tally.reached > 0 && self.groups.len() < self.groups.capacity() {
-            let (decision, since) = (at.decision.id, sys::now());
-            let (family, processes) = (None, tally.reached);
+            let (decision, since, processes) = (at.decision.id, sys::now(), tally.reached);
             self.groups.push(Emptying { decision, dir: kept, family, processes, expected, by, since });
         }
         if tally.reached == 0 && tally.failure.is_none() {
-            // Everybody in it is protected.
-            return Outcome::Withheld;
+            return nobody;
         }
         tally.outcome(by)
-    }
-
-    /// Everybody of the family, until a round finds nobody: those born meanwhile are of it too.
-    fn kill_family(
-        &mut self,
-        kit: &mut Kit,
-        at: &Aim<'_>,
-        id: GroupId,
-        slot: GroupSlot,
-        family: Family,
-    ) -> Outcome {
-        let kept = at.group(id, slot).and_then(|dir| {
-            freeze::open_group(dir.dir(), c".").map_err(|errno| missing(Operation::ListProcesses, errno))
-        });
-        let dir = match kept {
-            Ok(dir) => dir,
-            Err(outcome) => return outcome,
-        };
-        let mut tally = Tally::default();
-        for round in 0..ROUNDS {
-            if let Err(outcome) = at.sweep_group(kit, id, slot) {
-                return if round == 0 { outcome } else { tally.outcome(Mechanism::Pidfd) };
-            }
-            // The dying are still listed, so only the first round counts.
-            let mut again = Tally::default();
-            let counted = if round == 0 { &mut tally } else { &mut again };
-            if kill_swept(kit, counted, Some(family)) == 0 {
-                break;
-            }
-        }
-        if tally.reached == 0 && tally.failure.is_none() {
-            return Outcome::Gone;
-        }
-        if tally.reached > 0 && self.groups.len() < self.groups.capacity() {
-            let expected = at.decision.ranking.iter().fold(Bytes(0), |sum, c| sum + c.rss);
-            self.groups.push(Emptying {
-                decision: at.decision.id,
-                dir,
-                family: Some(family),
-                processes: tally.reached,
-                expected,
-                by: Mechanism::Pidfd,
-                since: sys::now(),
-            });
-        }
-        tally.outcome(Mechanism::Pidfd)
     }
 
     /// When [`Kills::tick`] must be called next.

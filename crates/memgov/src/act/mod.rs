@@ -9,6 +9,7 @@ mod deny;
 mod group_limit;
 mod guard;
 mod guardian;
+mod holders;
 mod inside;
 mod kill;
 pub mod ledger;
@@ -230,7 +231,7 @@ impl Actor {
         }
         let level = at.snap.group(slot).map_or(0, |row| self.kit.layout.level_of(&row.path));
         if let Some(inside) = self.inside.as_mut().filter(|inside| inside.counts)
-            && inside.hold_kernel(id, slot, level, episode).is_ok()
+            && inside.hold(at.decision.target, Of::KernelMemory, level, episode).is_ok()
         {
             if phase == Phase::Sustain {
                 // It stands. A bomb of a thousand processes is not read through every few milliseconds: that would keep memgov from renewing its lease.
@@ -240,8 +241,7 @@ impl Actor {
                 return outcome;
             }
             self.exempt_protected(Refusal::Locks);
-            let processes = u32::try_from(self.kit.sweep.pids().len()).unwrap_or(u32::MAX);
-            return Tally { reached: processes, ..Tally::default() }.outcome(Mechanism::Bpf);
+            return Tally::of(&self.kit.sweep).outcome(Mechanism::Bpf);
         }
         self.caps.hold(&mut self.kit, at, id, slot)
     }
@@ -260,7 +260,7 @@ impl Actor {
                 0
             }
         };
-        inside.hold(at.decision.target, level, at.decision.episode).is_ok()
+        inside.hold(at.decision.target, Of::Memory, level, at.decision.episode).is_ok()
     }
 
     /// `Some`: the kernel has sent this process its signal already. From now on until it is relieved signals are sent from here.
@@ -402,9 +402,7 @@ impl Actor {
 
     /// From now on what the kernel can do by itself is told to it.
     pub fn enforce_inside(&mut self, inside: Option<Inside>) {
-        if let Some(inside) = &inside
-            && !self.dry_run
-        {
+        if let Some(inside) = &inside {
             self.kit.guard.keep_alive(inside.maps());
         }
         self.inside = inside;
@@ -522,6 +520,15 @@ fn refused(at: Operation, errno: Errno) -> Outcome {
     }
 }
 
+/// Whether everybody of the last sweep may be touched; who has gone meanwhile is nobody.
+fn nobody_is_protected(kit: &mut Kit) -> bool {
+    let mut buffer = [0; crate::kernel::proc::STAT_BUFFER];
+    (0..kit.sweep.pids().len()).all(|i| {
+        let stat = crate::kernel::proc::read_stat(kit.sweep.pids()[i], &mut buffer);
+        stat.is_err() || stat.is_ok_and(|stat| kit.guard.forbids(&stat).is_none())
+    })
+}
+
 /// Counts how it went with many.
 #[derive(Clone, Copy, Debug, Default)]
 struct Tally {
@@ -532,6 +539,12 @@ struct Tally {
 }
 
 impl Tally {
+    /// All of the last sweep were reached.
+    fn of(sweep: &Sweep) -> Self {
+        let reached = u32::try_from(sweep.pids().len()).unwrap_or(u32::MAX);
+        Self { reached, ..Self::default() }
+    }
+
     fn count(&mut self, result: Result<(), (Operation, Errno)>) {
         match result {
             Ok(()) => self.reached += 1,

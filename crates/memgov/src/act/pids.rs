@@ -6,18 +6,17 @@
 
 use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 
-use memgov_decide::decision::{EpisodeId, Operation, Outcome};
+use memgov_decide::decision::{EpisodeId, Operation, Order, Outcome, Phase};
 use memgov_decide::snapshot::{GroupId, GroupSlot};
 
+use super::holders::Holders;
 use super::ledger::{Entry, GroupLimit, Ledger, MAX_PATH, Place};
-use super::{Aim, Kit, Tally, paths, refused};
+use super::{Aim, Kit, Tally, nobody_is_protected, paths, refused};
 use crate::kernel::layout::Controller;
-use crate::kernel::{Errno, MemoryVersion, file, freeze, proc, text};
+use crate::kernel::{Errno, MemoryVersion, file, freeze, text};
 
 /// Groups that can be limited at once.
 const MOST: usize = 256;
-/// Episodes that may hold one group at once.
-const MOST_HOLDERS: usize = 8;
 
 /// One limited group.
 #[derive(Debug)]
@@ -27,7 +26,7 @@ struct Cap {
     before: u64,
     set: u64,
     place: Place,
-    holders: [Option<EpisodeId>; MOST_HOLDERS],
+    holders: Holders<8>,
 }
 
 /// All limited groups.
@@ -66,9 +65,10 @@ impl Caps {
     pub(super) fn hold(&mut self, kit: &mut Kit, at: &Aim<'_>, id: GroupId, slot: GroupSlot) -> Outcome {
         let episode = at.decision.episode;
         let known = self.caps.iter().position(|cap| cap.group == id);
-        if known.is_none()
-            && let Err(outcome) = at.sweep_group(kit, id, slot)
-        {
+        let sustained = matches!(at.decision.order, Order::Deny { phase: Phase::Sustain, .. });
+        // What stands is only looked at: who is in the group is nothing to it.
+        let kept = sustained && known.is_some();
+        if !kept && let Err(outcome) = at.sweep_group(kit, id, slot) {
             return outcome;
         }
         let done = match known {
@@ -76,11 +76,8 @@ impl Caps {
             None => self.begin(kit, at, id, slot),
         };
         match done {
-            Ok(()) if known.is_some() => Outcome::Nothing,
-            Ok(()) => {
-                let processes = u32::try_from(kit.sweep.pids().len()).unwrap_or(u32::MAX);
-                Tally { reached: processes, ..Tally::default() }.outcome(super::Mechanism::PidsMax)
-            }
+            Ok(()) if kept => Outcome::Nothing,
+            Ok(()) => Tally::of(&kit.sweep).outcome(super::Mechanism::PidsMax),
             Err((_, Errno::NODEV)) => Outcome::Gone,
             Err((operation, errno)) => refused(operation, errno),
         }
@@ -90,7 +87,7 @@ impl Caps {
         if self.caps.len() == self.caps.capacity() {
             return Err((Operation::Ledger, Errno::NOSPC));
         }
-        if somebody_is_protected(kit) {
+        if !nobody_is_protected(kit) {
             return Err(failed(Errno::PERM));
         }
         let dir = self.find(kit, at, id, slot)?;
@@ -109,11 +106,11 @@ impl Caps {
     ) -> Result<OwnedFd, Failure> {
         let mount = kit.layout.pids.as_deref().ok_or(failed(Errno::OPNOTSUPP))?;
         self.path.clear();
-        self.extend(std::os::unix::ffi::OsStrExt::as_bytes(mount.as_os_str()))?;
+        extend(&mut self.path, std::os::unix::ffi::OsStrExt::as_bytes(mount.as_os_str()))?;
         if kit.layout.version == MemoryVersion::V2 && kit.layout.is_unified(Controller::Pids) {
             let row = at.snap.group(slot).ok_or(failed(Errno::NODEV))?;
             let dir = at.group(id, slot).map_err(|_| failed(Errno::NODEV))?;
-            self.extend(&row.path)?;
+            extend(&mut self.path, &row.path)?;
             return freeze::open_group(dir.dir(), c".").map_err(failed);
         }
         let first = *kit.sweep.pids().first().ok_or(failed(Errno::SRCH))?;
@@ -123,22 +120,10 @@ impl Caps {
             // Everything that has no group of its own there: not this group's alone.
             return Err(failed(Errno::XDEV));
         }
-        if self.path.len() + length > self.path.capacity() {
-            return Err(failed(Errno::NAMETOOLONG));
-        }
-        self.path.extend_from_slice(&self.below[..length]);
+        extend(&mut self.path, &self.below[..length])?;
         let dir = paths::open_path(&self.path).map_err(failed)?;
         self.is_its_alone(kit, at, id, slot, dir.as_fd())?;
         Ok(dir)
-    }
-
-    /// Allocates nothing.
-    fn extend(&mut self, part: &[u8]) -> Result<(), Failure> {
-        if self.path.len() + part.len() > self.path.capacity() {
-            return Err(failed(Errno::NAMETOOLONG));
-        }
-        self.path.extend_from_slice(part);
-        Ok(())
     }
 
     /// Whether nobody else is in the pids group, and all of the group are. `XDEV`: no.
@@ -150,7 +135,7 @@ impl Caps {
         slot: GroupSlot,
         pids: BorrowedFd<'_>,
     ) -> Result<(), Failure> {
-        let Ok(row) = at.snap.group(slot).ok_or(Errno::NODEV) else { return Err(failed(Errno::NODEV)) };
+        let row = at.snap.group(slot).ok_or(failed(Errno::NODEV))?;
         let members = kit.sweep.pids().len();
         kit.sweep.collect(pids).map_err(failed)?;
         let mut others = 0;
@@ -173,11 +158,8 @@ impl Caps {
     pub(super) fn release(&mut self, kit: &mut Kit, episode: EpisodeId, tally: &mut Tally) {
         for i in (0..self.caps.len()).rev() {
             let cap = &mut self.caps[i];
-            if cap.holders.contains(&Some(episode)) {
-                cap.holders.iter_mut().filter(|h| **h == Some(episode)).for_each(|h| *h = None);
-                if cap.holders.iter().all(Option::is_none) {
-                    tally.count(self.lift(kit, i));
-                }
+            if cap.holders.remove(episode) && !cap.holders.any() {
+                tally.count(self.lift(kit, i));
             }
         }
     }
@@ -207,8 +189,8 @@ impl Cap {
         let inode = paths::inode(dir.as_fd()).map_err(failed)?;
         let entry = Entry::GroupLimit { path, inode, which: GroupLimit::Pids, before, set };
         let place = ledger.record(&entry).map_err(|errno| (Operation::Ledger, errno))?;
-        let mut holders = [None; MOST_HOLDERS];
-        holders[0] = Some(episode);
+        let mut holders = Holders::default();
+        holders.add(episode);
         match GroupLimit::Pids.write(dir.as_fd(), set) {
             Ok(()) => Ok(Self { group, dir, before, set, place, holders }),
             Err(errno) => {
@@ -221,11 +203,7 @@ impl Cap {
 
     /// Looks whether it still stands; whoever has set another meanwhile gets that back in the end. Follows the count downwards.
     fn keep(&mut self, ledger: &mut Ledger, episode: EpisodeId) -> Result<(), Failure> {
-        if !self.holders.contains(&Some(episode))
-            && let Some(free) = self.holders.iter_mut().find(|h| h.is_none())
-        {
-            *free = Some(episode);
-        }
+        self.holders.add(episode);
         let has = GroupLimit::Pids.read(self.dir.as_fd()).map_err(failed)?;
         let wanted = count(self.dir.as_fd())?.min(self.set);
         if has == self.set && wanted == self.set {
@@ -258,6 +236,15 @@ impl Cap {
     }
 }
 
+/// Allocates nothing.
+fn extend(path: &mut Vec<u8>, part: &[u8]) -> Result<(), Failure> {
+    if path.len() + part.len() > path.capacity() {
+        return Err(failed(Errno::NAMETOOLONG));
+    }
+    path.extend_from_slice(part);
+    Ok(())
+}
+
 /// The processes and threads a pids group has now. At least 1: a limit of 0 says that the last one, too, is one too many.
 fn count(dir: BorrowedFd<'_>) -> Result<u64, Failure> {
     let mut buffer = [0; 32];
@@ -269,12 +256,4 @@ fn count(dir: BorrowedFd<'_>) -> Result<u64, Failure> {
 /// A group without the file is one whose parent does not enable the controller.
 fn none_there(errno: Errno) -> Failure {
     failed(if errno == Errno::NOENT { Errno::OPNOTSUPP } else { errno })
-}
-
-/// Whether somebody of the last sweep may not be touched.
-fn somebody_is_protected(kit: &mut Kit) -> bool {
-    let mut buffer = [0; proc::STAT_BUFFER];
-    (0..kit.sweep.pids().len()).any(|i| {
-        proc::read_stat(kit.sweep.pids()[i], &mut buffer).is_ok_and(|stat| kit.guard.forbids(&stat).is_some())
-    })
 }

@@ -13,7 +13,7 @@ use memgov_decide::units::Time;
 
 use super::brake::Brake;
 use super::ledger::{Freezer, HOLD_PREFIX, MAX_PATH};
-use super::{Aim, Kit, Tally, paths, refused};
+use super::{Aim, Kit, Tally, nobody_is_protected, paths, refused};
 use crate::kernel::layout::Controller;
 use crate::kernel::proc::{self, Stat};
 use crate::kernel::{Errno, Error, Layout, MemoryVersion, sys};
@@ -477,12 +477,7 @@ impl Slowdowns {
 }
 
 fn all_may_be_stopped(kit: &mut Kit) -> bool {
-    let mut buffer = [0; proc::STAT_BUFFER];
-    kit.sweep.overflow() == 0
-        && (0..kit.sweep.pids().len()).all(|i| {
-            let stat = proc::read_stat(kit.sweep.pids()[i], &mut buffer);
-            stat.is_err() || stat.is_ok_and(|stat| kit.guard.forbids(&stat).is_none())
-        })
+    kit.sweep.overflow() == 0 && nobody_is_protected(kit)
 }
 
 fn run_slice(share: u16) -> Duration {

@@ -76,13 +76,18 @@ impl Desk {
         self.in_force.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// By the command line, or by the configuration.
+    fn runs_dry(&self, in_force: &InForce) -> bool {
+        self.dry_run || in_force.config.settings.dry_run
+    }
+
     fn put_in_force(&self, in_force: &InForce) -> Result<(), Failure> {
         let policy = in_force.policy();
         if policy.rules.len() > MAX_RULES {
             return Err(FailureKind::TableFull.because(format!("more than {MAX_RULES} rules")));
         }
         let rule_names = policy.rules.iter().map(|r| r.name.as_str().into()).collect();
-        let dry_run = self.dry_run || in_force.config.settings.dry_run;
+        let dry_run = self.runs_dry(in_force);
         let new = Box::new(NewPolicy { policy, rule_names, dry_run });
         self.asker.ask(|reply| Request::SetPolicy { new, reply })?;
         self.attach();
@@ -176,13 +181,13 @@ impl Governed for Desk {
             version: env!("CARGO_PKG_VERSION").into(),
             pid: std::process::id(),
             uptime_ns: buffer.at.0.saturating_sub(self.started.0),
-            dry_run: self.dry_run || in_force.config.settings.dry_run,
+            dry_run: self.runs_dry(&in_force),
             memory: match self.layout.version {
                 MemoryVersion::V1 => "v1".into(),
                 MemoryVersion::V2 => "v2".into(),
             },
             mechanisms: super::mechanisms(&self.layout, self.attached.in_force()),
-            tier: self.attached.status(self.dry_run || in_force.config.settings.dry_run),
+            tier: self.attached.status(self.runs_dry(&in_force)),
             files: in_force.config.files.iter().map(|f| f.display().to_string()).collect(),
             reload_error: in_force.reload_error.clone(),
             rules: view::rules(&in_force.policy(), &buffer),
@@ -349,7 +354,7 @@ impl Governed for Desk {
 
 impl Shrinking for Desk {
     fn shrink(&self, group: &GroupFacts, asked: &shrink::Request, by: u32) -> Result<shrink::Job, Failure> {
-        if self.dry_run || self.lock().config.settings.dry_run {
+        if self.runs_dry(&self.lock()) {
             return Err(FailureKind::InvalidShrink.because("the daemon runs dry: it touches nothing"));
         }
         self.jobs.begin(group, asked, by)

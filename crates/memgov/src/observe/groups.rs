@@ -86,7 +86,7 @@ impl GroupRows {
         wake: &mut Wake,
         tape: &mut Tape,
     ) -> Result<Option<GroupSlot>, Error> {
-        let dir = match GroupDir::open(layout, path) {
+        let mut dir = match GroupDir::open(layout, path) {
             Ok(dir) => dir,
             Err(error) if matches!(error.errno(), Some(Errno::NOENT | Errno::NODEV)) => return Ok(None),
             Err(error) => return Err(error),
@@ -100,7 +100,6 @@ impl GroupRows {
             return Ok(None);
         };
         let slot = GroupSlot(index);
-        let mut dir = dir;
         dir.keep_kernel(lines.kernel);
         let mut row = Row {
             dir,
