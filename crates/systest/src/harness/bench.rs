@@ -94,6 +94,15 @@ impl<'a> Bench<'a> {
         Agent::start(group, name, self.patience())
     }
 
+    /// A workload that works in a directory of its own.
+    pub fn worker(&self, group: &Group, name: &str) -> Result<Agent> {
+        let dir = self.dir.join(name);
+        std::fs::create_dir_all(&dir)?;
+        let mut agent = self.agent(group, name)?;
+        agent.ask(&format!("work-in {}", dir.display()))?;
+        Ok(agent)
+    }
+
     /// A daemon with this configuration, its events followed.
     pub fn daemon(&self, config: &str) -> Result<Daemon> {
         self.daemon_with(config, &[])

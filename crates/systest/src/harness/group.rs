@@ -103,6 +103,13 @@ impl Group {
     pub fn set_high(&self, bytes: u64) -> Result<()> {
         self.write("memory.high", &bytes.to_string())
     }
+    /// Kernel memory of it and all below it, as the kernel's own file says.
+    pub fn kernel(&self) -> Result<u64> {
+        match self.version {
+            Version::V1 => self.number("memory.kmem.usage_in_bytes"),
+            Version::V2 => self.keyed("memory.stat", "kernel"),
+        }
+    }
     /// Processes the kernel's OOM killer took here.
     pub fn oom_kills(&self) -> Result<u64> {
         self.keyed(self.spelled("memory.oom_control", "memory.events"), "oom_kill")

@@ -74,12 +74,9 @@ fn fallen(bench: &Bench<'_>, group: &Group, most: u64) -> Result<KernelGroup> {
     }
 }
 
-fn worker(bench: &Bench<'_>, group: &Group, name: &str) -> Result<Agent> {
-    let dir = bench.dir.join(name);
-    std::fs::create_dir_all(&dir)?;
-    let mut agent = bench.agent(group, name)?;
-    agent.ask(&format!("work-in {}", dir.display()))?;
-    // The table of descriptors is taken before anything is measured.
+/// A workload whose table of descriptors is there before anything is measured.
+fn prepared(bench: &Bench<'_>, group: &Group, name: &str) -> Result<Agent> {
+    let mut agent = bench.worker(group, name)?;
     agent.ask("prepare unlinked 0")?;
     Ok(agent)
 }
@@ -110,7 +107,7 @@ const KNOWN: [Known; 6] = [
 
 fn kinds(bench: &mut Bench<'_>) -> Result<String> {
     let job = bench.group("job")?;
-    let mut hog = worker(bench, &job, "hog")?;
+    let mut hog = prepared(bench, &job, "hog")?;
     hog.ask("prepare tables 0")?;
     let mut said = Vec::new();
     let mut before = settled(bench, &job)?;
@@ -154,13 +151,13 @@ fn kinds(bench: &mut Bench<'_>) -> Result<String> {
 /// The number is the kernel's own, on both versions, and moves by what is taken.
 fn total(bench: &mut Bench<'_>) -> Result<String> {
     let job = bench.group("job")?;
-    let mut hog = worker(bench, &job, "hog")?;
+    let mut hog = prepared(bench, &job, "hog")?;
     hog.ask("prepare tables 0")?;
     let before = total_of(&settled(bench, &job)?)?;
     take(&mut hog, "tables", 2000)?;
     take(&mut hog, "pipes", 100)?;
     let held = settled(bench, &job)?;
-    let (file, said) = (file(bench, &job)?, total_of(&held)?);
+    let (file, said) = (job.kernel()?, total_of(&held)?);
     let (least, most) = (2000 * 4 * KIB + 100 * 64 * KIB, 2000 * 4 * KIB + 100 * 72 * KIB + 256 * KIB);
     ensure!(file.abs_diff(said) <= 64 * KIB, "the file says {file}, memgov {said}");
     let more = said.saturating_sub(before);
@@ -173,18 +170,9 @@ fn total(bench: &mut Bench<'_>) -> Result<String> {
     Ok(format!("{} to {} to {}", mib(before), mib(said), mib(after)))
 }
 
-fn file(bench: &Bench<'_>, group: &Group) -> Result<u64> {
-    if bench.host.version == Version::V1 {
-        return Ok(group.read("memory.kmem.usage_in_bytes")?.trim().parse()?);
-    }
-    let text = group.read("memory.stat")?;
-    let line = text.lines().find_map(|line| line.strip_prefix("kernel "));
-    Ok(line.with_context(|| format!("no kernel in {text}"))?.parse()?)
-}
-
 fn peak(bench: &mut Bench<'_>) -> Result<String> {
     let job = bench.group("job")?;
-    let mut hog = worker(bench, &job, "hog")?;
+    let mut hog = prepared(bench, &job, "hog")?;
     hog.ask("prepare tables 0")?;
     take(&mut hog, "tables", 2000)?;
     let held = total_of(&settled(bench, &job)?)?;
@@ -209,7 +197,7 @@ fn peak(bench: &mut Bench<'_>) -> Result<String> {
 /// Of v1 groups without a TCP limit nobody counts buffers; that is not 0.
 fn sockets(bench: &mut Bench<'_>) -> Result<String> {
     let job = bench.group("job")?;
-    let mut hog = worker(bench, &job, "hog")?;
+    let mut hog = prepared(bench, &job, "hog")?;
     take(&mut hog, "tcp", 4)?;
     let first = settled(bench, &job)?;
     if bench.host.version == Version::V2 {
@@ -230,11 +218,11 @@ fn sockets(bench: &mut Bench<'_>) -> Result<String> {
 /// A bomb goes off between two readings, beside an innocent who holds more of everything.
 fn offender(bench: &mut Bench<'_>) -> Result<String> {
     let job = bench.group("job")?;
-    let mut innocent = worker(bench, &job, "innocent")?;
+    let mut innocent = prepared(bench, &job, "innocent")?;
     innocent.ask("prepare tables 0")?;
     take(&mut innocent, "tables", 1500)?;
     take(&mut innocent, "unlinked", 3000)?;
-    let mut bomb = worker(bench, &job, "bomb")?;
+    let mut bomb = prepared(bench, &job, "bomb")?;
     let still = settled(bench, &job)?;
     let most = still.holders.first().map(|it| it.comm.as_str());
     ensure!(most == Some("innocent"), "before the bomb {most:?} holds most");
@@ -276,7 +264,7 @@ fn removed(bench: &mut Bench<'_>) -> Result<String> {
     let job = bench.group("job")?;
     job.delegate_memory()?;
     let tenant = bench.group("job/tenant")?;
-    let mut hog = worker(bench, &tenant, "tenant")?;
+    let mut hog = prepared(bench, &tenant, "tenant")?;
     // A file with content stays charged to the group that wrote it.
     let kept = bench.dir.join("tenant").join("f-0");
     take(&mut hog, "files", 4000)?;
@@ -318,7 +306,7 @@ fn removed(bench: &mut Bench<'_>) -> Result<String> {
 fn unprivileged(bench: &mut Bench<'_>) -> Result<String> {
     use std::os::unix::process::CommandExt as _;
     let job = bench.group("job")?;
-    let mut hog = worker(bench, &job, "hog")?;
+    let mut hog = prepared(bench, &job, "hog")?;
     take(&mut hog, "unlinked", 500)?;
     let root = settled(bench, &job)?;
     let path = job.path();
@@ -337,7 +325,7 @@ fn unprivileged(bench: &mut Bench<'_>) -> Result<String> {
 
 fn nokmem(bench: &mut Bench<'_>) -> Result<String> {
     let job = bench.group("job")?;
-    let mut hog = worker(bench, &job, "hog")?;
+    let mut hog = prepared(bench, &job, "hog")?;
     take(&mut hog, "forks", 20)?;
     let group = settled(bench, &job)?;
     ensure!(!group.accounted && group.kernel_bytes.is_none() && group.kinds.is_empty(), "{group:#?}");

@@ -7,7 +7,7 @@ use memgov::bpf::{EventKind, GroupLimit, Hook, Hooks, How, Options, Seeding, Tie
 use memgov_decide::units::Bytes;
 
 use super::kernel_rig::{
-    CALLS, Neighbour, SLACK, agrees, counted, difference, file, line, live, now, refused, rig, worker,
+    CALLS, Neighbour, SLACK, agrees, counted, difference, line, live, now, refused, rig,
 };
 use super::rig::{LONG, Rig, id_of, identity};
 use crate::harness::bench::Bench;
@@ -84,7 +84,7 @@ fn by_lsm(_: &mut Bench<'_>) -> Result<String> {
 fn agreement(bench: &mut Bench<'_>) -> Result<String> {
     let rig = rig()?;
     let group = bench.group("job")?;
-    let mut hog = worker(bench, &group, "hog")?;
+    let mut hog = bench.worker(&group, "hog")?;
     let id = counted(&rig, bench, &group)?;
     let mut said = vec![format!("seeded {}", agrees(&rig, bench, &group, "seeded")?)];
     for (kind, count) in [("unlinked", 4000), ("dirs", 500), ("forks", 40), ("sockets", 300)] {
@@ -92,7 +92,7 @@ fn agreement(bench: &mut Bench<'_>) -> Result<String> {
         let before = live(&rig, id)?;
         let taken = hog.numbers(&format!("hoard {kind} {count}"))?;
         ensure!(taken == [count, 0], "{kind}: {taken:?}");
-        let (stat, more) = (file(bench, &group)?, live(&rig, id)?);
+        let (stat, more) = (group.kernel()?, live(&rig, id)?);
         ensure!(more > before + 256 * 1024, "{kind} took nothing: {before} to {more}");
         let quiet = agrees(&rig, bench, &group, kind)?;
         said.push(format!(
@@ -117,7 +117,7 @@ fn removal(bench: &mut Bench<'_>) -> Result<String> {
     let parent = bench.group("job")?;
     parent.delegate_memory()?;
     let (child, elsewhere) = (bench.group("job/child")?, bench.group("elsewhere")?);
-    let mut hog = worker(bench, &child, "hog")?;
+    let mut hog = bench.worker(&child, "hog")?;
     let (id, child_id) = (counted(&rig, bench, &parent)?, counted(&rig, bench, &child)?);
     let empty = live(&rig, id)?;
     hog.ask("prepare unlinked 0")?;
@@ -153,7 +153,7 @@ fn removal_of_files(bench: &mut Bench<'_>) -> Result<String> {
     let mut said = Vec::new();
     for round in 0..3 {
         let child = bench.group("job/child")?;
-        let mut hog = worker(bench, &child, &format!("hog-{round}"))?;
+        let mut hog = bench.worker(&child, &format!("hog-{round}"))?;
         ensure!(hog.numbers("hoard files 3000")? == [3000, 0], "files were refused");
         hog.say("exit 0")?;
         hog.wait_for_end(bench.patience())?;
@@ -174,7 +174,7 @@ fn removal_of_files(bench: &mut Bench<'_>) -> Result<String> {
 fn put_right(bench: &mut Bench<'_>) -> Result<String> {
     let mut rig = rig()?;
     let group = bench.group("job")?;
-    let mut hog = worker(bench, &group, "hog")?;
+    let mut hog = bench.worker(&group, "hog")?;
     hog.ask("prepare unlinked 0")?;
     let id = counted(&rig, bench, &group)?;
     let lateness = match bench.host.version {
@@ -184,7 +184,7 @@ fn put_right(bench: &mut Bench<'_>) -> Result<String> {
         }
     };
     let sync = |rig: &Rig| {
-        let mut read = || file(bench, &group).map(Bytes).map_err(|_| rustix::io::Errno::IO);
+        let mut read = || group.kernel().map(Bytes).map_err(|_| rustix::io::Errno::IO);
         rig.tier.sync_kernel(id, lateness, &mut read)
     };
     agrees(&rig, bench, &group, "seeded")?;
@@ -199,7 +199,7 @@ fn put_right(bench: &mut Bench<'_>) -> Result<String> {
     super::kernel_rig::seed(&rig.tier, bench, &group)?;
     let again = agrees(&rig, bench, &group, "seeded again")?;
     // Wrong on purpose: seeded with a file that says 3 MiB less.
-    let mut wrong = || file(bench, &group).map(|it| Bytes(it - 3 * MIB)).map_err(|_| rustix::io::Errno::IO);
+    let mut wrong = || group.kernel().map(|it| Bytes(it - 3 * MIB)).map_err(|_| rustix::io::Errno::IO);
     ensure!(matches!(rig.tier.seed_kernel(id, &mut wrong)?, Seeding::Corrected(_)), "not made wrong");
     ensure!(difference(&rig, bench, &group)? < -2 * i64::try_from(MIB)?, "it is not wrong");
     hog.say("hoard unlinked 3000")?;
@@ -219,7 +219,7 @@ fn put_right(bench: &mut Bench<'_>) -> Result<String> {
 fn calls(bench: &mut Bench<'_>) -> Result<String> {
     let rig = rig()?;
     let group = bench.group("job")?;
-    let mut hog = worker(bench, &group, "hog")?;
+    let mut hog = bench.worker(&group, "hog")?;
     hog.ask("kernel-calls-prepare")?;
     let mut neighbour = Neighbour::new(&rig, bench)?;
     let id = counted(&rig, bench, &group)?;
@@ -244,7 +244,7 @@ fn calls(bench: &mut Bench<'_>) -> Result<String> {
 fn unseeded(bench: &mut Bench<'_>) -> Result<String> {
     let rig = rig()?;
     let group = bench.group("job")?;
-    let mut hog = worker(bench, &group, "hog")?;
+    let mut hog = bench.worker(&group, "hog")?;
     hog.ask("kernel-calls-prepare")?;
     let id = rig.limit(&group, GroupLimit { kernel: Some(Bytes(0)), ..GroupLimit::default() })?;
     ensure!(refused(&mut hog)?.is_empty(), "refused by what nobody knows yet");
@@ -261,7 +261,7 @@ fn siblings(bench: &mut Bench<'_>) -> Result<String> {
     let parent = bench.group("job")?;
     parent.delegate_memory()?;
     let (a, b) = (bench.group("job/a")?, bench.group("job/b")?);
-    let (mut in_a, mut in_b) = (worker(bench, &a, "in-a")?, worker(bench, &b, "in-b")?);
+    let (mut in_a, mut in_b) = (bench.worker(&a, "in-a")?, bench.worker(&b, "in-b")?);
     for agent in [&mut in_a, &mut in_b] {
         agent.ask("kernel-calls-prepare")?;
         agent.ask("prepare unlinked 0")?;
@@ -287,7 +287,7 @@ fn siblings(bench: &mut Bench<'_>) -> Result<String> {
     ensure!(rig.tier.kernel_denials_of(inner) == Some(0), "refused by the far line of a");
     neighbour.is_free(&rig)?;
     let quiet = agrees(&rig, bench, &parent, "at the line")?;
-    let peak = file(bench, &parent)?;
+    let peak = parent.kernel()?;
     ensure!(peak <= wanted + MIB / 2, "{peak} of {wanted}");
     in_b.ask("let-go")?;
     ensure!(refused(&mut in_a)?.is_empty(), "still refused after the other has let go");
@@ -305,7 +305,7 @@ fn exempt(bench: &mut Bench<'_>) -> Result<String> {
         &Options { lease: LONG, protected_names: vec![name], ..Options::default() },
     )?;
     let group = bench.group("job")?;
-    let (mut rescue, mut plain) = (worker(bench, &group, "rescue")?, worker(bench, &group, "plain")?);
+    let (mut rescue, mut plain) = (bench.worker(&group, "rescue")?, bench.worker(&group, "plain")?);
     rescue.ask("kernel-calls-prepare")?;
     plain.ask("kernel-calls-prepare")?;
     line(&rig, bench, &group, 4096)?;
@@ -323,7 +323,7 @@ fn lease(bench: &mut Bench<'_>) -> Result<String> {
     let rig = Rig::with(&[Hook::Kernel], &Options { lease: LEASE, ..Options::default() })?;
     rig.tier.renew(now() + LONG);
     let group = bench.group("job")?;
-    let mut hog = worker(bench, &group, "hog")?;
+    let mut hog = bench.worker(&group, "hog")?;
     hog.ask("kernel-calls-prepare")?;
     line(&rig, bench, &group, 4096)?;
     rig.tier.renew(now());
@@ -340,7 +340,7 @@ fn lease(bench: &mut Bench<'_>) -> Result<String> {
 fn dropped(bench: &mut Bench<'_>) -> Result<String> {
     let rig = rig()?;
     let group = bench.group("job")?;
-    let mut hog = worker(bench, &group, "hog")?;
+    let mut hog = bench.worker(&group, "hog")?;
     hog.ask("kernel-calls-prepare")?;
     line(&rig, bench, &group, 4096)?;
     ensure!(refused(&mut hog)?.len() == CALLS, "not refused");
@@ -352,7 +352,7 @@ fn dropped(bench: &mut Bench<'_>) -> Result<String> {
 fn told(bench: &mut Bench<'_>) -> Result<String> {
     let mut rig = rig()?;
     let group = bench.group("job")?;
-    let mut hog = worker(bench, &group, "hog")?;
+    let mut hog = bench.worker(&group, "hog")?;
     hog.ask("prepare unlinked 0")?;
     let id = counted(&rig, bench, &group)?;
     let wanted = live(&rig, id)? + 2 * MIB;

@@ -7,7 +7,7 @@ use anyhow::{Result, ensure};
 use memgov::bpf::EventKind;
 use memgov_decide::snapshot::GroupId;
 
-use super::kernel_rig::{Neighbour, counted, file, line, live, refused, rig, worker};
+use super::kernel_rig::{Neighbour, counted, line, live, refused, rig};
 use super::rig::Rig;
 use crate::harness::bench::Bench;
 use crate::harness::group::Group;
@@ -57,7 +57,7 @@ fn hoard(bench: &mut Bench<'_>, kind: &str, count: u64, before: u64) -> Result<S
     let mut rig = rig()?;
     let mut neighbour = Neighbour::new(&rig, bench)?;
     let group = bench.group("job")?;
-    let mut hog = worker(bench, &group, "hog")?;
+    let mut hog = bench.worker(&group, "hog")?;
     hog.ask(&format!("prepare {kind} {before}"))?;
     let wanted = held(&rig, bench, &group)?;
     let id = super::rig::id_of(&group)?;
@@ -71,7 +71,7 @@ fn hoard(bench: &mut Bench<'_>, kind: &str, count: u64, before: u64) -> Result<S
     rig.wait_for(EventKind::KernelDenied, hog.pid, bench.patience())?;
     neighbour.is_free(&rig)?;
     std::thread::sleep(Duration::from_millis(2500));
-    let stat = file(bench, &group)?;
+    let stat = group.kernel()?;
     ensure!(stat <= wanted + TOLERANCE, "{kind}: the file says {stat} of {wanted}");
     hog.ask("let-go")?;
     let left = poll_until(bench.patience(), Duration::from_millis(50), || {
@@ -93,7 +93,7 @@ fn hoard(bench: &mut Bench<'_>, kind: &str, count: u64, before: u64) -> Result<S
 fn attributes(bench: &mut Bench<'_>) -> Result<String> {
     let rig = rig()?;
     let group = bench.group("job")?;
-    let mut hog = worker(bench, &group, "hog")?;
+    let mut hog = bench.worker(&group, "hog")?;
     hog.ask("prepare xattrs 0")?;
     let wanted = held(&rig, bench, &group)?;
     let id = super::rig::id_of(&group)?;
@@ -117,7 +117,7 @@ fn watch_bomb(bench: &Bench<'_>, rig: &Rig, group: &Group, id: GroupId) -> Resul
     ensure!(refused.is_some(), "never refused: {}, {} processes", live(rig, id)?, group.processes().len());
     let (mut peak, mut most) = (0, 0);
     for _ in 0..200 {
-        peak = peak.max(live(rig, id)?).max(file(bench, group)?);
+        peak = peak.max(live(rig, id)?).max(group.kernel()?);
         most = most.max(group.processes().len());
         std::thread::sleep(Duration::from_millis(10));
     }
@@ -130,7 +130,7 @@ fn fork_bomb(bench: &mut Bench<'_>) -> Result<String> {
     let rig = rig()?;
     let mut neighbour = Neighbour::new(&rig, bench)?;
     let group = bench.group("job")?;
-    let mut bomb = worker(bench, &group, "bomb")?;
+    let mut bomb = bench.worker(&group, "bomb")?;
     let wanted = held(&rig, bench, &group)? + 4 * MIB;
     let id = line(&rig, bench, &group, wanted)?;
     bomb.say("fork-bomb")?;

@@ -11,7 +11,6 @@ use super::rig::{LONG, Rig, id_of};
 use crate::harness::agent::Agent;
 use crate::harness::bench::Bench;
 use crate::harness::group::Group;
-use crate::harness::host::Version;
 use crate::harness::{MIB, poll_until};
 
 /// The tier with everything about kernel memory in force.
@@ -19,30 +18,11 @@ pub fn rig() -> Result<Rig> {
     Rig::with(&[Hook::Kernel], &Options { lease: LONG, ..Options::default() })
 }
 
-/// A workload in a group, working in a directory of its own on tmpfs.
-pub fn worker(bench: &Bench<'_>, group: &Group, name: &str) -> Result<Agent> {
-    let dir = bench.dir.join(name);
-    std::fs::create_dir_all(&dir)?;
-    let mut agent = bench.agent(group, name)?;
-    agent.ask(&format!("work-in {}", dir.display()))?;
-    Ok(agent)
-}
-
-/// The kernel's own account of a group and all below it, in bytes.
-pub fn file(bench: &Bench<'_>, group: &Group) -> Result<u64> {
-    if bench.host.version == Version::V1 {
-        return Ok(group.read("memory.kmem.usage_in_bytes")?.trim().parse()?);
-    }
-    let text = group.read("memory.stat")?;
-    let line = text.lines().find_map(|line| line.strip_prefix("kernel "));
-    Ok(line.with_context(|| format!("no kernel in {text}"))?.parse()?)
-}
-
 /// Starts the counter of a group that has a line.
 pub fn seed(tier: &Tier, bench: &Bench<'_>, group: &Group) -> Result<GroupId> {
     let id = id_of(group)?;
     ensure!(tier.kernel_usage(id).is_none(), "it answers before it is seeded");
-    let mut read = || file(bench, group).map(Bytes).map_err(|_| rustix::io::Errno::IO);
+    let mut read = || group.kernel().map(Bytes).map_err(|_| rustix::io::Errno::IO);
     let seeded = poll_until(bench.patience(), Duration::from_millis(20), || {
         tier.seed_kernel(id, &mut read).ok().filter(|it| *it != Seeding::Busy)
     });
@@ -78,7 +58,7 @@ pub fn difference(rig: &Rig, bench: &Bench<'_>, group: &Group) -> Result<i64> {
     let end = Instant::now() + bench.patience();
     let mut since = (Instant::now(), live(rig, id)?);
     loop {
-        let (before, stat, after) = (live(rig, id)?, file(bench, group)?, live(rig, id)?);
+        let (before, stat, after) = (live(rig, id)?, group.kernel()?, live(rig, id)?);
         if before != since.1 || after != before {
             since = (Instant::now(), after);
         }
@@ -127,7 +107,7 @@ pub struct Neighbour {
 impl Neighbour {
     pub fn new(rig: &Rig, bench: &Bench<'_>) -> Result<Self> {
         let group = bench.group("other")?;
-        let mut agent = worker(bench, &group, "neighbour")?;
+        let mut agent = bench.worker(&group, "neighbour")?;
         agent.ask("kernel-calls-prepare")?;
         let id = line(rig, bench, &group, 1024 * MIB)?;
         Ok(Self { agent, id })

@@ -9,7 +9,7 @@ mod groups_daemon;
 mod instructions;
 mod kernel;
 mod kernel_attacks;
-pub(super) mod kernel_rig;
+mod kernel_rig;
 mod load;
 mod process;
 mod rig;

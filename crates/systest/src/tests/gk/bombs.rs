@@ -4,7 +4,6 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 
-use super::super::bpf::kernel_rig::{file, worker};
 use super::{K, empty, over, refuser, rule, shielded, tolerance, watch};
 use crate::harness::agent::Agent;
 use crate::harness::bench::Bench;
@@ -58,7 +57,7 @@ fn bomb(bench: &mut Bench<'_>) -> Result<String> {
     bench.patience *= 2;
     let (other, mut innocent) = neighbour(bench)?;
     let job = shielded(bench)?;
-    let mut bomb = worker(bench, &job, "bomb")?;
+    let mut bomb = bench.worker(&job, "bomb")?;
     // Inside the kernel refusing is enough. (Freezing would have every process looked at first, for which a daemon that shares one emulated
     // processor with hundreds of them needs longer than its lease.)
     let daemon = bench.daemon(&rule(&job, K, "\"deny\""))?;
@@ -80,8 +79,8 @@ fn contained(bench: &Bench<'_>, daemon: &Daemon, job: &Group) -> Result<String> 
     ensure!(event.by() == refuser(bench), "{event}");
     ensure!(event.reason.kind == "kernel" && event.reason.usage_line_bytes == Some(K), "{event}");
     // The second that it may take until nothing more begins.
-    let first = watch(bench, job, Duration::from_secs(1) * bench.host.patience)?;
-    let then = watch(bench, job, Duration::from_secs(2))?;
+    let first = watch(job, Duration::from_secs(1) * bench.host.patience)?;
+    let then = watch(job, Duration::from_secs(2))?;
     let peak = first.peak.max(then.peak);
     if peak > K + tolerance(bench) {
         let counts = format!("{} then {} processes", first.most, then.most);
@@ -100,10 +99,10 @@ fn hoarder(bench: &mut Bench<'_>, kind: &str, count: u64) -> Result<String> {
     bench.patience *= 2;
     let (other, mut innocent) = neighbour(bench)?;
     let job = shielded(bench)?;
-    let mut hog = worker(bench, &job, "hog")?;
+    let mut hog = bench.worker(&job, "hog")?;
     hog.ask(&format!("prepare {kind} 0"))?;
     // A chain of directories takes long to take apart.
-    let line = if kind == "dirs" { file(bench, &job)? + 4 * MIB } else { K };
+    let line = if kind == "dirs" { job.kernel()? + 4 * MIB } else { K };
     let daemon = bench.daemon(&rule(&job, line, CONTAIN))?;
     hog.say(&format!("hoard {kind} {count}"))?;
     let path = job.path();
@@ -111,12 +110,12 @@ fn hoarder(bench: &mut Bench<'_>, kind: &str, count: u64) -> Result<String> {
         begun(&path, "deny-begin")(event) || begun(&path, "freeze-begin")(event)
     })?;
     ensure!(met.reason.kind == "kernel", "{met}");
-    let seen = watch(bench, &job, Duration::from_secs(2) * bench.host.patience)?;
+    let seen = watch(&job, Duration::from_secs(2) * bench.host.patience)?;
     ensure!(seen.peak <= line + tolerance(bench), "{}", over(seen.peak, line));
     if bench.host.tier == Tier::Portable && kind != "threads" {
         // Nothing from outside refuses it: it has to stand still.
         daemon.event("freeze-begin", bench.patience(), begun(&path, "freeze-begin"))?;
-        let (before, then) = (file(bench, &job)?, watch(bench, &job, Duration::from_secs(1))?);
+        let (before, then) = (job.kernel()?, watch(&job, Duration::from_secs(1))?);
         ensure!(then.peak <= before.max(seen.peak), "it goes on: {before}, then {}", then.peak);
     }
     let late = is_free(bench, &other, &mut innocent)?;
@@ -134,7 +133,7 @@ fn biggest_child(bench: &mut Bench<'_>) -> Result<String> {
     let job = shielded(bench)?;
     job.delegate_memory()?;
     let (mild, wild) = (bench.group("cage/job/mild")?, bench.group("cage/job/wild")?);
-    let (mut mild, mut wild) = (worker(bench, &mild, "mild")?, worker(bench, &wild, "wild")?);
+    let (mut mild, mut wild) = (bench.worker(&mild, "mild")?, bench.worker(&wild, "wild")?);
     mild.numbers("hoard forks 10")?;
     let daemon = bench.daemon(&rule(&job, K, "{ action = \"kill\", victim = \"largest\" }"))?;
     wild.say("hoard forks 2000")?;
@@ -156,7 +155,7 @@ fn right_victim(bench: &mut Bench<'_>) -> Result<String> {
     let job = shielded(bench)?;
     let mut innocent = bench.agent(&job, "innocent")?;
     innocent.take("anon", 100 * MIB)?;
-    let mut bomb = worker(bench, &job, "bomb")?;
+    let mut bomb = bench.worker(&job, "bomb")?;
     let kill = "\"deny\", { action = \"kill\", victim = \"largest\", after = \"500ms\" }";
     let daemon = bench.daemon(&rule(&job, K, kill))?;
     let newcomer = bench.agent(&job, "newcomer")?;

@@ -4,7 +4,6 @@ use std::time::Duration;
 
 use anyhow::{Result, ensure};
 
-use super::super::bpf::kernel_rig::{file, worker};
 use super::{K, fork_slowly, over, refuser, rule, shielded};
 use crate::harness::MIB;
 use crate::harness::bench::Bench;
@@ -26,11 +25,11 @@ pub fn tests() -> Vec<Test> {
 fn reclaimable(bench: &mut Bench<'_>) -> Result<String> {
     bench.patience *= 2;
     let job = shielded(bench)?;
-    let mut hog = worker(bench, &job, "hog")?;
+    let mut hog = bench.worker(&job, "hog")?;
     // tmpfs forgets names that are not there; cgroupfs remembers them.
     hog.ask(&format!("work-in {}", job.dir().display()))?;
     hog.ask("prepare absent 0")?;
-    let line = file(bench, &job)? + 6 * MIB;
+    let line = job.kernel()? + 6 * MIB;
     let ladder = "{ action = \"reclaim\", share = \"50%\" }, { action = \"kill\", after = \"30s\" }";
     let until = format!("until = \"{}B\"\n", line - 3 * MIB);
     let daemon = bench.daemon(&(rule(&job, line, ladder) + &until))?;
@@ -41,7 +40,7 @@ fn reclaimable(bench: &mut Bench<'_>) -> Result<String> {
         .event("reclaim-begin", bench.patience(), |e| e.order == "reclaim-begin" && e.is_of_group(&path))?;
     ensure!(begin.reason.kind == "kernel", "{begin}");
     daemon.event("relief", bench.patience(), |e| e.order == "relieved" && e.is_of_group(&path))?;
-    let left = file(bench, &job)?;
+    let left = job.kernel()?;
     ensure!(left < line, "{left} of {line}");
     ensure!(crate::harness::process::is_alive(hog.pid), "it was killed for what can be reclaimed");
     Ok(format!("{} KiB under the line", (line - left) / 1024))
@@ -51,8 +50,8 @@ fn reclaimable(bench: &mut Bench<'_>) -> Result<String> {
 fn user_memory(bench: &mut Bench<'_>) -> Result<String> {
     bench.patience *= 2;
     let job = shielded(bench)?;
-    let (mut holder, mut user) = (worker(bench, &job, "holder")?, bench.agent(&job, "user")?);
-    let line = file(bench, &job)? + 3 * MIB;
+    let (mut holder, mut user) = (bench.worker(&job, "holder")?, bench.agent(&job, "user")?);
+    let line = job.kernel()? + 3 * MIB;
     let daemon = bench.daemon(&rule(&job, line, "\"deny\""))?;
     let taken = fork_slowly(&mut holder, 400)?;
     // ENOMEM inside, EAGAIN of pids.max.
@@ -77,16 +76,16 @@ fn user_memory(bench: &mut Bench<'_>) -> Result<String> {
 /// A line for usage is none for kernel memory.
 fn no_line(bench: &mut Bench<'_>) -> Result<String> {
     let job = shielded(bench)?;
-    let mut hog = worker(bench, &job, "hog")?;
+    let mut hog = bench.worker(&job, "hog")?;
     let usage = format!(
         "[[rule]]\ngroups = {:?}\nmeter = \"usage\"\nover = \"90MiB\"\ndo = [\"kill\"]\n",
         job.path()
     );
     let daemon = bench.daemon(&usage)?;
-    let before = file(bench, &job)?;
+    let before = job.kernel()?;
     let taken = hog.numbers("hoard forks 300")?;
     ensure!(taken[..2] == [300, 0], "{taken:?}");
-    let after = file(bench, &job)?;
+    let after = job.kernel()?;
     ensure!(after > before + 4 * MIB, "only {before} to {after}");
     daemon.no_event("anything", Duration::from_millis(500), |_| true)?;
     if bench.host.tier == Tier::Bpf {
@@ -105,16 +104,16 @@ fn populated(bench: &mut Bench<'_>) -> Result<String> {
     let job = shielded(bench)?;
     job.delegate_memory()?;
     let child = bench.group("cage/job/child")?;
-    let mut hog = worker(bench, &child, "hog")?;
+    let mut hog = bench.worker(&child, "hog")?;
     hog.numbers("hoard forks 20")?;
     let daemon = bench.daemon("")?;
-    let line = file(bench, &job)? + 2 * MIB;
+    let line = job.kernel()? + 2 * MIB;
     let path = job.path();
     let over_text = format!("{line}B");
     daemon.ok(&["set", "--group", &path, "--meter", "kernel", "--over", &over_text, "--do", "deny"])?;
     let taken = fork_slowly(&mut hog, 400)?;
     ensure!(taken.1 != 0, "never refused: {taken:?}");
-    let peak = file(bench, &job)?;
+    let peak = job.kernel()?;
     ensure!(peak <= line + 2 * MIB, "{}", over(peak, line));
     daemon.event("deny-begin", bench.patience(), |e| e.order == "deny-begin" && e.is_of_group(&path))?;
     daemon.ok(&["clear", "--group", &path])?;
@@ -145,7 +144,7 @@ fn kernels_own(bench: &mut Bench<'_>) -> Result<String> {
     let job = shielded(bench)?;
     let limit = || job.read("memory.kmem.limit_in_bytes");
     let before = limit().ok();
-    let mut hog = worker(bench, &job, "hog")?;
+    let mut hog = bench.worker(&job, "hog")?;
     let daemon = bench.daemon(&rule(&job, K, "\"deny\", { action = \"freeze\", after = \"100ms\" }"))?;
     hog.say("hoard forks 600")?;
     let path = job.path();

@@ -7,7 +7,6 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 
-use super::bpf::kernel_rig::file;
 use crate::harness::agent::Agent;
 use crate::harness::bench::Bench;
 use crate::harness::daemon::Daemon;
@@ -77,11 +76,11 @@ struct Watched {
     last: usize,
 }
 
-fn watch(bench: &Bench<'_>, group: &Group, during: Duration) -> Result<Watched> {
+fn watch(group: &Group, during: Duration) -> Result<Watched> {
     let end = std::time::Instant::now() + during;
     let mut seen = Watched { peak: 0, most: 0, last: 0 };
     while std::time::Instant::now() < end {
-        seen.peak = seen.peak.max(file(bench, group)?);
+        seen.peak = seen.peak.max(group.kernel()?);
         seen.last = group.processes().len();
         seen.most = seen.most.max(seen.last);
         std::thread::sleep(Duration::from_millis(10));
