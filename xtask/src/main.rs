@@ -5,6 +5,7 @@
 
 mod demo;
 mod interrupt;
+mod library;
 mod setup;
 mod supervise;
 mod test;
@@ -32,6 +33,8 @@ enum Task {
     Demo(demo::Arguments),
     /// Run a command, or a shell, in a virtual machine that has memgov in its PATH
     Vm(vm::Arguments),
+    /// Install libmemgov: the C library, its header and its pkg-config file
+    Library(library::Arguments),
 }
 
 fn main() -> ExitCode {
@@ -41,6 +44,7 @@ fn main() -> ExitCode {
         Task::Test(arguments) => test::run(&arguments),
         Task::Demo(arguments) => demo::run(&arguments),
         Task::Vm(arguments) => vm::run(&arguments),
+        Task::Library(arguments) => library::run(&arguments).map(|()| ExitCode::SUCCESS),
     });
     done.unwrap_or_else(|error| {
         eprintln!("xtask: {error:#}");

@@ -126,10 +126,14 @@ impl Governed for Fake {
         let start = match from {
             From::Start => 0,
             From::After(id) | From::Cursor(id) => id,
+            From::Now => EVENTS,
         };
         let events: Vec<_> = (start + 1..=EVENTS).take(most).map(event).collect();
         let cursor = events.last().map_or(start, |e| e.id);
         Ok(wire::Events { events, missed: 0, cursor })
+    }
+    fn group_of(&self, _: ProcessId) -> Option<String> {
+        None
     }
     fn explain(&self, id: u64) -> Result<wire::Explanation, Failure> {
         match id {

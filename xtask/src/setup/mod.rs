@@ -32,10 +32,15 @@ const ZLIB: Need = Need { package: "zlib1g-dev", programs: &["/usr/include/zlib.
 const MAKE: Need = Need { package: "make", programs: &["/usr/bin/make"] };
 const PKG_CONFIG: Need = Need { package: "pkg-config", programs: &["/usr/bin/pkg-config"] };
 
+/// Runs the Python example of libmemgov.
+const PYTHON: Need = Need { package: "python3", programs: &["/usr/bin/python3"] };
+
 /// For building memgov with the eBPF tier.
 pub const FOR_BUILDING: &[Need] = &[CLANG, LIBELF, ZLIB, MAKE, PKG_CONFIG];
 /// For a virtual machine in QEMU.
 pub const FOR_QEMU: &[Need] = &[QEMU, BUSYBOX, DEPMOD, XZ, SETPRIV];
+/// For the examples of libmemgov.
+pub const FOR_CLIENTS: &[Need] = &[PYTHON];
 /// For user-mode Linux.
 pub const FOR_UML: &[Need] = &[UML, BUSYBOX, SETPRIV];
 
@@ -45,6 +50,7 @@ pub fn everything() -> Result<()> {
     packages(FOR_BUILDING)?;
     packages(FOR_QEMU)?;
     packages(FOR_UML)?;
+    packages(FOR_CLIENTS)?;
     for kernel in kernels::ALL {
         println!("setup: kernel {} in {}", kernel.series, kernels::fetch(kernel)?.dir.display());
     }

@@ -132,6 +132,9 @@ fn set_up(parts: &[Part], targets: &[Target]) -> Result<()> {
         setup::rust_components()?;
     }
     setup::packages(setup::FOR_BUILDING)?;
+    if targets.contains(&Target::Host) {
+        setup::packages(setup::FOR_CLIENTS)?;
+    }
     for (kernel, cgroup) in targets.iter().filter_map(|target| target.boots()) {
         interrupt::check()?;
         kernel.prepare(cgroup)?;
@@ -155,6 +158,9 @@ fn with_release_build(arguments: &Arguments, parts: &[Part], targets: &[Target])
             summary.failures.push(Failure { target, name, reason, printed: Vec::new() });
         }
         return Ok(summary);
+    }
+    if targets.contains(&Target::Host) {
+        summary.add(source::clients()?);
     }
     if check {
         summary.add(source::shipped_configurations()?);

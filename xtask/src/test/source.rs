@@ -97,11 +97,25 @@ fn is_passed(line: &str) -> bool {
     line.starts_with("test ") && line.ends_with(" ... ok")
 }
 
-/// The release build of memgov and memgov-systest: as shipped, and fast enough for emulation.
+/// The release build of memgov, memgov-systest and libmemgov: as shipped, and fast enough for emulation.
 pub fn build() -> Result<Summary> {
     let mut build = workspace::cargo();
-    build.args(["build", "--release", "--package", "memgov", "--package", "memgov-systest"]);
+    build.args(["build", "--release", "--lib", "--bins", "--example", "frugal"]);
+    // In one command: another choice of packages has other features of libraries, and builds those again.
+    build.args(
+        ["memgov", "memgov-systest", "libmemgov", "memgov-client"].map(|name| format!("--package={name}")),
+    );
     step("source", "build", build)
+}
+
+/// libmemgov, its header and an example in each language.
+pub fn clients() -> Result<Summary> {
+    println!("==> source: libmemgov and its examples");
+    let start = Instant::now();
+    let built = crate::library::clients();
+    let reason = built.as_ref().err().map(|error| format!("{error:#}")).unwrap_or_default();
+    let row = Row::step("source", "libmemgov", built.is_ok(), start.elapsed());
+    Ok(Summary::step(row, reason, Last::default()))
 }
 
 /// `memgov check` over each configuration that is shipped.

@@ -310,12 +310,21 @@ impl Governed for Desk {
             From::Start => 0,
             From::After(id) => self.journal.cursor_after(id),
             From::Cursor(cursor) => cursor,
+            From::Now => self.journal.cursor(),
         };
         let mut excerpt = self.journal.since(after, most);
         if !matches!(from, From::Cursor(_)) {
             excerpt.missed = 0;
         }
         Ok(wire::Events { events: excerpt.events, missed: excerpt.missed, cursor: excerpt.cursor })
+    }
+
+    fn group_of(&self, who: ProcessId) -> Option<String> {
+        let mut buffer = [0; 4096];
+        let path = proc::memory_group(&self.layout, who.pid, &mut buffer).ok()?;
+        // Read after the path: whoever has the pid now had it then.
+        let now = proc::read_stat(who.pid, &mut buffer).ok()?;
+        (now.id() == who).then(|| wire::text(&path))
     }
 
     fn explain(&self, id: u64) -> Result<wire::Explanation, Failure> {

@@ -266,6 +266,24 @@ pub fn attach_filter(socket: BorrowedFd<'_>, steps: &[FilterStep]) -> Result<(),
     }))
 }
 
+/// Effective uid and pid of who connected to this socket (SO_PEERCRED, unix(7)). No pid: it is in a pid namespace that this process does not see
+/// into, for which the kernel says 0, and rustix's type has no 0.
+pub fn peer_credentials(socket: BorrowedFd<'_>) -> Result<(u32, Option<u32>), Errno> {
+    let mut of = libc::ucred { pid: 0, uid: 0, gid: 0 };
+    let mut size = libc::socklen_t::try_from(size_of::<libc::ucred>()).map_err(|_| Errno::INVAL)?;
+    // SAFETY: the kernel writes at most `size` bytes, which is what there is, and any bytes make a ucred.
+    check(libc::c_long::from(unsafe {
+        libc::getsockopt(
+            socket.as_raw_fd(),
+            libc::SOL_SOCKET,
+            libc::SO_PEERCRED,
+            ptr::from_mut(&mut of).cast(),
+            &raw mut size,
+        )
+    }))?;
+    Ok((of.uid, u32::try_from(of.pid).ok().filter(|&pid| pid != 0)))
+}
+
 fn check(result: libc::c_long) -> Result<(), Errno> {
     if result == -1 {
         // `last_os_error` is errno in an integer: no allocation.

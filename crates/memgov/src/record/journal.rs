@@ -155,6 +155,11 @@ impl Journal {
         }
     }
 
+    /// The cursor behind all that is kept.
+    pub fn cursor(&self) -> u64 {
+        self.lock().back().map_or(0, |(number, _)| *number)
+    }
+
     /// The cursor just behind the first record of a decision, so that what follows it comes next.
     pub fn cursor_after(&self, id: u64) -> u64 {
         let kept = self.lock();

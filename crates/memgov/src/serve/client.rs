@@ -49,7 +49,7 @@ pub enum ClientError {
     Service(String),
     /// It hung up.
     #[error(
-        "the daemon closed the connection; it serves at most 32 clients at a time, 8 of one user: try again"
+        "the daemon closed the connection; it serves at most 128 clients at a time, 32 of one user: try again"
     )]
     Closed,
     /// It said nothing.

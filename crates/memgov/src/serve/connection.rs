@@ -8,7 +8,7 @@ use rustix::io::Errno;
 use rustix::net::{RecvFlags, SendFlags, recv, send};
 
 use super::permit::Peer;
-use super::requests::{Answer, answer, events, failed};
+use super::requests::{Answer, Follow, answer, failed, stream};
 use super::varlink::{Inbox, Reply, encode};
 use super::{FailureKind, From, Governed};
 
@@ -38,7 +38,7 @@ pub(crate) struct Connection {
     inbox: Inbox,
     outbox: Vec<u8>,
     sent: usize,
-    follow: Option<From>,
+    follow: Option<Follow>,
     half_since: Option<Instant>,
     /// The inbox may hold a whole call.
     unread: bool,
@@ -105,8 +105,8 @@ impl Connection {
         if self.owes() || self.last {
             return State::Open;
         }
-        if let Some(from) = self.follow {
-            return self.stream(from, governed);
+        if let Some(follow) = self.follow {
+            return self.stream(follow, governed);
         }
         match self.inbox.call() {
             Ok(Some(call)) => {
@@ -124,9 +124,9 @@ impl Connection {
                             self.queue(&reply);
                         }
                     }
-                    Answer::Follow(from) => {
-                        self.follow = Some(from);
-                        return self.stream(from, governed);
+                    Answer::Follow(follow) => {
+                        self.follow = Some(follow);
+                        return self.stream(follow, governed);
                     }
                 }
                 State::Open
@@ -149,11 +149,12 @@ impl Connection {
 
     /// The next events for a follower. It has a cursor and no queue: events it is too slow for are no longer kept one
     /// day, and are then counted in `missed`.
-    fn stream(&mut self, from: From, governed: &dyn Governed) -> State {
-        match events(from, self.peer, governed) {
+    fn stream(&mut self, follow: Follow, governed: &dyn Governed) -> State {
+        match stream(follow, self.peer, governed) {
             Ok(page) => {
-                self.follow = Some(From::Cursor(page.cursor));
-                if !page.events.is_empty() || page.missed > 0 {
+                self.follow = Some(Follow { from: From::Cursor(page.cursor), ..follow });
+                let begins = follow.whose.is_some() && follow.from == From::Now;
+                if begins || !page.events.is_empty() || page.missed > 0 {
                     let parameters = serde_json::to_value(&page).unwrap_or_default();
                     self.queue(&Reply { parameters, error: None, continues: Some(true) });
                 }

@@ -32,6 +32,8 @@ pub enum From {
     After(u64),
     /// Where an earlier answer ended ([`wire::Events::cursor`]).
     Cursor(u64),
+    /// What comes from now on.
+    Now,
 }
 
 /// A rule set on a running group, with the request it was made from (shown again by `get`).
@@ -71,6 +73,8 @@ pub trait Governed: shrink::Shrinking + Send + Sync {
     fn group_rule_clear(&self, group: &GroupFacts) -> Result<(), Failure>;
     /// At most `most` records from there on, oldest first. Reads the journal, not the loop.
     fn events(&self, from: From, most: usize) -> Result<wire::Events, Failure>;
+    /// The path of the group this process is in now, as events name groups; `None` if it is gone or that could not be read.
+    fn group_of(&self, who: ProcessId) -> Option<String>;
     /// One decision with its episode.
     fn explain(&self, id: u64) -> Result<wire::Explanation, Failure>;
     /// Reads the configuration anew.

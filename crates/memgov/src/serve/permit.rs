@@ -14,6 +14,8 @@ use super::wire::Target;
 pub struct Peer {
     /// Effective uid.
     pub uid: u32,
+    /// Its pid, where memgov can see it (not of a process in a pid namespace beside memgov's).
+    pub pid: Option<u32>,
 }
 
 /// What must be known of a process.
@@ -153,14 +155,26 @@ pub fn may_see(peer: Peer, target: &Target) -> bool {
     peer.is_root() || *owner == Some(peer.uid)
 }
 
+/// Does this concern the process itself, or a group that it is in? Such events are its own to see, whoever owns the group: usage, limits and events
+/// of a group are files that everybody in it may read.
+pub fn concerns(target: &Target, who: ProcessId, group: Option<&str>) -> bool {
+    match target {
+        Target::Process { pid, start, .. } => (*pid, *start) == (who.pid, who.start),
+        Target::Group { path, .. } => group
+            .and_then(|at| at.strip_prefix(path.as_str()))
+            .is_some_and(|rest| rest.is_empty() || rest.starts_with('/')),
+        Target::Host {} => false,
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use memgov_decide::policy::{Condition, Kinds, RssOver, Scope};
     use memgov_decide::units::Bytes;
 
-    const ROOT: Peer = Peer { uid: 0 };
-    const USER: Peer = Peer { uid: 1000 };
+    const ROOT: Peer = Peer { uid: 0, pid: None };
+    const USER: Peer = Peer { uid: 1000, pid: None };
 
     #[test]
     fn processes() {
@@ -181,6 +195,29 @@ mod tests {
         }
         let error = process(USER, &facts(None)).unwrap_err();
         assert_eq!(error.kind, FailureKind::PermissionDenied);
+    }
+
+    #[test]
+    fn a_process_is_concerned_by_itself_and_by_the_groups_above_it() {
+        let me = ProcessId { pid: 7, start: 1 };
+        let group = |path: &str| Target::Group { path: path.into(), id: 1, owner: Some(0) };
+        let process =
+            |pid, start| Target::Process { pid, start, comm: "x".into(), group: None, uid: Some(0) };
+        let table = [
+            (group("/a/b"), true),
+            (group("/a"), true),
+            (group("/a/b/c"), false),
+            (group("/a/bc"), false),
+            (group("/a/"), false),
+            (process(7, 1), true),
+            (process(7, 2), false),
+            (process(8, 1), false),
+            (Target::Host {}, false),
+        ];
+        for (target, expected) in table {
+            assert_eq!(concerns(&target, me, Some("/a/b")), expected, "{target:?}");
+        }
+        assert!(!concerns(&group("/a"), me, None), "a group that is not known concerns nobody");
     }
 
     fn group_facts(owner: Option<u32>, limit: Option<Limit>, ruled_by: Option<u32>) -> GroupFacts {

@@ -1,9 +1,9 @@
-//! The serving thread: one poll(2) over the listener, the waker and at most 32 clients. Sleeps without a timeout when
+//! The serving thread: one poll(2) over the listener, the waker and at most 128 clients. Sleeps without a timeout when
 //! there is no client.
 
 use std::fs;
 use std::io;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd as _, OwnedFd};
 use std::os::unix::fs::{FileTypeExt, PermissionsExt};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
@@ -13,11 +13,11 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
-use rustix::net::sockopt::socket_peercred;
 
 use super::Governed;
 use super::connection::{Connection, Patience, State};
 use super::permit::Peer;
+use crate::kernel::sys;
 
 /// Bounds of the server. The defaults are what the daemon uses; tests use shorter times.
 #[derive(Clone, Copy, Debug)]
@@ -37,9 +37,9 @@ pub struct Limits {
 impl Default for Limits {
     fn default() -> Self {
         Self {
-            clients: 32,
-            for_root: 8,
-            per_user: 8,
+            clients: 128,
+            for_root: 16,
+            per_user: 32,
             half: Duration::from_secs(5),
             idle: Duration::from_secs(60),
         }
@@ -221,9 +221,9 @@ impl Server {
     fn accept(&mut self, now: Instant) {
         for _ in 0..ACCEPTS_A_ROUND {
             match self.listener.accept() {
-                Ok((stream, _)) => match socket_peercred(&stream) {
-                    Ok(cred) if self.has_room(cred.uid.as_raw()) => {
-                        let peer = Peer { uid: cred.uid.as_raw() };
+                Ok((stream, _)) => match sys::peer_credentials(stream.as_fd()) {
+                    Ok((uid, pid)) if self.has_room(uid) => {
+                        let peer = Peer { uid, pid };
                         self.clients.push(Connection::new(stream.into(), peer, now));
                     }
                     _ => {

@@ -3,6 +3,7 @@
 
 use memgov_decide::control::MemControl;
 use memgov_decide::policy::{Condition, Meter, Over, Pattern, RssOver, Rule, Scope, Step};
+use memgov_decide::snapshot::ProcessId;
 use memgov_decide::units::Bytes;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
@@ -22,18 +23,31 @@ pub enum Answer {
     /// One reply.
     Reply(Reply),
     /// Events from there on, as they come.
-    Follow(From),
+    Follow(Follow),
+}
+
+/// A stream of events.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Follow {
+    /// From where.
+    pub from: From,
+    /// Only what concerns this process and its groups ([`permit::concerns`]), and the first reply at once, with or without events: its reader knows then that
+    /// it is told.
+    pub whose: Option<ProcessId>,
 }
 
 #[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
 struct Pid {
-    pid: u32,
+    #[serde(default)]
+    pid: Option<u32>,
 }
 
 #[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct SetControl {
-    pub(crate) pid: u32,
+    #[serde(default)]
+    pub(crate) pid: Option<u32>,
     pub(crate) word: u64,
     pub(crate) climit_bytes: u64,
     pub(crate) plimit_bytes: u64,
@@ -90,6 +104,9 @@ pub fn answer(call: &Call, peer: Peer, governed: &dyn Governed) -> Answer {
             if method == "Events" && call.more {
                 return follow(&call.parameters);
             }
+            if method == "Watch" {
+                return watch(call, peer, governed).unwrap_or_else(|failure| Answer::Reply(failed(&failure)));
+            }
             ours(method, &call.parameters, peer, governed)
         }
         _ => Err(service_error("InterfaceNotFound", json!({ "interface": interface }))),
@@ -104,6 +121,9 @@ fn ok(parameters: Value) -> Reply {
 /// The parameters of a call; what is wrong with them is named, as far as serde says.
 fn parameters<T: DeserializeOwned>(value: &Value) -> Result<T, Reply> {
     let value = if value.is_null() { json!({}) } else { value.clone() };
+    if !value.is_object() {
+        return Err(service_error("InvalidParameter", json!({ "parameter": "parameters: an object" })));
+    }
     serde_json::from_value(value).map_err(|error| {
         let text: String = error.to_string().chars().take(200).collect();
         service_error("InvalidParameter", json!({ "parameter": text }))
@@ -178,8 +198,14 @@ fn status(peer: Peer, governed: &dyn Governed) -> Result<Value, Failure> {
     Ok(json!({ "status": status }))
 }
 
+/// Whose control is meant: no pid says the caller's own, which in a container does not know its pid outside.
+fn whose(asked: Option<u32>, peer: Peer) -> Result<u32, Failure> {
+    let unseen = "your process has no pid that memgov can see: it is in a pid namespace beside memgov's";
+    asked.or(peer.pid).ok_or_else(|| FailureKind::NoSuchProcess.because(unseen))
+}
+
 fn get_control(asked: Pid, peer: Peer, governed: &dyn Governed) -> Result<Value, Failure> {
-    let facts = governed.process(asked.pid)?;
+    let facts = governed.process(whose(asked.pid, peer)?)?;
     permit::process(peer, &facts)?;
     let control = governed.control_get(facts.id)?;
     Ok(json!({ "control": wire::Control::new(facts.id.pid, facts.id.start, control) }))
@@ -189,14 +215,14 @@ fn set_control(asked: &SetControl, peer: Peer, governed: &dyn Governed) -> Resul
     let (climit, plimit) = (Bytes(asked.climit_bytes), Bytes(asked.plimit_bytes));
     let control = MemControl::from_word(asked.word, climit, plimit, governed.page())
         .map_err(|error| FailureKind::InvalidControl.because(error.to_string()))?;
-    let facts = governed.process(asked.pid)?;
+    let facts = governed.process(whose(asked.pid, peer)?)?;
     permit::process(peer, &facts)?;
     governed.control_set(facts.id, control, peer.uid)?;
     Ok(json!({ "control": wire::Control::new(facts.id.pid, facts.id.start, control) }))
 }
 
 fn clear_control(asked: Pid, peer: Peer, governed: &dyn Governed) -> Result<Value, Failure> {
-    let facts = governed.process(asked.pid)?;
+    let facts = governed.process(whose(asked.pid, peer)?)?;
     permit::process(peer, &facts)?;
     governed.control_clear(facts.id)?;
     Ok(json!({}))
@@ -285,9 +311,29 @@ impl EventsFrom {
 
 fn follow(value: &Value) -> Answer {
     match parameters::<EventsFrom>(value) {
-        Ok(from) => Answer::Follow(from.place()),
+        Ok(from) => Answer::Follow(Follow { from: from.place(), whose: None }),
         Err(reply) => Answer::Reply(reply),
     }
+}
+
+/// What happens to the caller from now on.
+fn watch(call: &Call, peer: Peer, governed: &dyn Governed) -> Result<Answer, Failure> {
+    if !call.more {
+        let name = "org.varlink.service.InvalidParameter";
+        let parameters = json!({ "parameter": "more: Watch gives a stream" });
+        return Ok(Answer::Reply(Reply { parameters, error: Some(name.into()), continues: None }));
+    }
+    let whose = Some(governed.process(whose(None, peer)?)?.id);
+    Ok(Answer::Follow(Follow { from: From::Now, whose }))
+}
+
+/// The next events of a stream.
+pub(crate) fn stream(follow: Follow, peer: Peer, governed: &dyn Governed) -> Result<wire::Events, Failure> {
+    let Some(who) = follow.whose else { return events(follow.from, peer, governed) };
+    let mut page = governed.events(follow.from, EVENTS_A_REPLY)?;
+    let group = governed.group_of(who);
+    page.events.retain(|event| permit::concerns(&event.target, who, group.as_deref()));
+    Ok(page)
 }
 
 /// The next events this peer may see.

@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 
 use super::client::{Client, ClientError};
 use super::permit::Peer;
-use super::requests::{Answer, answer};
+use super::requests::{Answer, Follow, answer};
 use super::varlink::Call;
 use super::*;
 
@@ -133,6 +133,10 @@ impl Governed for Fake {
     fn process(&self, pid: u32) -> Result<ProcessFacts, Failure> {
         match pid {
             7 => Ok(ProcessFacts { id: ProcessId { pid, start: 1 }, uids: Some([1000; 4]) }),
+            // Who asks over a real socket.
+            _ if pid == std::process::id() => {
+                Ok(ProcessFacts { id: ProcessId { pid, start: 3 }, uids: None })
+            }
             8 => Ok(ProcessFacts { id: ProcessId { pid, start: 2 }, uids: Some([0; 4]) }),
             _ => Err(FailureKind::NoSuchProcess.because("no such process")),
         }
@@ -174,10 +178,14 @@ impl Governed for Fake {
         let start = match from {
             From::Start => 0,
             From::After(id) | From::Cursor(id) => id,
+            From::Now => all.last().map_or(0, |e| e.id),
         };
         let events: Vec<_> = all.iter().filter(|e| e.id > start).take(most).cloned().collect();
         let cursor = events.last().map_or(start, |e| e.id);
         Ok(wire::Events { events, missed: self.missed.swap(0, Ordering::Relaxed), cursor })
+    }
+    fn group_of(&self, who: ProcessId) -> Option<String> {
+        (who.pid == 7).then(|| "/mine/job".into())
     }
     fn explain(&self, id: u64) -> Result<wire::Explanation, Failure> {
         let events = self.events.lock().unwrap();
@@ -190,8 +198,8 @@ impl Governed for Fake {
     }
 }
 
-const ROOT: Peer = Peer { uid: 0 };
-const USER: Peer = Peer { uid: 1000 };
+const ROOT: Peer = Peer { uid: 0, pid: Some(1) };
+const USER: Peer = Peer { uid: 1000, pid: Some(7) };
 
 fn ask(fake: &Fake, peer: Peer, method: &str, parameters: Value) -> Result<Value, String> {
     let method = if method.contains('.') { method.into() } else { format!("org.memgov.{method}") };
@@ -206,7 +214,7 @@ fn ask(fake: &Fake, peer: Peer, method: &str, parameters: Value) -> Result<Value
 fn every_method_of_the_interface_is_there_and_no_other() {
     let names: Vec<&str> =
         INTERFACE.lines().filter_map(|l| l.strip_prefix("method ")?.split('(').next()).collect();
-    assert_eq!(names.len(), 14);
+    assert_eq!(names.len(), 15);
     let fake = Fake::default();
     for name in names {
         let error = ask(&fake, ROOT, name, json!({})).err().unwrap_or_default();
@@ -447,7 +455,7 @@ fn a_megabyte_without_an_end_is_not_kept() {
 fn a_thousand_connections_harm_nobody() {
     let rig = rig();
     let held: Vec<UnixStream> = (0..1000).filter_map(|_| UnixStream::connect(&rig.path).ok()).collect();
-    until("turned away", || rig.serving.turned_away() >= 900);
+    until("turned away", || rig.serving.turned_away() >= 1000 - Limits::default().clients as u64);
     drop(held);
     until("room again", || {
         let status: Result<Value, ClientError> =
@@ -515,6 +523,71 @@ fn followers_are_woken_and_told_what_they_missed() {
     assert_eq!(next(), (vec![3], 5));
     reader.join().unwrap();
     rig.still_serves();
+}
+
+#[test]
+fn a_watch_is_confirmed_and_shows_only_what_concerns_the_caller() {
+    let fake = Fake::default();
+    let watch = |peer, more| {
+        let method = "org.memgov.Watch".to_owned();
+        answer(&Call { method, parameters: Value::Null, more, oneway: false, upgrade: false }, peer, &fake)
+    };
+    fake.events.lock().unwrap().push(event(1, 0, 1));
+    let Answer::Follow(follow) = watch(USER, true) else { panic!("no stream") };
+    assert_eq!((follow.from, follow.whose.map(|who| who.pid)), (From::Now, Some(7)));
+    let group = |id: u64, path: &str| {
+        let target = wire::Target::Group { path: path.into(), id: 1, owner: Some(0) };
+        wire::Event { target, ..event(id, 0, 1) }
+    };
+    let all = [
+        group(2, "/mine"),
+        group(3, "/mine/job"),
+        group(4, "/mine/job/below"),
+        group(5, "/mine/jobs"),
+        event(6, 1000, 1),
+    ];
+    fake.events.lock().unwrap().extend(all);
+    let now = Follow { from: From::Cursor(1), ..follow };
+    let page = super::requests::stream(now, USER, &fake).unwrap();
+    assert_eq!(
+        page.events.iter().map(|e| e.id).collect::<Vec<_>>(),
+        [2, 3, 6],
+        "itself and what it is in, whoever owns them"
+    );
+    let all = Follow { whose: None, ..now };
+    let page = super::requests::stream(all, USER, &fake).unwrap();
+    assert_eq!(page.events.iter().map(|e| e.id).collect::<Vec<_>>(), [6], "of others only what is theirs");
+    for (peer, more, error) in [
+        (USER, false, "org.varlink.service.InvalidParameter"),
+        (Peer { pid: None, ..USER }, true, "org.memgov.NoSuchProcess"),
+    ] {
+        let Answer::Reply(reply) = watch(peer, more) else { panic!("a stream") };
+        assert_eq!(reply.error.as_deref(), Some(error));
+    }
+}
+
+#[test]
+fn a_watch_begins_with_a_reply_of_its_own() {
+    let rig = rig();
+    let mut stream = rig.raw();
+    stream.write_all(b"{\"method\":\"org.memgov.Watch\",\"more\":true}\0").unwrap();
+    let mut buffer = [0; 256];
+    let got = stream.read(&mut buffer).unwrap();
+    let text = String::from_utf8_lossy(&buffer[..got]).into_owned();
+    assert!(text.contains("\"events\":[]") && text.contains("\"continues\":true"), "{text}");
+}
+
+#[test]
+fn without_a_pid_a_control_is_the_callers() {
+    let fake = Fake::default();
+    let asked = json!({ "word": 1, "climit_bytes": 4096, "plimit_bytes": 0 });
+    let set = ask(&fake, USER, "SetControl", asked).unwrap();
+    assert_eq!(set["control"]["pid"], 7);
+    assert_eq!(ask(&fake, USER, "GetControl", json!({})).unwrap(), set);
+    let nobody = Peer { pid: None, ..USER };
+    assert_eq!(ask(&fake, nobody, "GetControl", json!({})), Err("org.memgov.NoSuchProcess".into()));
+    ask(&fake, USER, "ClearControl", json!({})).unwrap();
+    assert_eq!(fake.controls.lock().unwrap().len(), 0);
 }
 
 #[test]

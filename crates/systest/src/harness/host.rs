@@ -93,6 +93,8 @@ pub enum Need {
     Bpf,
     /// A machine whose clock counts instructions.
     InstructionClock,
+    /// Programs that use libmemgov.
+    Clients,
     /// A kernel that accounts kernel memory.
     KernelAccounting,
     /// One that was told not to.
@@ -117,6 +119,7 @@ impl Need {
                 host.counts_instructions,
                 "shown on a machine whose clock counts instructions: 6.12-v2-cost and 6.1-v2-cost",
             ),
+            Self::Clients => (host.is_bare(), "shown on the machine that builds them"),
             Self::KernelAccounting => (
                 host.kernel_accounting,
                 "this kernel was started with cgroup.memory=nokmem and accounts no kernel memory",
@@ -168,6 +171,11 @@ impl Host {
             dir,
             patience: if target == "host" { 1 } else { 4 },
         })
+    }
+
+    /// Not a virtual machine: what else was built is beside the program.
+    fn is_bare(&self) -> bool {
+        self.target == "host"
     }
 
     /// Removes the directory of this run.

@@ -11,6 +11,7 @@ mod hostile;
 mod kernel_accounting;
 mod kh;
 mod kill;
+mod library;
 mod records;
 mod reload;
 mod signal;
@@ -22,7 +23,7 @@ use crate::harness::run::Test;
 
 /// Every test, in the order they run.
 pub fn all() -> Vec<Test> {
-    let themes: [fn() -> Vec<Test>; 16] = [
+    let themes: [fn() -> Vec<Test>; 17] = [
         wl::tests,
         deny::tests,
         slow::tests,
@@ -33,6 +34,7 @@ pub fn all() -> Vec<Test> {
         reload::tests,
         hostile::tests,
         socket::tests,
+        library::tests,
         records::tests,
         control_plane::tests,
         gk::tests,

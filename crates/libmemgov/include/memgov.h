@@ -1,0 +1,105 @@
+/* libmemgov: for a program that wants to be told before it is killed, and to say what is to happen to it.
+ *
+ * It talks to a running memgov over its socket. Link with -lmemgov (pkg-config memgov). Functions that return int give 0, or a number that the function says,
+ * or a negative errno(3); memgov_error() then has the sentence for a person. What every call may return:
+ *
+ *   -ENOTCONN   memgov does not run
+ *   -EACCES     it does not permit this
+ *   -EAGAIN     it is busy, or has too many clients: try again
+ *   -ETIMEDOUT  it did not answer in 10 s
+ *   -EPROTO     what answers is not a memgov of this version
+ *   -EINVAL     an argument is NULL that must not be, is not UTF-8, or makes no sense
+ *   -ENOMEM     there is no memory
+ *
+ * No call raises SIGPIPE, sets a signal handler, starts a thread or ends the program. One handle is for one thread at a time. Nothing is held between calls but by a
+ * memgov_watch: handles outlive fork, and a memgov that is started anew.
+ */
+#ifndef MEMGOV_H
+#define MEMGOV_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+/* A memgov, known by its socket. It need not run. */
+typedef struct memgov memgov;
+
+/* socket: where it listens; NULL: /run/memgov/control.sock. NULL: no memory, or a path that is not UTF-8. */
+memgov *memgov_new(const char *socket);
+void memgov_free(memgov *m);
+
+/* What the last call with this handle came to nothing for; "" if it did not. Valid until the next call with it. */
+const char *memgov_error(const memgov *m);
+
+/* ------ What is to happen to this process: the memory control of the over-high series (LKML, 17 Aug 2020) ------
+ * word: bits 0-7 action, 8-15 signal (1 to 63), 16-31 flags. climit: how far the process's group may be over memory.high, plimit: how much of the kinds in the
+ * flags the process may have, both in bytes and rounded up to pages. It is of the whole process, inherited by children and kept over exec. */
+enum memgov_action {
+	MEMGOV_NONE = 0,
+	MEMGOV_DENY = 1,   /* further memory is refused with ENOMEM */
+	MEMGOV_SLOW = 2,   /* it is slowed down */
+	MEMGOV_SIGNAL = 3, /* it is sent the signal: once, or again and again with MEMGOV_SIGCONT */
+	MEMGOV_KILL = 4
+};
+#define MEMGOV_SIGCONT 0x1u
+#define MEMGOV_DIRECT 0x2u /* only the process counts, not its group; needs a kind and a plimit */
+#define MEMGOV_LOG 0x4u
+#define MEMGOV_RSS_ANON 0x100u
+#define MEMGOV_RSS_FILE 0x200u
+#define MEMGOV_RSS_SHMEM 0x400u
+#define MEMGOV_WORD(action, signal, flags) \
+	((uint32_t)(action) | (uint32_t)(signal) << 8 | (uint32_t)(flags) << 16)
+
+/* -EINVAL: what the series refuses. Nothing is half set. */
+int memgov_set_control(memgov *m, uint32_t word, uint64_t climit, uint64_t plimit);
+/* Each of the three may be NULL. All 0: there is none. */
+int memgov_get_control(memgov *m, uint32_t *word, uint64_t *climit, uint64_t *plimit);
+int memgov_clear_control(memgov *m);
+
+/* ------ What happens to this process and to the groups it is in ------ */
+typedef struct memgov_watch memgov_watch;
+
+enum memgov_kind {
+	MEMGOV_WARNING = 1,       /* a line was crossed and nothing is done but recording it */
+	MEMGOV_OVER = 2,          /* a line was crossed, or a further step reached, and something was done: action */
+	MEMGOV_RELIEVED = 3,      /* under it again, and undone */
+	MEMGOV_OUT_OF_MEMORY = 4, /* the kernel ran out of memory in a group of this process, or killed for it */
+	MEMGOV_MISSED = 5,        /* so many notices were left out: not taken in time */
+	MEMGOV_OTHER = 6          /* of a kind that this library does not know yet */
+};
+
+#define MEMGOV_UNKNOWN UINT64_MAX
+
+struct memgov_notice {
+	uint64_t size;        /* set by the caller: sizeof(struct memgov_notice) */
+	uint64_t kind;        /* enum memgov_kind */
+	uint64_t id;          /* for `memgov explain` */
+	uint64_t usage_bytes; /* what was compared, or MEMGOV_UNKNOWN */
+	uint64_t line_bytes;  /* the line, or MEMGOV_UNKNOWN */
+	uint64_t missed;      /* of MEMGOV_MISSED: how many */
+	char action[24];      /* what was done: "deny-begin", "signal"...; docs/cli.md has all */
+	char group[256];      /* the group it is about, cut to fit; "": this process */
+};
+
+/* Tells from now on: when this returns 0, nothing that happens later is left out. -ESRCH: memgov cannot see this process. */
+int memgov_watch_new(memgov *m, memgov_watch **out);
+/* A descriptor to poll for POLLIN. It is the watch's: do not read from it, do not close it. */
+int memgov_watch_fd(const memgov_watch *w);
+/* 1: *out was filled. 0: there is none now. -EAGAIN: memgov has ended, free this and make a new one; the descriptor is readable then, too. */
+int memgov_watch_take(memgov_watch *w, struct memgov_notice *out);
+void memgov_watch_free(memgov_watch *w);
+
+/* ------ A group made smaller ------
+ * Has the kernel reclaim memory of the group (named from the root of the memory hierarchy) and of those below until it uses no more than to bytes (0: as empty as
+ * possible), and waits for it. Nothing is killed, no limit stays changed. *usage, if not NULL: what it uses then, also with -EBUSY.
+ * -EBUSY: what is left cannot be reclaimed. -ENOENT: no such group. -ECANCELED: somebody called it off. */
+int memgov_shrink(memgov *m, const char *group, uint64_t to, uint64_t *usage);
+
+#ifdef __cplusplus
+}
+#endif
+
+#endif
