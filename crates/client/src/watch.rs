@@ -112,7 +112,7 @@ impl Event {
 }
 
 impl Notice {
-    fn missed(missed: u64) -> Self {
+    fn gap(missed: u64) -> Self {
         let (usage_bytes, line_bytes) = (None, None);
         Self {
             kind: Kind::Missed,
@@ -174,7 +174,7 @@ impl Watch {
     fn add(&mut self, page: &Value) -> Result<(), Error> {
         let missed = page.get("missed").and_then(Value::as_u64).unwrap_or(0);
         let events: Vec<Event> = field(page, "events")?;
-        self.ready.extend((missed > 0).then(|| Notice::missed(missed)));
+        self.ready.extend((missed > 0).then(|| Notice::gap(missed)));
         for notice in events.into_iter().filter_map(Event::notice) {
             if !self.told.contains(&notice.id) {
                 self.told.truncate(REMEMBERED - 1);
