@@ -35,9 +35,9 @@ enum Command {
         /// The name of this machine in the table: host, 6.1-v2, 6.12-v2, 6.1-v1, uml.
         #[arg(long)]
         target: String,
-        /// Only tests whose name contains this.
-        #[arg(long)]
-        filter: Option<String>,
+        /// Only tests whose name contains this (or one of these, with commas between), also those left to another run otherwise.
+        #[arg(long, value_delimiter = ',')]
+        filter: Vec<String>,
         /// The program under test; the default lies beside this one.
         #[arg(long)]
         memgov: Option<PathBuf>,
@@ -61,7 +61,7 @@ enum Command {
 fn main() -> std::process::ExitCode {
     let done = match CommandLine::parse().command {
         Command::Workload(workload) => return workload::run(&workload).into(),
-        Command::Run { target, filter, memgov, tier } => run(&target, filter.as_deref(), memgov, &tier),
+        Command::Run { target, filter, memgov, tier } => run(&target, &filter, memgov, &tier),
         Command::List => {
             tests::all().iter().for_each(|test| println!("{}", test.name));
             Ok(true)
@@ -79,11 +79,12 @@ fn main() -> std::process::ExitCode {
     }
 }
 
-fn run(target: &str, filter: Option<&str>, memgov: Option<PathBuf>, tiers: &[Tier]) -> Result<bool> {
+fn run(target: &str, filter: &[String], memgov: Option<PathBuf>, tiers: &[Tier]) -> Result<bool> {
     let host = Host::probe(target, memgov.as_deref())?;
-    let wanted = |test: &Test| filter.is_none_or(|part| test.name.contains(part));
+    let wanted =
+        |test: &Test| filter.is_empty() || filter.iter().any(|part| test.name.contains(part.as_str()));
     let tests: Vec<Test> = tests::all().into_iter().filter(wanted).collect();
-    let good = harness::run::run(&host, &tests, tiers);
+    let good = harness::run::run(&host, &tests, tiers, !filter.is_empty());
     host.clean();
     Ok(good)
 }

@@ -116,8 +116,8 @@ fn left_to_others(host: &Host, name: &str) -> Option<String> {
     (!shown).then(|| "left to 6.1-v2, which has the same kernel and is ten times as fast".to_owned())
 }
 
-/// Runs them all, once in each tier; whether none failed.
-pub fn run(host: &Host, tests: &[Test], tiers: &[Tier]) -> bool {
+/// Runs them all, once in each tier; whether none failed. `named`: they were asked for by name, and none is left to another run.
+pub fn run(host: &Host, tests: &[Test], tiers: &[Tier], named: bool) -> bool {
     println!("@@PLAN {}", tests.len() * tiers.len());
     let (mut passed, mut failed, mut not_applicable) = (0, 0, 0);
     let hosts: Vec<_> = tiers.iter().map(|&tier| Arc::new(Host { tier, ..host.clone() })).collect();
@@ -133,7 +133,7 @@ pub fn run(host: &Host, tests: &[Test], tiers: &[Tier]) -> bool {
         }
         let begin = Instant::now();
         let unmet = test.needs.iter().find_map(|need| need.unmet(host));
-        let verdict = match unmet.or_else(|| left_to_others(host, test.name)) {
+        let verdict = match unmet.or_else(|| left_to_others(host, test.name).filter(|_| !named)) {
             Some(why) => Verdict::NotApplicable(why),
             None => tried(host, test, number),
         };
