@@ -122,12 +122,17 @@ fn a_peak_stays_until_it_is_reset() {
         mark.observe(Time(at), Bytes(value));
     }
     mark.hit();
+    assert_eq!(mark.last(), Some((Bytes(2), Time(4))));
     assert_eq!((mark.peak(), mark.since()), (Some((Bytes(9), Time(2))), Some(Time(1))));
     assert_eq!(mark.hits(), 1);
-    mark.reset(Time(5), Some(Bytes(2)));
-    assert_eq!((mark.peak(), mark.since(), mark.hits()), (Some((Bytes(2), Time(5))), Some(Time(5)), 0));
-    mark.reset(Time(6), None);
-    assert_eq!(mark.peak(), None);
+    mark.reset(Time(5));
+    assert_eq!((mark.peak(), mark.since(), mark.hits()), (Some((Bytes(2), Time(4))), Some(Time(5)), 0));
+    assert!(mark.growth().is_some(), "what grows still does");
+    let mut never = Watermark::default();
+    never.reset(Time(6));
+    assert_eq!((never.peak(), never.growth()), (None, None));
+    never.observe(Time(7), Bytes(1));
+    assert_eq!(never.growth(), None, "one reading has no growth");
 }
 
 fn amount() -> impl Strategy<Value = u64> {

@@ -132,6 +132,14 @@ pub(crate) fn outcome(outcome: &Outcome) -> String {
         OutcomeKind::Gone => "was gone already".into(),
         OutcomeKind::LedgerFull => "not done: the ledger is full".into(),
         OutcomeKind::DryRun => "dry run: nothing touched".into(),
+        OutcomeKind::Pinned => match (outcome.freed_bytes, outcome.held_bytes) {
+            (Some(freed), Some(held)) => format!(
+                "pinned: a trial of reclaim got back {} of {}; what is left is in use, and the next step did not wait",
+                Bytes(freed),
+                Bytes(held)
+            ),
+            _ => "pinned".into(),
+        },
         OutcomeKind::Withheld => "withheld".into(),
         OutcomeKind::Pending => "not known yet".into(),
     }

@@ -194,6 +194,7 @@ impl Governed for Desk {
             episodes: buffer.episodes.iter().map(|e| view::episode(e, buffer.at)).collect(),
             holds: buffer.holds.iter_mut().map(view::hold).collect(),
             denials: buffer.refused.iter().map(view::denials).collect(),
+            kernel: buffer.kernel.iter().map(|mark| view::kernel(mark, &self.layout, buffer.at)).collect(),
             controls: buffer
                 .controls
                 .iter()
@@ -303,6 +304,20 @@ impl Governed for Desk {
         let former = in_force.group_rules.clone();
         in_force.group_rules.retain(|r| r.id != group.id);
         self.put_in_force(&in_force).inspect_err(|_| in_force.group_rules = former)
+    }
+
+    fn kernel_peak_reset(&self, group: &GroupFacts) -> Result<(), Failure> {
+        if !self.asker.ask(|reply| Request::ResetKernelPeak { group: group.id, reply })? {
+            let path = text::printable(&group.path);
+            let why = format!("no rule has a line for kernel memory of {path}, so memgov keeps no peak of it");
+            return Err(FailureKind::NoSuchRule.because(why));
+        }
+        let dir = self.open(&group.path)?;
+        match dir.reset_kernel_peak() {
+            // v2 keeps none.
+            Ok(()) | Err(crate::kernel::Errno::OPNOTSUPP) => Ok(()),
+            Err(errno) => Err(FailureKind::Internal.because(format!("memory.kmem.max_usage_in_bytes: {errno}"))),
+        }
     }
 
     fn events(&self, from: From, most: usize) -> Result<wire::Events, Failure> {

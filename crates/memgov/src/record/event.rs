@@ -246,6 +246,8 @@ pub fn outcome(outcome: &Outcome) -> wire::Outcome {
         errno: None,
         error: None,
         expected_bytes: None,
+        freed_bytes: None,
+        held_bytes: None,
     };
     let mut failed = |at: Operation, errno: i32| {
         shown.operation = Some(text::operation(at).to_owned());
@@ -272,6 +274,10 @@ pub fn outcome(outcome: &Outcome) -> wire::Outcome {
             shown.expected_bytes = Some(expected.0);
             reached = Some((processes, by));
             wire::OutcomeKind::Dead
+        }
+        Outcome::Pinned { freed, held } => {
+            (shown.freed_bytes, shown.held_bytes) = (Some(freed.0), Some(held.0));
+            wire::OutcomeKind::Pinned
         }
         Outcome::Nothing => wire::OutcomeKind::Nothing,
         Outcome::Gone => wire::OutcomeKind::Gone,
@@ -308,6 +314,9 @@ pub fn outcome_of(shown: &wire::Outcome) -> Option<Outcome> {
             choice: 0,
             expected: Bytes(shown.expected_bytes?),
         },
+        wire::OutcomeKind::Pinned => {
+            Outcome::Pinned { freed: Bytes(shown.freed_bytes?), held: Bytes(shown.held_bytes?) }
+        }
         wire::OutcomeKind::Nothing => Outcome::Nothing,
         wire::OutcomeKind::Gone => Outcome::Gone,
         wire::OutcomeKind::LedgerFull => Outcome::LedgerFull,
@@ -347,6 +356,7 @@ mod tests {
             Outcome::Partial { processes: 1, refused: 1, by, at: Operation::Prlimit, errno: libc::EPERM },
             Outcome::Refused { at: Operation::Freeze, errno: libc::EBUSY },
             Outcome::Dead { processes: 1, by, choice: 0, expected: Bytes::mib(3) },
+            Outcome::Pinned { freed: Bytes::kib(3), held: Bytes::mib(16) },
             Outcome::Nothing,
             Outcome::Gone,
             Outcome::LedgerFull,

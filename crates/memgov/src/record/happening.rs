@@ -303,6 +303,8 @@ impl Happening {
             errno: None,
             error: None,
             expected_bytes: None,
+            freed_bytes: None,
+            held_bytes: None,
         }
     }
 }
@@ -326,6 +328,8 @@ impl Shrunk {
             errno,
             error: errno.map(text::errno),
             expected_bytes: None,
+            freed_bytes: None,
+            held_bytes: None,
         }
     }
 }

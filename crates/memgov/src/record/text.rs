@@ -209,6 +209,9 @@ pub fn outcome(outcome: &Outcome) -> String {
         Outcome::Dead { processes, by, expected, .. } => {
             format!("{} dead by {}, {expected} on the way back", how_many(processes), mechanism(by))
         }
+        Outcome::Pinned { freed, held } => {
+            format!("pinned: a trial of reclaim got back {freed} of {held}, what is left is in use")
+        }
         Outcome::Gone => "the target was gone".into(),
         Outcome::LedgerFull => "not done: the ledger has no room".into(),
         Outcome::DryRun => "dry run: nothing was touched".into(),

@@ -65,6 +65,8 @@ fn event(id: u64, uid: u32, padding: usize) -> wire::Event {
             errno: None,
             error: None,
             expected_bytes: None,
+            freed_bytes: None,
+            held_bytes: None,
         },
         log: None,
     }
@@ -160,6 +162,9 @@ impl Governed for Fake {
     }
     fn control_clear(&self, who: ProcessId) -> Result<(), Failure> {
         self.controls.lock().unwrap().retain(|c| c.0 != who);
+        Ok(())
+    }
+    fn kernel_peak_reset(&self, _: &GroupFacts) -> Result<(), Failure> {
         Ok(())
     }
     fn group_rule_get(&self, _: &GroupFacts) -> Result<Option<wire::GroupRule>, Failure> {

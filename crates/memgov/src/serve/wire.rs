@@ -3,7 +3,7 @@
 
 mod kernel;
 
-pub use kernel::{KernelCause, KernelGroup, KernelHolder, KernelKind, KernelMemory};
+pub use kernel::{KernelCause, KernelGroup, KernelHolder, KernelKind, KernelMark, KernelMemory};
 
 use memgov_decide::control::{ControlAction, Flags, MemControl};
 use serde::{Deserialize, Serialize};
@@ -173,6 +173,7 @@ pub enum OutcomeKind {
     Dead,
     Gone,
     LedgerFull,
+    Pinned,
     DryRun,
     Withheld,
     Pending,
@@ -204,6 +205,12 @@ pub struct Outcome {
     /// What the dead held, credited as memory on its way back.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub expected_bytes: Option<u64>,
+    /// Of `pinned`: kernel memory that a trial got back...
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub freed_bytes: Option<u64>,
+    /// ...of so much.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub held_bytes: Option<u64>,
 }
 
 /// One decision and what came of it. Sent again, with the same id, when its outcome becomes known later.
@@ -423,6 +430,9 @@ pub struct Status {
     /// Calls that were refused inside the kernel, by whose line: those that stand now.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub denials: Vec<DenialStatus>,
+    /// Groups whose kernel memory has a line.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub kernel: Vec<KernelMark>,
     /// Controls of processes.
     pub controls: Vec<Control>,
     /// Entries of the three lists above that were left out, to bound the answer.
