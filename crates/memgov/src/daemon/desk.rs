@@ -76,6 +76,11 @@ impl Desk {
         self.in_force.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// What is in force.
+    pub fn policy(&self) -> Policy {
+        self.lock().policy()
+    }
+
     /// By the command line, or by the configuration.
     fn runs_dry(&self, in_force: &InForce) -> bool {
         self.dry_run || in_force.config.settings.dry_run

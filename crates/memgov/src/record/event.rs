@@ -5,6 +5,7 @@ use std::sync::Arc;
 use memgov_decide::decision::{
     Decision, MAX_CANDIDATES, Mechanism, Operation, Order, Outcome, Phase, Reason, Source, Target,
 };
+use memgov_decide::kernel_memory::{Basis, Diagnosis, Offender};
 use memgov_decide::policy::Policy;
 use memgov_decide::snapshot::{GroupSlot, Snapshot};
 use memgov_decide::units::Bytes;
@@ -121,6 +122,7 @@ pub fn event(
         allocating: None,
         denials: None,
         left_out: None,
+        kernel: None,
         outcome: self::outcome(outcome),
         log: log.flatten(),
     }
@@ -324,6 +326,35 @@ pub fn outcome_of(shown: &wire::Outcome) -> Option<Outcome> {
         wire::OutcomeKind::Withheld => Outcome::Withheld,
         wire::OutcomeKind::Pending => return None,
     })
+}
+
+/// The shown form of the kind that is to be named.
+pub fn cause(found: Diagnosis) -> wire::KernelCause {
+    wire::KernelCause {
+        kind: found.kind.name().into(),
+        bytes: found.held.0,
+        grew_bytes: found.grew.map(|grew| grew.0),
+        by: match found.basis {
+            Basis::Growth => "growth",
+            Basis::Holding => "holding",
+        }
+        .into(),
+        pinned: found.is_pinned(),
+    }
+}
+
+/// The shown form of processes of one name; `twice`: there was an earlier reading.
+pub fn holder(one: &Offender, twice: bool) -> wire::KernelHolder {
+    wire::KernelHolder {
+        comm: wire::text(comm(&one.comm)),
+        processes: one.processes,
+        born: twice.then_some(one.born),
+        oldest_pid: one.oldest.pid,
+        threads: one.threads,
+        stacks_bytes: one.stacks.map(|it| it.0),
+        page_tables_bytes: one.page_tables.map(|it| it.0),
+        descriptors: one.descriptors,
+    }
 }
 
 /// One line for a person.

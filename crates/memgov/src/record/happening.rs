@@ -159,6 +159,7 @@ impl Happening {
                 _ => None,
             },
             left_out: Some(self.left_out).filter(|&n| n > 0),
+            kernel: None,
             outcome: self.outcome(),
             log: None,
         }

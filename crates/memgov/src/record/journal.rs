@@ -10,15 +10,16 @@ use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, SystemTime};
 
-use memgov_decide::decision::{Decision, Outcome, Report};
+use memgov_decide::decision::{Decision, Order, Outcome, Phase, Reason, Report, Target};
 use memgov_decide::governor::Numbers;
+use memgov_decide::snapshot::GroupId;
 use memgov_decide::units::Bytes;
 use serde::Deserialize;
 
 use super::event::{self, Names};
 use super::happening::{Finder, Happening};
 use super::text;
-use crate::serve::wire::Event;
+use crate::serve::wire::{self, Event, KernelFinding, KernelTrial};
 use crate::terminal;
 
 /// Entries that may wait for the thread.
@@ -38,6 +39,53 @@ enum Entry {
     Decision { decision: Decision, outcome: Outcome, names: Names, wall: SystemTime },
     Outcome(Report),
     Happening(Happening),
+    Finding { id: u64, finding: Box<KernelFinding> },
+    /// The loop has ended.
+    End,
+}
+
+/// A decision whose kernel memory is to be looked into.
+#[derive(Clone, Debug)]
+pub struct Doubt {
+    /// Its number.
+    pub id: u64,
+    /// Its episode.
+    pub episode: u64,
+    /// The group.
+    pub group: GroupId,
+    /// Its path.
+    pub path: Arc<[u8]>,
+    /// It kills: who held it is gone by now, or about to go.
+    pub kill: bool,
+}
+
+impl Doubt {
+    /// Of decisions that do something because of kernel memory, as far as they are worth a record.
+    fn of(decision: &Decision, names: &Names) -> Option<Self> {
+        let (Reason::Kernel { .. }, Target::Group(group, _)) = (decision.reason, decision.target) else {
+            return None;
+        };
+        // What ends because something else takes its place.
+        let ends = matches!(decision.order, Order::Slow { phase: Phase::End, .. });
+        (!ends).then(|| Self {
+            id: decision.id.0,
+            episode: decision.episode.0,
+            group,
+            path: names.group.clone().unwrap_or_default(),
+            kill: matches!(decision.order, Order::Kill { .. }),
+        })
+    }
+}
+
+/// Where findings about kernel memory go. It does not keep the queue open.
+#[derive(Clone, Debug)]
+pub struct Findings(SyncSender<Entry>);
+
+impl Findings {
+    /// Puts a finding to its decision; `false`: nobody records any more.
+    pub fn found(&self, id: u64, finding: KernelFinding) -> bool {
+        self.0.send(Entry::Finding { id, finding: Box::new(finding) }).is_ok()
+    }
 }
 
 /// The loop's end of the queue. Never blocks, never allocates.
@@ -65,6 +113,11 @@ impl Recorder {
         self.push(Entry::Happening(happening));
     }
 
+    /// For who looks into kernel memory, on a thread of its own.
+    pub fn findings(&self) -> Option<Findings> {
+        self.queue.clone().map(Findings)
+    }
+
     fn push(&self, entry: Entry) {
         if let Some(queue) = &self.queue
             && let Err(TrySendError::Full(_)) = queue.try_send(entry)
@@ -77,7 +130,10 @@ impl Recorder {
 impl Drop for Recorder {
     /// What is in the queue is still written.
     fn drop(&mut self) {
-        self.queue = None;
+        if let Some(queue) = self.queue.take() {
+            // It fails only if the thread has ended.
+            let _ = queue.send(Entry::End);
+        }
         if let Some(writer) = self.writer.take() {
             // A panic of it has been shown already.
             let _ = writer.join();
@@ -94,6 +150,8 @@ pub struct Journal {
     wake: OnceLock<Box<dyn Fn() + Send + Sync>>,
     /// Finds groups that have no row.
     finder: OnceLock<Finder>,
+    /// Looks into kernel memory.
+    examiner: OnceLock<SyncSender<Doubt>>,
     dropped: Arc<AtomicU64>,
 }
 
@@ -139,6 +197,12 @@ impl Journal {
     pub fn find_groups_by(&self, finder: Finder) {
         // Set once, at start.
         let _ = self.finder.set(finder);
+    }
+
+    /// Has decisions about kernel memory looked into; what is found comes back through [`Recorder::findings`]. Who is behind is not waited for.
+    pub fn examine_by(&self, examiner: SyncSender<Doubt>) {
+        // Set once, at start.
+        let _ = self.examiner.set(examiner);
     }
 
     /// What was recorded after the cursor `after` (0: all that is kept), oldest first, at most `most`. An event whose outcome became
@@ -196,7 +260,10 @@ impl Journal {
         let mut number = 0;
         for entry in entries {
             let event = match entry {
+                Entry::End => return,
+                Entry::Finding { id, finding } => self.known_better(id, *finding),
                 Entry::Decision { decision, outcome, names, wall } => {
+                    self.doubt(&decision, &names);
                     let time = humantime::format_rfc3339_millis(wall).to_string();
                     Some((event::event(&decision, &outcome, &names, time, page), text::outcome(&outcome)))
                 }
@@ -228,6 +295,24 @@ impl Journal {
         }
     }
 
+    fn doubt(&self, decision: &Decision, names: &Names) {
+        if let (Some(examiner), Some(doubt)) = (self.examiner.get(), Doubt::of(decision, names)) {
+            // Full: a finding less, which is said by its absence.
+            let _ = examiner.try_send(doubt);
+        }
+    }
+
+    /// The newest word on a decision, with what was found out about its kernel memory; and that in words.
+    fn known_better(&self, id: u64, mut finding: KernelFinding) -> Option<(Event, String)> {
+        let kept = self.lock();
+        let mut event = kept.iter().rev().map(|(_, e)| e).find(|e| e.id == id)?.clone();
+        let of_episode = kept.iter().rev().map(|(_, e)| e).filter(|e| e.episode == event.episode);
+        finding.trial = of_episode.filter(|e| e.id <= id).find_map(|e| trial(&e.outcome));
+        let said = text::finding(&finding);
+        (event.log, event.kernel) = (None, Some(finding));
+        Some((event, said))
+    }
+
     /// With the path of its group, if that can be found.
     fn named(&self, it: &Happening) -> Event {
         let found = match (&it.path, self.finder.get()) {
@@ -244,9 +329,16 @@ impl Journal {
         let kept = self.lock();
         let mut event = kept.iter().rev().map(|(_, e)| e).find(|e| e.id == report.decision.0)?.clone();
         event.outcome = event::outcome(&report.outcome);
+        if let (Some(finding), Some(trial)) = (&mut event.kernel, trial(&event.outcome)) {
+            finding.trial = Some(trial);
+        }
         event.log = None;
         Some(event)
     }
+}
+
+fn trial(outcome: &wire::Outcome) -> Option<KernelTrial> {
+    Some(KernelTrial { freed_bytes: outcome.freed_bytes?, held_bytes: outcome.held_bytes? })
 }
 
 /// The journal file: JSON lines, turned over at [`FILE_CAP`].

@@ -31,6 +31,7 @@ fn event(id: u64, uid: u32, padding: usize) -> wire::Event {
         allocating: None,
         denials: None,
         left_out: None,
+        kernel: None,
         id,
         episode: 1,
         time: "2026-11-22T05:00:00.123Z".into(),

@@ -3,7 +3,9 @@
 
 mod kernel;
 
-pub use kernel::{KernelCause, KernelGroup, KernelHolder, KernelKind, KernelMark, KernelMemory};
+pub use kernel::{
+    KernelCause, KernelFinding, KernelGroup, KernelHolder, KernelKind, KernelMark, KernelMemory, KernelTrial,
+};
 
 use memgov_decide::control::{ControlAction, Flags, MemControl};
 use serde::{Deserialize, Serialize};
@@ -213,7 +215,7 @@ pub struct Outcome {
     pub held_bytes: Option<u64>,
 }
 
-/// One decision and what came of it. Sent again, with the same id, when its outcome becomes known later.
+/// One decision and what came of it. Sent again, with the same id, when more of it becomes known later: its outcome, what the kernel memory is.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Event {
     /// For `memgov explain`.
@@ -252,6 +254,9 @@ pub struct Event {
     /// Records of the same kind that were left out before this one, because they came too fast.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub left_out: Option<u64>,
+    /// Where kernel memory is the reason: what it is and who holds it. Looked into behind the loop, so it comes a little later.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub kernel: Option<KernelFinding>,
     /// What came of it.
     pub outcome: Outcome,
     /// The letter's log line: on the first event of an episode with logging.

@@ -8,13 +8,14 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use memgov_decide::kernel_memory::{Basis, Breakdown, Diagnosis, Holding, Kind, Offender, Release};
+use memgov_decide::kernel_memory::{Breakdown, Holding, Kind, Release};
 use memgov_decide::kernel_memory::{diagnose, offenders};
 use memgov_decide::units::Bytes;
 
 use super::{Exit, output};
 use crate::kernel::{Errno, GroupDir, Layout, MemoryVersion};
 use crate::observe::kernel_memory::{Account, Survey, holdings, survey};
+use crate::record::event::{cause, holder};
 use crate::serve::client::{Client, ClientError};
 use crate::serve::failure::{FailureKind, exit};
 use crate::serve::wire::{self, KernelGroup, KernelMemory};
@@ -230,34 +231,6 @@ const fn release(release: Release) -> &'static str {
         Release::Reclaim => "reclaim",
         Release::Exit => "exit",
         Release::LetGo => "let-go",
-    }
-}
-
-fn cause(found: Diagnosis) -> wire::KernelCause {
-    wire::KernelCause {
-        kind: found.kind.name().into(),
-        bytes: found.held.0,
-        grew_bytes: found.grew.map(|grew| grew.0),
-        by: match found.basis {
-            Basis::Growth => "growth",
-            Basis::Holding => "holding",
-        }
-        .into(),
-        pinned: found.is_pinned(),
-    }
-}
-
-fn holder(one: &Offender, twice: bool) -> wire::KernelHolder {
-    let end = one.comm.iter().position(|&byte| byte == 0).unwrap_or(one.comm.len());
-    wire::KernelHolder {
-        comm: wire::text(&one.comm[..end]),
-        processes: one.processes,
-        born: twice.then_some(one.born),
-        oldest_pid: one.oldest.pid,
-        threads: one.threads,
-        stacks_bytes: one.stacks.map(|it| it.0),
-        page_tables_bytes: one.page_tables.map(|it| it.0),
-        descriptors: one.descriptors,
     }
 }
 

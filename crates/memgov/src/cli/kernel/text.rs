@@ -190,7 +190,7 @@ fn peak(group: &KernelGroup, answer: &KernelMemory, out: &mut dyn Write) -> io::
         Some(peak) if group.mark.as_ref().is_some_and(|it| it.peak_by.as_deref() == Some("readings")) => {
             let mark = group.mark.as_ref();
             let at = mark.and_then(|it| it.peak_time.as_deref()).unwrap_or("?");
-            writeln!(out, "peak:     {} at {at}, the highest reading of the daemon since then or --reset-peak", Bytes(peak))
+            writeln!(out, "peak:     {} at {at}, the highest of the daemon's readings", Bytes(peak))
         }
         Some(peak) => {
             writeln!(out, "peak:     {} since the group was made, or since --reset-peak", Bytes(peak))

@@ -33,6 +33,39 @@ pub struct KernelMark {
     pub growth_bytes_per_second: Option<u64>,
 }
 
+/// What was found out about the kernel memory of a group that went over its line.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct KernelFinding {
+    /// When it was looked into. RFC 3339, UTC. Before the decision, where that is a kill: afterwards the offender is gone.
+    pub time: String,
+    /// How much there was. Absent: the group is gone, or it could not be read.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub kernel_bytes: Option<u64>,
+    /// The kind that grew or holds most. Absent on v1, which does not divide kernel memory.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cause: Option<KernelCause>,
+    /// A trial has shown that what is left is in use.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub trial: Option<KernelTrial>,
+    /// Who holds it as far as that shows, the worst first, four at the most. Empty: nobody was there any more.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub holders: Vec<KernelHolder>,
+    /// Processes that were looked at.
+    pub processes: u32,
+    /// Processes that were not, for want of time.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub left_out: Option<u32>,
+}
+
+/// How a trial of reclaim went after which nothing more could be had.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct KernelTrial {
+    /// What came back...
+    pub freed_bytes: u64,
+    /// ...of so much.
+    pub held_bytes: u64,
+}
+
 /// Kernel memory of groups.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct KernelMemory {
