@@ -103,7 +103,10 @@ fn what_is_pinned_is_not_waited_for() {
     assert_eq!(world.said(10), ["deny-begin /x"], "at once, and reclaim is no longer kept up");
     world.kernel(group, mib(1));
     let said = world.said(10);
-    assert!(said.iter().any(|s| s.starts_with("reclaim-end")) && said.last().unwrap() == "relieved /x", "{said:?}");
+    assert!(
+        said.iter().any(|s| s.starts_with("reclaim-end")) && said.last().unwrap() == "relieved /x",
+        "{said:?}"
+    );
 }
 
 #[test]

@@ -166,13 +166,7 @@ impl Reclaims {
     }
 
     /// Carries an order out, as far as the loop's part goes.
-    pub fn order(
-        &mut self,
-        decision: &Decision,
-        phase: Phase,
-        goal: Goal,
-        snap: &Snapshot,
-    ) -> Outcome {
+    pub fn order(&mut self, decision: &Decision, phase: Phase, goal: Goal, snap: &Snapshot) -> Outcome {
         let done = Outcome::Done { processes: 0, by: Self::by(&self.layout) };
         if phase == Phase::End {
             for slot in &self.slots {
@@ -217,9 +211,8 @@ impl Reclaims {
                 continue;
             };
             (known.target, known.share) = (task.target, task.share);
-            let soon = word.ended.is_some_and(|(how, at)| {
-                !how.is_ok_and(Ended::well) && now.since(at) < LEFT_ALONE
-            });
+            let soon =
+                word.ended.is_some_and(|(how, at)| !how.is_ok_and(Ended::well) && now.since(at) < LEFT_ALONE);
             if !word.running && !soon {
                 word.asked = true;
                 slot.bell.notify_one();

@@ -46,7 +46,11 @@ fn kernel(found: &wire::KernelFinding, out: &mut dyn Write) -> std::io::Result<(
         writeln!(out, "         and {}", text::holder(one))?;
     }
     let left_out = found.left_out.map(|n| format!(", {n} more were not")).unwrap_or_default();
-    writeln!(out, "         looked into at {}; {} processes were looked at{left_out}", found.time, found.processes)
+    writeln!(
+        out,
+        "         looked into at {}; {} processes were looked at{left_out}",
+        found.time, found.processes
+    )
 }
 
 fn print(explanation: &wire::Explanation, out: &mut dyn Write) -> std::io::Result<()> {

@@ -62,7 +62,8 @@ impl Status {
                 ));
             }
             let (interval, reset_peak, json) = (self.interval, self.reset_peak, self.json);
-            return kernel::Question { group: group.as_deref(), interval, reset_peak, json }.answer(socket, out);
+            return kernel::Question { group: group.as_deref(), interval, reset_peak, json }
+                .answer(socket, out);
         }
         let client = &mut connect(socket)?;
         let Reply { mut status } = client.call("Status", json!({}))?;

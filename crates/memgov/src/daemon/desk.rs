@@ -314,14 +314,17 @@ impl Governed for Desk {
     fn kernel_peak_reset(&self, group: &GroupFacts) -> Result<(), Failure> {
         if !self.asker.ask(|reply| Request::ResetKernelPeak { group: group.id, reply })? {
             let path = text::printable(&group.path);
-            let why = format!("no rule has a line for kernel memory of {path}, so memgov keeps no peak of it");
+            let why =
+                format!("no rule has a line for kernel memory of {path}, so memgov keeps no peak of it");
             return Err(FailureKind::NoSuchRule.because(why));
         }
         let dir = self.open(&group.path)?;
         match dir.reset_kernel_peak() {
             // v2 keeps none.
             Ok(()) | Err(crate::kernel::Errno::OPNOTSUPP) => Ok(()),
-            Err(errno) => Err(FailureKind::Internal.because(format!("memory.kmem.max_usage_in_bytes: {errno}"))),
+            Err(errno) => {
+                Err(FailureKind::Internal.because(format!("memory.kmem.max_usage_in_bytes: {errno}")))
+            }
         }
     }
 

@@ -36,10 +36,18 @@ const TAIL: u64 = 256 << 10;
     reason = "the queue is allocated once; a box would be an allocation for each entry"
 )]
 enum Entry {
-    Decision { decision: Decision, outcome: Outcome, names: Names, wall: SystemTime },
+    Decision {
+        decision: Decision,
+        outcome: Outcome,
+        names: Names,
+        wall: SystemTime,
+    },
     Outcome(Report),
     Happening(Happening),
-    Finding { id: u64, finding: Box<KernelFinding> },
+    Finding {
+        id: u64,
+        finding: Box<KernelFinding>,
+    },
     /// The loop has ended.
     End,
 }

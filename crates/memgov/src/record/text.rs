@@ -221,7 +221,8 @@ pub fn outcome(outcome: &Outcome) -> String {
 
 /// What was found out about kernel memory, in words.
 pub fn finding(found: &KernelFinding) -> String {
-    let amount = |bytes: Option<u64>| bytes.map_or_else(|| "an unknown amount".into(), |it| Bytes(it).to_string());
+    let amount =
+        |bytes: Option<u64>| bytes.map_or_else(|| "an unknown amount".into(), |it| Bytes(it).to_string());
     let mut said = match &found.cause {
         Some(cause) => {
             let because = match cause.grew_bytes.filter(|_| cause.by == "growth") {

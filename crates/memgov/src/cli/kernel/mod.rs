@@ -56,7 +56,9 @@ impl Question<'_> {
         let readings = Readings { before, now: self.read(&layout)? };
         let mut answer = self.shape(&readings);
         // An older one, or one that is busy, adds nothing.
-        if let Some(Reply { status }) = daemon.and_then(|mut it| it.call("Status", serde_json::json!({})).ok()) {
+        if let Some(Reply { status }) =
+            daemon.and_then(|mut it| it.call("Status", serde_json::json!({})).ok())
+        {
             add_marks(&mut answer, status.kernel);
         }
         if self.json {

@@ -195,7 +195,9 @@ fn peak(group: &KernelGroup, answer: &KernelMemory, out: &mut dyn Write) -> io::
         Some(peak) => {
             writeln!(out, "peak:     {} since the group was made, or since --reset-peak", Bytes(peak))
         }
-        None => writeln!(out, "peak:     not known: cgroup {} keeps none of kernel memory, and no daemon has a line for it",
+        None => writeln!(
+            out,
+            "peak:     not known: cgroup {} keeps none of kernel memory, and no daemon has a line for it",
             answer.memory
         ),
     }
