@@ -524,4 +524,53 @@ mod tests {
             serde_json::from_str::<Event>(line).unwrap();
         }
     }
+
+    /// A decision of an episode whose reclaim was found to be pinned: looked into, and told again with what was found.
+    #[test]
+    fn a_finding_comes_behind_its_decision() {
+        let (journal, recorder) = Journal::start(None, Bytes(4096)).unwrap();
+        let (examiner, doubts) = sync_channel(4);
+        journal.examine_by(examiner);
+        let over = |id, order| Decision {
+            source: Source::Rule(memgov_decide::policy::RuleId(0)),
+            target: Target::Group(GroupId(5), memgov_decide::snapshot::GroupSlot(0)),
+            reason: Reason::Kernel {
+                group: memgov_decide::snapshot::GroupSlot(0),
+                kernel: Bytes::mib(17),
+                line: Bytes::mib(16),
+            },
+            order,
+            ..kill(id)
+        };
+        let meter = memgov_decide::policy::Meter::Kernel;
+        let reclaim = Order::Reclaim { phase: Phase::Begin, meter, excess: Bytes::mib(1), share: 100 };
+        let names = Names { group: Some((*b"/job").into()), ..Names::default() };
+        recorder.decision(&over(1, reclaim), Outcome::Nothing, names.clone());
+        let pinned = Outcome::Pinned { freed: Bytes(9), held: Bytes::mib(17) };
+        recorder.outcome(Report { decision: DecisionId(1), outcome: pinned });
+        recorder.decision(
+            &over(2, Order::Deny { phase: Phase::Begin, meter }),
+            Outcome::Nothing,
+            names.clone(),
+        );
+        recorder.decision(&over(3, Order::Kill { take: Take::Whole }), Outcome::Nothing, names);
+        recorder.decision(&kill(4), Outcome::Nothing, Names::default());
+        let asked: Vec<Doubt> =
+            (0..3).map(|_| doubts.recv_timeout(Duration::from_secs(10)).unwrap()).collect();
+        assert_eq!(
+            asked.iter().map(|d| (d.id, d.kill)).collect::<Vec<_>>(),
+            [(1, false), (2, false), (3, true)]
+        );
+        assert_eq!((asked[0].group, &*asked[0].path), (GroupId(5), b"/job".as_slice()));
+        let found = KernelFinding { kernel_bytes: Some(17 << 20), ..KernelFinding::default() };
+        let findings = recorder.findings().unwrap();
+        assert!(findings.found(2, found.clone()) && findings.found(77, found));
+        // Both are in the queue before this ends it.
+        drop(recorder);
+        let (event, rest) = journal.episode_of(2).unwrap();
+        let trial = event.kernel.unwrap().trial.unwrap();
+        assert_eq!((trial.freed_bytes, trial.held_bytes), (9, 17 << 20));
+        assert_eq!(rest.iter().map(|e| e.id).collect::<Vec<_>>(), [1, 2, 3, 4]);
+        assert!(!findings.found(2, KernelFinding::default()), "nobody records any more");
+    }
 }

@@ -286,6 +286,7 @@ fn others_are_refused_everything_that_is_not_theirs() {
         ("SetGroupRule", rule("/root", "1MiB")),
         ("SetGroupRule", rule("/user", "101MiB")),
         ("ClearGroupRule", json!({ "path": "/root" })),
+        ("ResetKernelPeak", json!({ "path": "/root" })),
         ("Explain", json!({ "id": 1 })),
         ("Reload", json!({})),
         ("Shrink", json!({ "shrink": { "path": "/root", "to_bytes": 1 } })),
@@ -296,6 +297,7 @@ fn others_are_refused_everything_that_is_not_theirs() {
     }
     assert!(fake.controls.lock().unwrap().is_empty() && fake.rules.lock().unwrap().is_empty());
     assert!(ask(&fake, USER, "SetGroupRule", rule("/user", "100MiB")).is_ok());
+    assert!(ask(&fake, USER, "ResetKernelPeak", json!({ "path": "/user" })).is_ok());
     assert!(ask(&fake, USER, "Explain", json!({ "id": 2 })).is_ok());
     let own = json!({ "shrink": { "path": "/user", "by_bytes": 1 } });
     assert!(

@@ -1,5 +1,6 @@
 //! The criteria of the kernel-memory letter: a ceiling of its own beside the group's limit, in the daemon's rules.
 
+mod attacks;
 mod bombs;
 mod dentries;
 mod lines;
@@ -18,7 +19,10 @@ use crate::harness::run::Test;
 use crate::harness::{MIB, poll_until};
 
 pub fn tests() -> Vec<Test> {
-    [bombs::tests, dentries::tests, lines::tests, pinned::tests].iter().flat_map(|tests| tests()).collect()
+    [attacks::tests, bombs::tests, dentries::tests, lines::tests, pinned::tests]
+        .iter()
+        .flat_map(|tests| tests())
+        .collect()
 }
 
 /// The letter's line.
