@@ -52,7 +52,7 @@ fn kernel_memory_has_a_line_of_its_own() {
 
 /// What the daemon tells of a group's kernel memory beside the row.
 fn read(world: &mut World, group: GroupSlot, kernel: Bytes) {
-    let (id, at) = (world.snap.group(group).unwrap().id, world.snap.at);
+    let (id, at) = (world.row(group).id, world.snap.at);
     world.governor.mark_kernel(group, id, at, kernel);
     world.kernel(group, kernel);
 }

@@ -36,7 +36,7 @@ impl Kernel {
             return Answer::Short;
         }
         let slab = u128::from(self.free) * 2 * u128::from(taken) / u128::from(self.user.max(1));
-        self.free -= u64::try_from(slab).unwrap().min(self.free);
+        self.free -= low(slab).min(self.free);
         self.user -= taken;
         Answer::Met
     }
@@ -53,10 +53,11 @@ struct Ended {
 
 fn tried(mut kernel: Kernel, target: u64) -> Ended {
     let (held, all) = (kernel.kernel(), kernel.user + kernel.kernel());
-    let part = (u128::from(all) * u128::from(held.saturating_sub(target)) / u128::from(held.max(1))) as u64;
+    let part = low(u128::from(all) * u128::from(held.saturating_sub(target)) / u128::from(held.max(1)));
     let mut trial = Trial::new(Bytes(held), PAGE);
     let (mut asked, mut worked, mut short) = (0, Duration::ZERO, false);
-    for _ in 0..100_000 {
+    for asks in 0.. {
+        assert!(asks < 100_000, "never ends");
         let usage = Bytes(kernel.user + kernel.kernel());
         match trial.next(Bytes(kernel.kernel()), usage, Bytes(target), worked) {
             Next::Ask(amount) => {
@@ -71,7 +72,11 @@ fn tried(mut kernel: Kernel, target: u64) -> Ended {
             }
         }
     }
-    panic!("never ends");
+    unreachable!("a loop without an end")
+}
+
+fn low(amount: u128) -> u64 {
+    u64::try_from(amount).unwrap_or(u64::MAX)
 }
 
 fn any_kernel() -> impl Strategy<Value = Kernel> {
