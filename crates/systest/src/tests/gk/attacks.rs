@@ -30,7 +30,7 @@ pub fn tests() -> Vec<Test> {
         test("gk_attack_by_messages_in_old_sockets", |bench| attack(bench, "messages", 600, 20_000, HOOK)),
         test("gk_attack_by_old_pipes_that_grow", |bench| attack(bench, "pipe-sizes", 2000, 2000, HOOK)),
         test("gk_attack_by_full_pipes", |bench| attack(bench, "pipes", 0, 2000, HOOK)),
-        test("gk_attack_by_sockets", |bench| attack(bench, "sockets", 0, 30_000, HOOK)),
+        test("gk_attack_by_sockets", |bench| attack(bench, "sockets", 0, 8000, HOOK)),
         test("gk_attack_by_files", |bench| attack(bench, "files", 0, 60_000, HOOK)),
         test("gk_attack_by_links", |bench| attack(bench, "links", 0, 60_000, HOOK)),
     ]

@@ -116,6 +116,8 @@ fn shell(bench: &mut Bench<'_>, place: Place) -> Result<String> {
         ensure!(kind == expected, "the kind is {kind}, expected {expected}: {found:?}");
         let seen = watch(&job, Duration::from_secs(1))?;
         ensure!(seen.peak <= line + tolerance(bench), "{}", over(seen.peak, line));
+        ensure!(job.oom_kills()? == 0, "the kernel killed in it");
+        ensure!(seen.last > 0, "the shell is gone");
         Ok(format!("{kind}, {trial:?}, {}", over(seen.peak, line)))
     });
     let emptied = emptied(bench, &daemon, &job, fs);
