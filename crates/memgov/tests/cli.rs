@@ -421,7 +421,9 @@ fn events_come_in_pages_and_one_a_line() {
     assert_eq!(
         text,
         "2026-11-22T05:00:00.123Z  #5000 rule builds: pid 7 (foo) Z \\u{1b}[2J) in /x: kill: \
-         rss.anon 9GiB is over 8GiB -> 1 process dead by pidfd, 9GiB on its way back\n"
+         rss.anon 9GiB is over 8GiB -> 1 process dead by pidfd, 9GiB on its way back; of 17MiB, slab_reclaimable holds most, 9MiB \
+         (pinned: a trial got back 4KiB of 17MiB); held by x\\u{1b}[2J\\u{9b}\\u{202e}y\\u{2066} (2 processes, 2 threads, 20000 open files, \
+         the oldest pid 7)\n"
     );
 }
 

@@ -148,13 +148,15 @@ pub(crate) fn outcome(outcome: &Outcome) -> String {
 /// An event in a line.
 pub(crate) fn event(event: &Event) -> String {
     let order = order(event.order, event.signal, event.share_permille);
+    let found = event.kernel.as_ref().map(|found| format!("; {}", crate::record::text::finding(found)));
     format!(
-        "{}  #{} {}: {}: {order}: {} -> {}",
+        "{}  #{} {}: {}: {order}: {} -> {}{}",
         event.time,
         event.id,
         source(&event.source),
         target(&event.target),
         reason(&event.reason),
-        outcome(&event.outcome)
+        outcome(&event.outcome),
+        found.unwrap_or_default()
     )
 }
