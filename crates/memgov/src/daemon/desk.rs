@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use memgov_decide::control::MemControl;
-use memgov_decide::policy::{GroupPolicy, MAX_RULES, Pattern, Policy};
+use memgov_decide::policy::{GroupPolicy, MAX_RULES, Over, Pattern, Policy};
 use memgov_decide::snapshot::{GroupId, ProcessId};
 use memgov_decide::units::{Bytes, Limit, Time};
 
@@ -76,9 +76,12 @@ impl Desk {
         self.in_force.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// What is in force.
-    pub fn policy(&self) -> Policy {
-        self.lock().policy()
+    /// Whether a rule is about kernel memory.
+    pub fn has_lines_for_kernel_memory(&self) -> bool {
+        let in_force = self.lock();
+        let set = in_force.group_rules.iter().map(|set| &set.rule.rule);
+        let mut rules = in_force.config.policy.rules.iter().chain(set);
+        rules.any(|rule| rule.when.group.is_some_and(Over::is_kernel))
     }
 
     /// By the command line, or by the configuration.

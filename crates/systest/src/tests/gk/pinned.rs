@@ -20,6 +20,7 @@ pub fn tests() -> Vec<Test> {
         test("gk_03_what_is_in_use_is_recognised_as_pinned", pinned),
         test("gk_03_a_trial_costs_its_part_of_user_memory", cost)
             .needs(&[Need::KernelAccounting, Need::CleanCache]),
+        test("gk_explain_names_what_grew_and_no_big_innocent", grew),
         test("gk_05_a_line_has_a_peak_hits_and_growth", marks),
     ]
 }
@@ -109,6 +110,36 @@ fn pinned(bench: &mut Bench<'_>) -> Result<String> {
         "the ladder went on after {took:.0?}; {trial:?}; {}",
         over(found.kernel_bytes.unwrap_or(0), line)
     ))
+}
+
+/// An innocent holds most of the group's kernel memory, of another kind; what is named is what came on top.
+fn grew(bench: &mut Bench<'_>) -> Result<String> {
+    bench.patience *= 2;
+    let job = shielded(bench)?;
+    let (mut innocent, mut hog) = (bench.worker(&job, "innocent")?, bench.worker(&job, "hog")?);
+    innocent.ask("prepare tables 0")?;
+    hog.ask("prepare unlinked 0")?;
+    let taken = innocent.numbers("hoard tables 4000")?;
+    ensure!(taken[..2] == [4000, 0], "{taken:?}");
+    std::thread::sleep(Duration::from_millis(2500));
+    let line = job.kernel()? + 3 * MIB;
+    let daemon = bench.daemon(&rule(&job, line, "\"record\""))?;
+    // What is there beforehand is looked at every 5 s.
+    std::thread::sleep(Duration::from_secs(7) * bench.host.patience.min(2));
+    let taken = hog.numbers("hoard unlinked 6000")?;
+    ensure!(taken[..2] == [6000, 0], "{taken:?}");
+    let path = job.path();
+    let met = daemon.event("record", bench.patience(), |e| e.order == "record" && e.is_of_group(&path))?;
+    let found = finding(bench, &daemon, met.id)?;
+    let worst = found.holders.first().with_context(|| format!("nobody holds it: {found:?}"))?;
+    ensure!(worst.comm == "hog", "the offender is {worst:?}: {found:?}");
+    if bench.host.version == Version::V2 {
+        let cause = found.cause.as_ref().with_context(|| format!("no kind: {found:?}"))?;
+        ensure!(cause.kind == "slab_unreclaimable" && cause.by == "growth", "the kind is {cause:?}");
+    }
+    innocent.ask("let-go")?;
+    hog.ask("let-go")?;
+    Ok(format!("{:?}, held by {}", found.cause, worst.comm))
 }
 
 /// The kernel shrinks slabs only together with user memory: what a trial costs of that is bounded by the part that kernel memory is to lose.
