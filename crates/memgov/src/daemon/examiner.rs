@@ -18,8 +18,9 @@ use super::desk::Desk;
 use super::queue::Request;
 use crate::kernel::{GroupDir, Layout, MemoryVersion, sys};
 use crate::observe::kernel_memory::{some_holdings, survey};
+use crate::record::doubt::Doubt;
 use crate::record::event::{cause, holder};
-use crate::record::journal::{Doubt, Findings};
+use crate::record::journal::Findings;
 use crate::serve::wire::KernelFinding;
 
 /// Doubts that may wait.

@@ -132,7 +132,7 @@ impl Need {
             ),
             Self::Ext4 => (
                 ext4(),
-                "no loop device, no ext4 in /proc/filesystems or no mke2fs (cargo xtask vm --module ext4 --module loop)",
+                "no loop device, no ext4 in /proc/filesystems or no mke2fs (cargo xtask vm --module crc32c_generic --module ext4 --module loop)",
             ),
             Self::CleanCache => return host.clean_cache.as_ref().err().cloned(),
             Self::FileMemory => return host.file_memory.as_ref().err().cloned(),
