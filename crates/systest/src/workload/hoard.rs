@@ -122,7 +122,7 @@ impl Hoard {
             }
             Kind::Timers => {
                 hoard::raise_timers()?;
-                self.timers.reserve(1 << 19);
+                self.timers.reserve(1 << 16);
             }
             Kind::Links | Kind::Xattrs => make_file(c"base")?,
             Kind::Tables => self.tables = Some((memory::map(SPANS * SPAN, Mapping::ReadOnly)?, 0)),

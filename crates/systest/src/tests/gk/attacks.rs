@@ -21,7 +21,7 @@ pub fn tests() -> Vec<Test> {
     let test = |name, body| Test::new(name, body).needs(&[Need::Freezer, Need::KernelAccounting]).seconds(90);
     vec![
         test("gk_attack_by_page_tables", |bench| attack(bench, "tables", 0, 16_000, NO_HOOK)),
-        test("gk_attack_by_timers", |bench| attack(bench, "timers", 0, 350_000, NO_HOOK)).needs(&[
+        test("gk_attack_by_timers", |bench| attack(bench, "timers", 0, 40_000, NO_HOOK)).needs(&[
             Need::Freezer,
             Need::KernelAccounting,
             Need::SysResource,
