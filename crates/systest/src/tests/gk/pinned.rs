@@ -122,12 +122,12 @@ fn grew(bench: &mut Bench<'_>) -> Result<String> {
     let taken = innocent.numbers("hoard tables 4000")?;
     ensure!(taken[..2] == [4000, 0], "{taken:?}");
     std::thread::sleep(Duration::from_millis(2500));
-    let line = job.kernel()? + 3 * MIB;
+    let line = job.kernel()? + 2 * MIB;
     let daemon = bench.daemon(&rule(&job, line, "\"record\""))?;
     // What is there beforehand is looked at every 5 s.
     std::thread::sleep(Duration::from_secs(7) * bench.host.patience.min(2));
-    let taken = hog.numbers("hoard unlinked 6000")?;
-    ensure!(taken[..2] == [6000, 0], "{taken:?}");
+    let taken = hog.numbers("hoard unlinked 3000")?;
+    ensure!(taken[..2] == [3000, 0], "{taken:?}");
     let path = job.path();
     let met = daemon.event("record", bench.patience(), |e| e.order == "record" && e.is_of_group(&path))?;
     let found = finding(bench, &daemon, met.id)?;
