@@ -72,6 +72,8 @@ pub enum Order {
     Reclaim {
         /// Begin, sustain or end.
         phase: Phase,
+        /// What is over its line: of kernel memory not all can be reclaimed, and a trial tells.
+        meter: Meter,
         /// How far its meter is over the relief level: so much is to go.
         excess: Bytes,
         /// Thousandths of one processor that this may use.
@@ -463,6 +465,13 @@ pub enum Outcome {
         choice: u8,
         /// What they held, credited as memory on its way back.
         expected: Bytes,
+    },
+    /// Kernel memory that no reclaim gets back, as a trial has shown: whoever holds it is to let it go.
+    Pinned {
+        /// What came back.
+        freed: Bytes,
+        /// What there was.
+        held: Bytes,
     },
     /// The target no longer exists.
     Gone,

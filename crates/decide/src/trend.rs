@@ -47,6 +47,11 @@ impl Trend {
         (self.read_at, self.last) = (at, value);
     }
 
+    /// The latest reading, and when it was.
+    pub fn last(&self) -> Option<(Bytes, Time)> {
+        (self.read_at != Time::FAR).then_some((self.last, self.read_at))
+    }
+
     /// The fastest growth seen lately, in bytes a second.
     pub const fn fastest(&self) -> u64 {
         self.fastest

@@ -50,6 +50,65 @@ fn kernel_memory_has_a_line_of_its_own() {
     assert_eq!(world.said(10), ["deny-end /x", "freeze-end /x", "relieved /x"]);
 }
 
+/// What the daemon tells of a group's kernel memory beside the row.
+fn read(world: &mut World, group: GroupSlot, kernel: Bytes) {
+    let (id, at) = (world.row(group).id, world.snap.at);
+    world.governor.mark_kernel(group, id, at, kernel);
+    world.kernel(group, kernel);
+}
+
+#[test]
+fn a_group_with_a_line_has_a_peak_and_its_hits() {
+    let (mut world, group) = rig(&[(Action::Deny, 0)]);
+    let id = world.snap.group(group).unwrap().id;
+    let mark = |world: &World| {
+        let marks: Vec<_> = world.governor.kernel_marks(&world.snap).collect();
+        assert_eq!((marks.len(), marks[0].slot, marks[0].line), (1, group, mib(16)));
+        marks[0].mark
+    };
+    assert_eq!((mark(&world).peak(), mark(&world).hits()), (None, 0), "nothing was read");
+    for kernel in [3, 17, 1, 2, 18] {
+        read(&mut world, group, mib(kernel));
+        world.tick(1000);
+    }
+    assert_eq!(mark(&world).peak().map(|(peak, _)| peak), Some(mib(18)));
+    assert_eq!((mark(&world).hits(), mark(&world).growth()), (2, Some(mib(16).0)));
+    // A refused call's wish is in the row, and in no watermark.
+    world.kernel(group, mib(19));
+    world.tick(10);
+    assert_eq!(mark(&world).peak().map(|(peak, _)| peak), Some(mib(18)));
+    read(&mut world, group, mib(4));
+    assert!(world.governor.reset_kernel_mark(id, world.snap.at, &world.snap));
+    assert_eq!((mark(&world).peak().map(|(peak, _)| peak), mark(&world).hits()), (Some(mib(4)), 0));
+    world.governor.set_policy(policy([usage_rule("usage", "/*", 16, &[(KILL, 0)])]));
+    world.tick(10);
+    assert_eq!(world.governor.kernel_marks(&world.snap).count(), 0, "no rule, no watermark");
+    assert!(!world.governor.reset_kernel_mark(id, world.snap.at, &world.snap));
+}
+
+#[test]
+fn what_is_pinned_is_not_waited_for() {
+    let ladder = [(Action::Reclaim(Reclaim { share: 100 }), 0), (Action::Deny, 10_000)];
+    let (mut world, group) = rig(&ladder);
+    world.kernel(group, mib(17));
+    let begun = world.tick(10);
+    let Order::Reclaim { meter: Meter::Kernel, phase: Phase::Begin, .. } = begun[0].order else {
+        panic!("{begun:?}")
+    };
+    world.kernel(group, mib(17));
+    assert_eq!(world.said(100).len(), 1, "kept up, and nothing else before its time");
+    let outcome = Outcome::Pinned { freed: Bytes(0), held: mib(17) };
+    world.governor.report(&Report { decision: begun[0].id, outcome });
+    world.kernel(group, mib(17));
+    assert_eq!(world.said(10), ["deny-begin /x"], "at once, and reclaim is no longer kept up");
+    world.kernel(group, mib(1));
+    let said = world.said(10);
+    assert!(
+        said.iter().any(|s| s.starts_with("reclaim-end")) && said.last().unwrap() == "relieved /x",
+        "{said:?}"
+    );
+}
+
 #[test]
 fn usage_rules_do_not_see_kernel_memory() {
     let mut world = World::new(policy([usage_rule("usage", "/*", 16, &[(KILL, 0)])]));

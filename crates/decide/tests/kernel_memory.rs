@@ -109,7 +109,10 @@ fn open_files_count_where_slab_is_meant() {
     let now = [holding(1, "tables", 4, 9 << 20, Some(5)), holding(2, "hoarder", 1, 4096, Some(20_000))];
     assert_eq!(first(&offenders(None, &now, Some(Kind::SlabUnreclaimable))).comm, comm("hoarder"));
     assert_eq!(first(&offenders(None, &now, Some(Kind::Other))).comm, comm("hoarder"));
-    assert_eq!(first(&offenders(None, &now, None)).comm, comm("tables"));
+    // No kind is known: what is known of each, files at 1 KiB, which is less than any is.
+    assert_eq!(first(&offenders(None, &now, None)).comm, comm("hoarder"));
+    let few = [holding(1, "tables", 4, 9 << 20, Some(5)), holding(2, "hoarder", 1, 4096, Some(2000))];
+    assert_eq!(first(&offenders(None, &few, None)).comm, comm("tables"));
     let hidden = [holding(1, "hidden", 1, 0, None)];
     assert_eq!(first(&offenders(None, &hidden, Some(Kind::Other))).descriptors, None, "unknown is not 0");
 }
@@ -122,12 +125,17 @@ fn a_peak_stays_until_it_is_reset() {
         mark.observe(Time(at), Bytes(value));
     }
     mark.hit();
+    assert_eq!(mark.last(), Some((Bytes(2), Time(4))));
     assert_eq!((mark.peak(), mark.since()), (Some((Bytes(9), Time(2))), Some(Time(1))));
     assert_eq!(mark.hits(), 1);
-    mark.reset(Time(5), Some(Bytes(2)));
-    assert_eq!((mark.peak(), mark.since(), mark.hits()), (Some((Bytes(2), Time(5))), Some(Time(5)), 0));
-    mark.reset(Time(6), None);
-    assert_eq!(mark.peak(), None);
+    mark.reset(Time(5));
+    assert_eq!((mark.peak(), mark.since(), mark.hits()), (Some((Bytes(2), Time(4))), Some(Time(5)), 0));
+    assert!(mark.growth().is_some(), "what grows still does");
+    let mut never = Watermark::default();
+    never.reset(Time(6));
+    assert_eq!((never.peak(), never.growth()), (None, None));
+    never.observe(Time(7), Bytes(1));
+    assert_eq!(never.growth(), None, "one reading has no growth");
 }
 
 fn amount() -> impl Strategy<Value = u64> {

@@ -36,6 +36,14 @@ fn event(id: u64) -> wire::Event {
         "reason": { "kind": "rss", "text": "rss.anon 9GiB is over 8GiB", "rss_bytes": 9u64 << 30, "rss_line_bytes": 8u64 << 30 },
         "ranking": [{ "pid": 7, "start": 2, "comm": "foo) Z ", "rss_bytes": 9u64 << 30 }],
         "outcome": { "kind": "dead", "processes": 1, "by": "pidfd", "expected_bytes": 9u64 << 30 },
+        "kernel": {
+            "time": "2026-11-22T05:00:00.125Z", "kernel_bytes": 17u64 << 20, "processes": 2, "trial": { "freed_bytes": 4096, "held_bytes": 17u64 << 20 },
+            "cause": { "kind": "slab_reclaimable", "bytes": 9u64 << 20, "by": "holding", "pinned": false },
+            "holders": [
+                { "comm": HOSTILE, "processes": 2, "oldest_pid": 7, "threads": 2, "descriptors": 20_000 },
+                { "comm": HOSTILE, "processes": 1, "oldest_pid": 9, "threads": 1 }
+            ]
+        },
         "log": "Cgroup: x, Comm: foo) Z , Pid: 7, Mem: 2359296 pages, Action: kill the process"
     }))
     .unwrap()
@@ -86,6 +94,17 @@ impl Governed for Fake {
         let files = vec![format!("/{HOSTILE}")];
         let mut status =
             wire::Status { version: "0.1.0".into(), memory: "v1".into(), ..wire::Status::default() };
+        status.kernel = vec![wire::KernelMark {
+            target: wire::Target::Group { path: HOSTILE.into(), id: 5, owner: Some(me()) },
+            line_bytes: 16 << 20,
+            kernel_bytes: None,
+            peak_bytes: Some(17 << 20),
+            peak_by: Some("readings".into()),
+            peak_time: None,
+            since: None,
+            hits: 3,
+            growth_bytes_per_second: None,
+        }];
         (status.holds, status.files, status.reload_error) = (vec![hold], files, Some(HOSTILE.into()));
         Ok(status)
     }
@@ -109,6 +128,9 @@ impl Governed for Fake {
     }
     fn control_clear(&self, _: ProcessId) -> Result<(), Failure> {
         *self.control.lock().unwrap() = MemControl::default();
+        Ok(())
+    }
+    fn kernel_peak_reset(&self, _: &GroupFacts) -> Result<(), Failure> {
         Ok(())
     }
     fn group_rule_get(&self, _: &GroupFacts) -> Result<Option<wire::GroupRule>, Failure> {
@@ -374,6 +396,22 @@ fn no_name_reaches_the_terminal_as_it_is() {
 }
 
 #[test]
+fn kernel_memory_is_told_with_its_kind_and_its_holder() {
+    let rig = rig();
+    let text = rig.text(&["explain", "1"]);
+    for expected in [
+        "kernel   of 17MiB, slab_reclaimable holds most, 9MiB (pinned: a trial got back 4KiB of 17MiB); held by x",
+        "(2 processes, 2 threads, 20000 open files, the oldest pid 7)\n",
+        "looked into at 2026-11-22T05:00:00.125Z; 2 processes were looked at\n",
+    ] {
+        assert!(text.contains(expected), "no {expected:?} in\n{text}");
+    }
+    let text = rig.text(&["status"]);
+    let row: Vec<&str> = text.lines().skip_while(|l| !l.starts_with("KERNEL MEMORY OF")).take(2).collect();
+    assert!(row[1].ends_with("?    16MiB  17MiB  3     ?        ?"), "what is not known is no 0: {row:?}");
+}
+
+#[test]
 fn events_come_in_pages_and_one_a_line() {
     let rig = rig();
     let lines = rig.text(&["events", "--json", "--since", "4000"]);
@@ -383,7 +421,9 @@ fn events_come_in_pages_and_one_a_line() {
     assert_eq!(
         text,
         "2026-11-22T05:00:00.123Z  #5000 rule builds: pid 7 (foo) Z \\u{1b}[2J) in /x: kill: \
-         rss.anon 9GiB is over 8GiB -> 1 process dead by pidfd, 9GiB on its way back\n"
+         rss.anon 9GiB is over 8GiB -> 1 process dead by pidfd, 9GiB on its way back; of 17MiB, slab_reclaimable holds most, 9MiB \
+         (pinned: a trial got back 4KiB of 17MiB); held by x\\u{1b}[2J\\u{9b}\\u{202e}y\\u{2066} (2 processes, 2 threads, 20000 open files, \
+         the oldest pid 7)\n"
     );
 }
 

@@ -212,8 +212,12 @@ fn in_a_machine(
         memory_mib: 1024,
         kvm: options.kvm && kernel != Kernel::Uml,
         emulation: target.facts().emulation,
-        // Page cache that can be reclaimed takes a block device.
-        modules: if kernel == Kernel::Uml { Vec::new() } else { vec!["null_blk".to_owned()] },
+        // Page cache that can be reclaimed takes a block device; and a dentry bomb a real file system, which looks for its checksums by name.
+        modules: if kernel == Kernel::Uml {
+            Vec::new()
+        } else {
+            ["null_blk", "crc32c_generic", "ext4", "loop"].map(str::to_owned).to_vec()
+        },
         append: Vec::new(),
         programs: ["memgov", "memgov-systest"].map(workspace::release).to_vec(),
         files: Vec::new(),

@@ -148,7 +148,7 @@ impl Episode {
             Order::Deny { phase, meter: self.meter },
             Order::Freeze { phase },
             Order::Slow { phase, share: ALL },
-            Order::Reclaim { phase, excess: Bytes(0), share: 0 },
+            Order::Reclaim { phase, meter: self.meter, excess: Bytes(0), share: 0 },
         ]
     }
 
@@ -308,6 +308,9 @@ impl Governor {
             return;
         }
         self.next_episode += 1;
+        if let (Target::Group(_, slot), Meter::Kernel) = (target, episode.meter) {
+            self.groups[slot.0 as usize].kernel_mark.hit();
+        }
         if let (Target::Group(_, slot), true) = (target, self.may_choose(&episode)) {
             self.sample_for_ranking(slot, snap);
         }

@@ -179,7 +179,8 @@ impl Governor {
             }
             &Action::Reclaim(Reclaim { share }) => {
                 let excess = self.too_much(episode, excess, snap);
-                (Order::Reclaim { phase: Keep::Begin, excess, share }, What::Begin)
+                let meter = episode.meter;
+                (Order::Reclaim { phase: Keep::Begin, meter, excess, share }, What::Begin)
             }
             &Action::Signal { signal, .. } => (Order::Signal { signal }, What::Signal),
             &Action::Kill { victim } => return self.kill(episode, step, victim, excess, snap, out),
@@ -308,6 +309,7 @@ impl Governor {
             };
             let order = Order::Reclaim {
                 phase: Keep::Sustain,
+                meter: episode.meter,
                 excess: self.too_much(&episode, &excess, snap),
                 share,
             };

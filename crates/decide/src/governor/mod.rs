@@ -47,6 +47,7 @@ mod judge;
 mod kill;
 mod ladder;
 mod look;
+mod marks;
 mod report;
 mod rows;
 mod standing;
@@ -55,6 +56,7 @@ mod tree;
 
 pub use brake::Elsewhere;
 pub use episode::EpisodeView;
+pub use marks::KernelMark;
 pub use standing::{GroupStanding, Standing, StandingAction, Stands, met_inside};
 
 /// How often something is done again that has to be: a repeated signal of a control (SIGCONT), a refused one-shot, a

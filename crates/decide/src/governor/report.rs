@@ -46,7 +46,8 @@ impl Governor {
         match report.outcome {
             Outcome::Done { .. } | Outcome::Partial { .. } => self.reached(sent),
             Outcome::Dead { expected, .. } => self.kills.dead(self.now, sent.id, expected),
-            Outcome::Refused { .. } => self.refused(sent),
+            // What is pinned stays pinned: the next step does not wait, and this one is not kept up.
+            Outcome::Refused { .. } | Outcome::Pinned { .. } => self.refused(sent),
             // The next step does not wait either, but this one is kept up: there may be room again.
             Outcome::LedgerFull => self.hurry(sent),
             Outcome::DryRun => self.rehearsed(sent),

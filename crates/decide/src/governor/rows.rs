@@ -6,6 +6,7 @@ use std::hash::{Hash, Hasher};
 use std::time::Duration;
 
 use crate::decision::Protected;
+use crate::kernel_memory::Watermark;
 use crate::policy::{Condition, Kinds, MAX_RULES, Policy, Rule, RuleId, Scope, names_it_or_above};
 use crate::snapshot::{GroupId, GroupSlot, Process, ProcessId, ProcessSlot, Snapshot};
 use crate::trend::{Trend, nanos};
@@ -104,6 +105,8 @@ pub(super) struct GroupState {
     pub trend: Trend,
     /// Of kernel memory.
     pub kernel_trend: Trend,
+    /// Likewise; nothing is decided by it.
+    pub kernel_mark: Watermark,
     /// The interval after which to look again, should a look bring nothing.
     pub interval: Interval,
     /// Some process in it or below has a condition with a group part; checked again after [`super::look::RECHECK`].

@@ -1,11 +1,12 @@
 //! Kernel memory by kind: how much a group and all below it hold of each, what the kernel may get back by reclaim and what it may not,
-//! which kind is the answer to "what is it?" ([`diagnose`]), and who holds it ([`offenders`]).
+//! which kind is the answer to "what is it?" ([`diagnose`]), who holds it ([`offenders`]), and whether it is in use ([`trial`]).
 //!
 //! Properties, each a test of its name: `the_kinds_never_say_more_than_the_total`, `what_can_be_reclaimed_and_what_is_pinned_are_the_whole`,
 //! `the_kind_named_is_the_one_that_grew_or_holds_most`, `what_is_unknown_is_never_named`, `offenders_account_for_every_process_once`.
 
 mod diagnosis;
 mod offender;
+pub mod trial;
 mod watermark;
 
 pub use diagnosis::{Basis, Diagnosis, diagnose};

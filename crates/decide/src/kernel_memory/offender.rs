@@ -9,6 +9,8 @@ use crate::units::Bytes;
 /// A thread weighs as much as so many open files: `task_struct` and what goes with it takes some 10 KiB of slab on x86-64, a file with its dentry and
 /// inode 1.2 KiB (tmpfs) to 1.5 KiB (ext4).
 const THREAD: u64 = 8;
+/// An open file, where it has to be compared with stacks and page tables.
+const FILE: Bytes = Bytes::kib(1);
 
 /// What is known of the kernel memory of one process. The kernel keeps no account of it: what a process holds shows in its threads, its page
 /// tables and its open files.
@@ -93,7 +95,8 @@ impl Offender {
             Some(
                 Kind::SlabReclaimable | Kind::SlabUnreclaimable | Kind::Vmalloc | Kind::Percpu | Kind::Other,
             ) => self.descriptors.unwrap_or(0).saturating_add(self.threads.saturating_mul(THREAD)),
-            Some(Kind::Zswap) | None => self.known().0,
+            Some(Kind::Zswap) => self.known().0,
+            None => self.known().0.saturating_add(self.descriptors.unwrap_or(0).saturating_mul(FILE.0)),
         }
     }
 }

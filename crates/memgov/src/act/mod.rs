@@ -195,8 +195,8 @@ impl Actor {
                 Outcome::Nothing
             }
             Order::Freeze { .. } => self.slowdowns.hold(&mut self.kit, &at, slow::FROZEN),
-            Order::Reclaim { phase, excess, share } => {
-                self.reclaims.order(decision, phase, excess, share, snap)
+            Order::Reclaim { phase, meter, excess, share } => {
+                self.reclaims.order(decision, phase, reclaim::Goal { meter, excess, share }, snap)
             }
             Order::Signal { signal } => {
                 self.sent_inside(&at, signal).unwrap_or_else(|| signal::send(&mut self.kit, &at, signal))

@@ -2,6 +2,9 @@
 //! meets its limit. The kernel may take as long as it likes, so threads of their own do it, a group each; the loop leaves word in a slot and
 //! goes on. All of it is made when the first rule asks for it.
 //!
+//! Of kernel memory only part can be reclaimed, and nobody says which: what is in use is told by a bounded trial (`memgov_decide::kernel_memory::trial`), and the
+//! ladder goes on at once.
+//!
 //! A thread uses no more than its share of a processor: after each piece it rests in proportion to the time that the piece took (the last piece
 //! may be over it by itself, a few milliseconds).
 
@@ -13,8 +16,10 @@ use std::time::Duration;
 use memgov_decide::decision::{
     Decision, DecisionId, EpisodeId, Mechanism, Operation, Outcome, Phase, Report, Target,
 };
-use memgov_decide::shrink::{End, Next, Shrink, rest_after};
-use memgov_decide::snapshot::{GroupId, Snapshot};
+use memgov_decide::kernel_memory::trial::{self, Trial, Verdict};
+use memgov_decide::policy::Meter;
+use memgov_decide::shrink::{Answer, End, Next, Shrink, rest_after};
+use memgov_decide::snapshot::{Group, GroupId, Snapshot};
 use memgov_decide::units::{Bytes, Time};
 
 use super::shrink::{Book, CALL, Kind, Lever, Means};
@@ -64,9 +69,33 @@ struct Word {
     /// A thread is at it.
     running: bool,
     /// How its last try ended, and when.
-    ended: Option<(Result<End, Errno>, Time)>,
+    ended: Option<(Result<Ended, Errno>, Time)>,
     /// Said to the governor already.
     told: bool,
+}
+
+/// How a try ended.
+#[derive(Clone, Copy, Debug)]
+enum Ended {
+    Shrunk(End),
+    Tried(Verdict),
+}
+
+impl Ended {
+    const fn well(self) -> bool {
+        matches!(self, Self::Shrunk(End::Already | End::Reached) | Self::Tried(Verdict::Back))
+    }
+}
+
+/// What is asked for.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Goal {
+    /// What is over its line.
+    pub meter: Meter,
+    /// By how much, over the relief level.
+    pub excess: Bytes,
+    /// Thousandths of a processor.
+    pub share: u16,
 }
 
 /// One group to be reclaimed from.
@@ -76,6 +105,8 @@ struct Task {
     decision: DecisionId,
     group: GroupId,
     path: Arc<[u8]>,
+    meter: Meter,
+    /// Of that meter.
     target: Bytes,
     share: u16,
 }
@@ -135,14 +166,7 @@ impl Reclaims {
     }
 
     /// Carries an order out, as far as the loop's part goes.
-    pub fn order(
-        &mut self,
-        decision: &Decision,
-        phase: Phase,
-        excess: Bytes,
-        share: u16,
-        snap: &Snapshot,
-    ) -> Outcome {
+    pub fn order(&mut self, decision: &Decision, phase: Phase, goal: Goal, snap: &Snapshot) -> Outcome {
         let done = Outcome::Done { processes: 0, by: Self::by(&self.layout) };
         if phase == Phase::End {
             for slot in &self.slots {
@@ -156,7 +180,8 @@ impl Reclaims {
             return done;
         }
         let Target::Group(group, at) = decision.target else { return Outcome::Nothing };
-        let Some((row, usage)) = snap.group(at).and_then(|row| Some((row, row.usage?))) else {
+        let value = |row: &Group| if goal.meter == Meter::Kernel { row.kernel } else { row.usage };
+        let Some((row, value)) = snap.group(at).and_then(|row| Some((row, value(row)?))) else {
             return Outcome::Nothing;
         };
         if row.id != group {
@@ -170,8 +195,9 @@ impl Reclaims {
             decision: decision.id,
             group,
             path: Arc::clone(&row.path),
-            target: usage.saturating_sub(excess),
-            share,
+            meter: goal.meter,
+            target: value.saturating_sub(goal.excess),
+            share: goal.share,
         };
         if self.leave_word(task, phase) { done } else { Outcome::Nothing }
     }
@@ -185,9 +211,8 @@ impl Reclaims {
                 continue;
             };
             (known.target, known.share) = (task.target, task.share);
-            let soon = word.ended.is_some_and(|(how, at)| {
-                !matches!(how, Ok(End::Already | End::Reached)) && now.since(at) < LEFT_ALONE
-            });
+            let soon =
+                word.ended.is_some_and(|(how, at)| !how.is_ok_and(Ended::well) && now.since(at) < LEFT_ALONE);
             if !word.running && !soon {
                 word.asked = true;
                 slot.bell.notify_one();
@@ -214,12 +239,13 @@ impl Reclaims {
             let (Some(task), Some((how, _)), false) = (&word.task, word.ended, word.told) else { continue };
             let (at, by) = (Operation::Reclaim, Self::by(&self.layout));
             let outcome = match how {
-                Ok(End::Hard | End::Emptied) => {
+                Ok(Ended::Shrunk(End::Hard | End::Emptied)) => {
                     let errno = Errno::BUSY.raw_os_error();
                     Outcome::Partial { processes: 0, refused: 0, by, at, errno }
                 }
+                Ok(Ended::Tried(Verdict::Pinned { freed, held })) => Outcome::Pinned { freed, held },
                 Err(errno) => Outcome::Refused { at, errno: errno.raw_os_error() },
-                Ok(End::Already | End::Reached) => continue,
+                Ok(_) => continue,
             };
             reports(Report { decision: task.decision, outcome });
             word.told = true;
@@ -292,7 +318,7 @@ impl Book for Nobody {
 }
 
 /// Until the target is reached, or it is over.
-fn reclaim(slot: &Slot, layout: &Layout, task: &Task, book: &mut dyn Book) -> Result<End, Errno> {
+fn reclaim(slot: &Slot, layout: &Layout, task: &Task, book: &mut dyn Book) -> Result<Ended, Errno> {
     let _nudge = sys::Nudge::every(CALL)?;
     let dir = GroupDir::open(layout, &task.path).map_err(|error| error.errno().unwrap_or(Errno::IO))?;
     if dir.id() != task.group {
@@ -300,7 +326,10 @@ fn reclaim(slot: &Slot, layout: &Layout, task: &Task, book: &mut dyn Book) -> Re
     }
     let lever = Lever::of(layout, &task.path, &dir, Kind::Any, Means::Auto);
     let mut lever = lever.map_err(|unable| unable.errno())?;
-    let how = press_on(slot, &dir, &mut lever, task, book);
+    let how = match task.meter {
+        Meter::Kernel => try_out(slot, &dir, &mut lever, task, book).map(Ended::Tried),
+        Meter::Usage | Meter::Rss(_) => press_on(slot, &dir, &mut lever, task, book).map(Ended::Shrunk),
+    };
     lever.close(book)?;
     how
 }
@@ -332,6 +361,38 @@ fn press_on(
             }
             Next::Wait(time) => rest(slot, task, time),
             Next::End(end) => return Ok(end),
+        }
+    }
+}
+
+/// Kernel memory: until it is back at its target, or a trial has shown that what is left is in use.
+fn try_out(
+    slot: &Slot,
+    dir: &GroupDir,
+    lever: &mut Lever,
+    task: &Task,
+    book: &mut dyn Book,
+) -> Result<Verdict, Errno> {
+    let mut buffer = vec![0; 4096];
+    let mut kernel = || dir.read_kernel_memory(&mut buffer)?.total.ok_or(Errno::OPNOTSUPP);
+    let mut tried = Trial::new(kernel()?, Bytes(sys::page_size()));
+    let mut worked = Duration::ZERO;
+    loop {
+        let Some((target, share)) = current(slot, task) else { return Ok(Verdict::Back) };
+        let all = usage(dir)?;
+        match tried.next(kernel()?, all, target, worked) {
+            trial::Next::Ask(amount) => {
+                let before = sys::thread_time();
+                let answer = lever.press(dir, amount, all.saturating_sub(amount), book)?;
+                let took = sys::thread_time().saturating_sub(before);
+                tried.answered(answer, amount);
+                worked += took;
+                // Once is no trial: the second ask does not wait for the first one's rest.
+                if worked > took || answer == Answer::Interrupted {
+                    rest(slot, task, rest_after(took, share));
+                }
+            }
+            trial::Next::End(verdict) => return Ok(verdict),
         }
     }
 }

@@ -8,6 +8,7 @@ use serde::Deserialize;
 use serde_json::json;
 
 use super::output::{self, shown};
+use crate::record::text;
 use crate::serve::client::Client;
 use crate::serve::wire;
 
@@ -38,6 +39,20 @@ impl Explain {
     }
 }
 
+/// What the kernel memory is, and who holds it.
+fn kernel(found: &wire::KernelFinding, out: &mut dyn Write) -> std::io::Result<()> {
+    writeln!(out, "kernel   {}", text::finding(found))?;
+    for one in found.holders.iter().skip(1) {
+        writeln!(out, "         and {}", text::holder(one))?;
+    }
+    let left_out = found.left_out.map(|n| format!(", {n} more were not")).unwrap_or_default();
+    writeln!(
+        out,
+        "         looked into at {}; {} processes were looked at{left_out}",
+        found.time, found.processes
+    )
+}
+
 fn print(explanation: &wire::Explanation, out: &mut dyn Write) -> std::io::Result<()> {
     let wire::Explanation { event, meaning, before, after } = explanation;
     writeln!(out, "decision #{} of episode {}, {}", event.id, event.episode, event.time)?;
@@ -59,6 +74,9 @@ fn print(explanation: &wire::Explanation, out: &mut dyn Write) -> std::io::Resul
             };
             writeln!(out, "         {name} {value} bytes, line {line} bytes{excess}")?;
         }
+    }
+    if let Some(found) = &event.kernel {
+        kernel(found, out)?;
     }
     if let Some(who) = &event.allocating {
         let held = Bytes(who.rss_bytes);

@@ -132,6 +132,14 @@ pub(crate) fn outcome(outcome: &Outcome) -> String {
         OutcomeKind::Gone => "was gone already".into(),
         OutcomeKind::LedgerFull => "not done: the ledger is full".into(),
         OutcomeKind::DryRun => "dry run: nothing touched".into(),
+        OutcomeKind::Pinned => match (outcome.freed_bytes, outcome.held_bytes) {
+            (Some(freed), Some(held)) => format!(
+                "pinned: a trial of reclaim got back {} of {}; what is left is in use, and the next step did not wait",
+                Bytes(freed),
+                Bytes(held)
+            ),
+            _ => "pinned".into(),
+        },
         OutcomeKind::Withheld => "withheld".into(),
         OutcomeKind::Pending => "not known yet".into(),
     }
@@ -140,13 +148,15 @@ pub(crate) fn outcome(outcome: &Outcome) -> String {
 /// An event in a line.
 pub(crate) fn event(event: &Event) -> String {
     let order = order(event.order, event.signal, event.share_permille);
+    let found = event.kernel.as_ref().map(|found| format!("; {}", crate::record::text::finding(found)));
     format!(
-        "{}  #{} {}: {}: {order}: {} -> {}",
+        "{}  #{} {}: {}: {order}: {} -> {}{}",
         event.time,
         event.id,
         source(&event.source),
         target(&event.target),
         reason(&event.reason),
-        outcome(&event.outcome)
+        outcome(&event.outcome),
+        found.unwrap_or_default()
     )
 }

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::Args;
+use memgov_decide::units::Bytes;
 use serde::Deserialize;
 use serde_json::json;
 
@@ -25,7 +26,8 @@ Root sees everything, others what concerns their own processes and groups.
   memgov status --kernel /jobs/a                  by kind: what it is, how it comes back, who holds it
   memgov status --kernel /jobs/a --interval 1s    the same read twice: what grows, and whose
 
---kernel reads the kernel's files and needs no daemon. Amounts that the kernel does not give are `?` (absent in JSON), never 0:
+--kernel reads the kernel's files and needs no daemon; where one runs and a rule has a line for a group's kernel memory, it adds the peak (v2),
+how often the line was hit and how fast it grows. Amounts that the kernel does not give are `?` (absent in JSON), never 0:
 cgroup v1 does not divide kernel memory by kind, and a kernel started with cgroup.memory=nokmem does not account it.")]
 pub(crate) struct Status {
     /// Print JSON.
@@ -40,7 +42,7 @@ pub(crate) struct Status {
     /// With --kernel: read twice, so far apart, and show what grew
     #[arg(long, value_name = "TIME", requires = "kernel", value_parser = words::span)]
     interval: Option<Duration>,
-    /// With --kernel GROUP: set its peak back to what there is (v1; writes memory.kmem.max_usage_in_bytes)
+    /// With --kernel GROUP: set its peak back to what there is, and the count of hits to 0 (of the daemon, where a rule has a line for it; v1 also memory.kmem.max_usage_in_bytes)
     #[arg(long, requires = "kernel")]
     reset_peak: bool,
 }
@@ -60,7 +62,8 @@ impl Status {
                 ));
             }
             let (interval, reset_peak, json) = (self.interval, self.reset_peak, self.json);
-            return kernel::Question { group: group.as_deref(), interval, reset_peak, json }.answer(out);
+            return kernel::Question { group: group.as_deref(), interval, reset_peak, json }
+                .answer(socket, out);
         }
         let client = &mut connect(socket)?;
         let Reply { mut status } = client.call("Status", json!({}))?;
@@ -218,6 +221,23 @@ fn goings_on(status: &wire::Status, out: &mut dyn Write) -> std::io::Result<()> 
         let row = |d: &wire::DenialStatus| vec![output::target(&d.target), d.calls.to_string()];
         let rows: Vec<_> = status.denials.iter().map(row).collect();
         output::table(out, &["REFUSED", "CALLS"], &rows)?;
+    }
+    if !status.kernel.is_empty() {
+        writeln!(out)?;
+        let amount = |bytes: Option<u64>| bytes.map_or_else(|| "?".to_owned(), |it| Bytes(it).to_string());
+        let row = |k: &wire::KernelMark| {
+            vec![
+                output::target(&k.target),
+                amount(k.kernel_bytes),
+                amount(Some(k.line_bytes)),
+                amount(k.peak_bytes),
+                k.hits.to_string(),
+                amount(k.growth_bytes_per_second),
+                k.since.clone().unwrap_or_else(|| "?".into()),
+            ]
+        };
+        let rows: Vec<_> = status.kernel.iter().map(row).collect();
+        output::table(out, &["KERNEL MEMORY OF", "NOW", "LINE", "PEAK", "HITS", "GROWS/S", "SINCE"], &rows)?;
     }
     for control in &status.controls {
         writeln!(out, "{}", control_text(control))?;

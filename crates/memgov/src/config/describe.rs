@@ -132,7 +132,13 @@ fn action(action: &Action, meter: Meter, target: &str) -> String {
         }
         Action::Reclaim(reclaim) => {
             let share = f32::from(reclaim.share) / 10.0;
-            format!("reclaim its memory in the background, with at most {share}% of a processor")
+            let pinned = match meter {
+                Meter::Kernel => {
+                    " (kernel memory in use cannot be: if that is the rest, what follows is at once)"
+                }
+                Meter::Usage | Meter::Rss(_) => "",
+            };
+            format!("reclaim its memory in the background, with at most {share}% of a processor{pinned}")
         }
         Action::Signal { signal, repeat } => {
             let again = repeat.map(|r| format!(", again every {}", duration_text(r))).unwrap_or_default();

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use memgov_decide::control::MemControl;
 use memgov_decide::decision::{Source, Target};
-use memgov_decide::governor::EpisodeView;
+use memgov_decide::governor::{EpisodeView, KernelMark};
 use memgov_decide::snapshot::{GroupId, Lost, ProcessId};
 use memgov_decide::units::Time;
 
@@ -39,6 +39,8 @@ pub(super) struct StatusBuffer {
     pub controls: Vec<(ProcessId, MemControl)>,
     /// Who was refused something inside the kernel, and how many calls.
     pub refused: Vec<(Target, Names, u64)>,
+    /// Groups whose kernel memory has a line.
+    pub kernel: Vec<(KernelMark, Names)>,
     /// Records of what the kernel did by itself that were left out.
     pub happenings_left_out: u64,
     pub left_out: u64,
@@ -57,6 +59,7 @@ impl StatusBuffer {
             holds: Vec::with_capacity(STATUS_ROWS),
             controls: Vec::with_capacity(STATUS_ROWS),
             refused: Vec::with_capacity(STATUS_ROWS),
+            kernel: Vec::with_capacity(STATUS_ROWS),
             happenings_left_out: 0,
             left_out: 0,
             groups: 0,
@@ -88,6 +91,10 @@ pub(super) fn answer(governing: &mut Governing, request: Request) {
         }
         Request::Status { buffer, reply } => {
             let _ = reply.try_send(status(governing, buffer));
+        }
+        Request::ResetKernelPeak { group, reply } => {
+            let Governing { governor, snap, .. } = governing;
+            let _ = reply.try_send(governor.reset_kernel_mark(group, sys::now(), snap));
         }
         Request::Needed { reply } => {
             let stands =
@@ -204,6 +211,11 @@ fn status(governing: &Governing, mut buffer: Box<StatusBuffer>) -> Box<StatusBuf
             let names = Names::of_target(Source::Control, target, None, snap, |_| None);
             keep(&mut buffer.refused, &mut buffer.left_out, (target, names, calls));
         });
+    }
+    for mark in governor.kernel_marks(snap) {
+        let target = Target::Group(mark.id, mark.slot);
+        let names = Names::of_target(Source::Control, target, None, snap, |_| None);
+        keep(&mut buffer.kernel, &mut buffer.left_out, (mark, names));
     }
     for view in actor.holds() {
         let mut names = Names::default();

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use memgov_decide::control::MemControl;
-use memgov_decide::policy::{GroupPolicy, MAX_RULES, Pattern, Policy};
+use memgov_decide::policy::{GroupPolicy, MAX_RULES, Over, Pattern, Policy};
 use memgov_decide::snapshot::{GroupId, ProcessId};
 use memgov_decide::units::{Bytes, Limit, Time};
 
@@ -74,6 +74,14 @@ impl InForce {
 impl Desk {
     fn lock(&self) -> MutexGuard<'_, InForce> {
         self.in_force.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether a rule is about kernel memory.
+    pub fn has_lines_for_kernel_memory(&self) -> bool {
+        let in_force = self.lock();
+        let set = in_force.group_rules.iter().map(|set| &set.rule.rule);
+        let mut rules = in_force.config.policy.rules.iter().chain(set);
+        rules.any(|rule| rule.when.group.is_some_and(Over::is_kernel))
     }
 
     /// By the command line, or by the configuration.
@@ -194,6 +202,7 @@ impl Governed for Desk {
             episodes: buffer.episodes.iter().map(|e| view::episode(e, buffer.at)).collect(),
             holds: buffer.holds.iter_mut().map(view::hold).collect(),
             denials: buffer.refused.iter().map(view::denials).collect(),
+            kernel: buffer.kernel.iter().map(|mark| view::kernel(mark, &self.layout, buffer.at)).collect(),
             controls: buffer
                 .controls
                 .iter()
@@ -303,6 +312,23 @@ impl Governed for Desk {
         let former = in_force.group_rules.clone();
         in_force.group_rules.retain(|r| r.id != group.id);
         self.put_in_force(&in_force).inspect_err(|_| in_force.group_rules = former)
+    }
+
+    fn kernel_peak_reset(&self, group: &GroupFacts) -> Result<(), Failure> {
+        if !self.asker.ask(|reply| Request::ResetKernelPeak { group: group.id, reply })? {
+            let path = text::printable(&group.path);
+            let why =
+                format!("no rule has a line for kernel memory of {path}, so memgov keeps no peak of it");
+            return Err(FailureKind::NoSuchRule.because(why));
+        }
+        let dir = self.open(&group.path)?;
+        match dir.reset_kernel_peak() {
+            // v2 keeps none.
+            Ok(()) | Err(crate::kernel::Errno::OPNOTSUPP) => Ok(()),
+            Err(errno) => {
+                Err(FailureKind::Internal.because(format!("memory.kmem.max_usage_in_bytes: {errno}")))
+            }
+        }
     }
 
     fn events(&self, from: From, most: usize) -> Result<wire::Events, Failure> {

@@ -215,8 +215,27 @@ impl Governing {
         let Buffers { due_groups, due_processes, .. } = &mut self.buffers;
         self.governor.due(&self.snap, now, due_groups, due_processes);
         self.observer.look(&mut self.snap, due_groups, due_processes, &self.governor, &mut self.tape);
+        self.mark();
         self.observer.witness(&self.heard, &mut self.snap, &mut self.tape);
         self.tape.step();
+    }
+
+    /// Puts down what was read of kernel memory, and what the kernel has seen cross a line, before what refused calls would have made of it
+    /// is laid over the rows.
+    fn mark(&mut self) {
+        let Self { snap, governor, heard, .. } = self;
+        for &slot in &snap.fresh_groups {
+            if let Some(row) = snap.group(slot).filter(|row| row.read_at == snap.at)
+                && let Some(kernel) = row.kernel
+            {
+                governor.mark_kernel(slot, row.id, row.read_at, kernel);
+            }
+        }
+        for event in heard.iter().filter(|event| event.kind == crate::bpf::EventKind::KernelCrossed) {
+            if let Some(slot) = self.observer.group_slot(event.group, snap) {
+                governor.mark_kernel(slot, event.group, snap.at, event.usage);
+            }
+        }
     }
 
     /// Takes in what the kernel has done by itself, or seen cross a line.

@@ -3,6 +3,7 @@
 
 mod answers;
 mod desk;
+mod examiner;
 mod exemptions;
 mod governing;
 mod happenings;
@@ -245,6 +246,9 @@ impl Started {
         let _ = desk.clients_lost.set(Box::new(serving.losses()));
         journal.find_groups_by(Box::new(move |id| crate::kernel::cgroup::find(&hierarchy, id)));
         journal.on_news(Box::new(move || waker.wake()));
+        if let Some(findings) = recorder.findings() {
+            examiner::start(&desk, findings);
+        }
         let mut governing = Governing {
             snap,
             governor,

@@ -58,6 +58,11 @@ pub(super) enum Request {
         buffer: Box<StatusBuffer>,
         reply: Reply<Box<StatusBuffer>>,
     },
+    /// The peak of a group's kernel memory starts anew; whether a rule has a line for it.
+    ResetKernelPeak {
+        group: GroupId,
+        reply: Reply<bool>,
+    },
     /// Which programs are needed now?
     Needed {
         reply: Reply<crate::bpf::Hooks>,

@@ -3,14 +3,15 @@
 use std::time::SystemTime;
 
 use memgov_decide::decision::Target;
+use memgov_decide::governor::KernelMark;
 use memgov_decide::policy::Policy;
-use memgov_decide::snapshot::{GroupSlot, ProcessId, ProcessSlot};
-use memgov_decide::units::Time;
+use memgov_decide::snapshot::{GroupId, GroupSlot, ProcessId, ProcessSlot};
+use memgov_decide::units::{Bytes, Time};
 
 use super::answers::{Held, Running, StatusBuffer, Subject, who_is_held};
 use crate::act::HoldView;
 use crate::config::describe;
-use crate::kernel::proc;
+use crate::kernel::{GroupDir, Layout, proc};
 use crate::record::event::{self, Names};
 use crate::record::text;
 use crate::serve::wire;
@@ -78,6 +79,34 @@ pub(super) fn hold(held: &mut Held) -> wire::HoldStatus {
 /// Calls that were refused.
 pub(super) fn denials((target, names, calls): &(Target, Names, u64)) -> wire::DenialStatus {
     wire::DenialStatus { target: event::target(*target, names), calls: *calls }
+}
+
+/// The watermark of a group's kernel memory. Where the kernel keeps a peak itself (v1), that is told: it misses nothing.
+pub(super) fn kernel((seen, names): &(KernelMark, Names), layout: &Layout, at: Time) -> wire::KernelMark {
+    let KernelMark { id, slot, line, mark } = *seen;
+    let own = names.group.as_deref().and_then(|path| kernels_peak(layout, path, id));
+    let read = mark.peak();
+    wire::KernelMark {
+        target: event::target(Target::Group(id, slot), names),
+        line_bytes: line.0,
+        kernel_bytes: mark.last().map(|(kernel, _)| kernel.0),
+        peak_bytes: own.or(read.map(|(peak, _)| peak)).map(|peak| peak.0),
+        peak_by: match (own, read) {
+            (Some(_), _) => Some("kernel".into()),
+            (None, Some(_)) => Some("readings".into()),
+            (None, None) => None,
+        },
+        peak_time: read.filter(|_| own.is_none()).map(|(_, then)| wall(then, at)),
+        since: mark.since().map(|since| wall(since, at)),
+        hits: mark.hits(),
+        growth_bytes_per_second: mark.growth(),
+    }
+}
+
+/// `None`: the kernel keeps none (v2), the group is gone, or it is not accounted: 0 of a group that was seen to hold something would be no peak.
+fn kernels_peak(layout: &Layout, path: &[u8], id: GroupId) -> Option<Bytes> {
+    let dir = GroupDir::open(layout, path).ok().filter(|dir| dir.id() == id)?;
+    dir.read_kernel_peak(&mut [0; 128]).ok()?.filter(|peak| peak.0 > 0)
 }
 
 /// A moment of the monotonic clock as wall-clock time.

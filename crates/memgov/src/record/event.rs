@@ -5,6 +5,7 @@ use std::sync::Arc;
 use memgov_decide::decision::{
     Decision, MAX_CANDIDATES, Mechanism, Operation, Order, Outcome, Phase, Reason, Source, Target,
 };
+use memgov_decide::kernel_memory::{Basis, Diagnosis, Offender};
 use memgov_decide::policy::Policy;
 use memgov_decide::snapshot::{GroupSlot, Snapshot};
 use memgov_decide::units::Bytes;
@@ -121,6 +122,7 @@ pub fn event(
         allocating: None,
         denials: None,
         left_out: None,
+        kernel: None,
         outcome: self::outcome(outcome),
         log: log.flatten(),
     }
@@ -246,6 +248,8 @@ pub fn outcome(outcome: &Outcome) -> wire::Outcome {
         errno: None,
         error: None,
         expected_bytes: None,
+        freed_bytes: None,
+        held_bytes: None,
     };
     let mut failed = |at: Operation, errno: i32| {
         shown.operation = Some(text::operation(at).to_owned());
@@ -272,6 +276,10 @@ pub fn outcome(outcome: &Outcome) -> wire::Outcome {
             shown.expected_bytes = Some(expected.0);
             reached = Some((processes, by));
             wire::OutcomeKind::Dead
+        }
+        Outcome::Pinned { freed, held } => {
+            (shown.freed_bytes, shown.held_bytes) = (Some(freed.0), Some(held.0));
+            wire::OutcomeKind::Pinned
         }
         Outcome::Nothing => wire::OutcomeKind::Nothing,
         Outcome::Gone => wire::OutcomeKind::Gone,
@@ -308,6 +316,9 @@ pub fn outcome_of(shown: &wire::Outcome) -> Option<Outcome> {
             choice: 0,
             expected: Bytes(shown.expected_bytes?),
         },
+        wire::OutcomeKind::Pinned => {
+            Outcome::Pinned { freed: Bytes(shown.freed_bytes?), held: Bytes(shown.held_bytes?) }
+        }
         wire::OutcomeKind::Nothing => Outcome::Nothing,
         wire::OutcomeKind::Gone => Outcome::Gone,
         wire::OutcomeKind::LedgerFull => Outcome::LedgerFull,
@@ -315,6 +326,35 @@ pub fn outcome_of(shown: &wire::Outcome) -> Option<Outcome> {
         wire::OutcomeKind::Withheld => Outcome::Withheld,
         wire::OutcomeKind::Pending => return None,
     })
+}
+
+/// The shown form of the kind that is to be named.
+pub fn cause(found: Diagnosis) -> wire::KernelCause {
+    wire::KernelCause {
+        kind: found.kind.name().into(),
+        bytes: found.held.0,
+        grew_bytes: found.grew.map(|grew| grew.0),
+        by: match found.basis {
+            Basis::Growth => "growth",
+            Basis::Holding => "holding",
+        }
+        .into(),
+        pinned: found.is_pinned(),
+    }
+}
+
+/// The shown form of processes of one name; `twice`: there was an earlier reading.
+pub fn holder(one: &Offender, twice: bool) -> wire::KernelHolder {
+    wire::KernelHolder {
+        comm: wire::text(comm(&one.comm)),
+        processes: one.processes,
+        born: twice.then_some(one.born),
+        oldest_pid: one.oldest.pid,
+        threads: one.threads,
+        stacks_bytes: one.stacks.map(|it| it.0),
+        page_tables_bytes: one.page_tables.map(|it| it.0),
+        descriptors: one.descriptors,
+    }
 }
 
 /// One line for a person.
@@ -347,6 +387,7 @@ mod tests {
             Outcome::Partial { processes: 1, refused: 1, by, at: Operation::Prlimit, errno: libc::EPERM },
             Outcome::Refused { at: Operation::Freeze, errno: libc::EBUSY },
             Outcome::Dead { processes: 1, by, choice: 0, expected: Bytes::mib(3) },
+            Outcome::Pinned { freed: Bytes::kib(3), held: Bytes::mib(16) },
             Outcome::Nothing,
             Outcome::Gone,
             Outcome::LedgerFull,

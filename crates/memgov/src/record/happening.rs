@@ -159,6 +159,7 @@ impl Happening {
                 _ => None,
             },
             left_out: Some(self.left_out).filter(|&n| n > 0),
+            kernel: None,
             outcome: self.outcome(),
             log: None,
         }
@@ -303,6 +304,8 @@ impl Happening {
             errno: None,
             error: None,
             expected_bytes: None,
+            freed_bytes: None,
+            held_bytes: None,
         }
     }
 }
@@ -326,6 +329,8 @@ impl Shrunk {
             errno,
             error: errno.map(text::errno),
             expected_bytes: None,
+            freed_bytes: None,
+            held_bytes: None,
         }
     }
 }

@@ -15,10 +15,11 @@ use memgov_decide::governor::Numbers;
 use memgov_decide::units::Bytes;
 use serde::Deserialize;
 
+use super::doubt::Doubt;
 use super::event::{self, Names};
 use super::happening::{Finder, Happening};
 use super::text;
-use crate::serve::wire::Event;
+use crate::serve::wire::{self, Event, KernelFinding, KernelTrial};
 use crate::terminal;
 
 /// Entries that may wait for the thread.
@@ -35,9 +36,31 @@ const TAIL: u64 = 256 << 10;
     reason = "the queue is allocated once; a box would be an allocation for each entry"
 )]
 enum Entry {
-    Decision { decision: Decision, outcome: Outcome, names: Names, wall: SystemTime },
+    Decision {
+        decision: Decision,
+        outcome: Outcome,
+        names: Names,
+        wall: SystemTime,
+    },
     Outcome(Report),
     Happening(Happening),
+    Finding {
+        id: u64,
+        finding: Box<KernelFinding>,
+    },
+    /// The loop has ended.
+    End,
+}
+
+/// Where findings about kernel memory go. It does not keep the queue open.
+#[derive(Clone, Debug)]
+pub struct Findings(SyncSender<Entry>);
+
+impl Findings {
+    /// Puts a finding to its decision; `false`: nobody records any more.
+    pub fn found(&self, id: u64, finding: KernelFinding) -> bool {
+        self.0.send(Entry::Finding { id, finding: Box::new(finding) }).is_ok()
+    }
 }
 
 /// The loop's end of the queue. Never blocks, never allocates.
@@ -65,6 +88,11 @@ impl Recorder {
         self.push(Entry::Happening(happening));
     }
 
+    /// For who looks into kernel memory, on a thread of its own.
+    pub fn findings(&self) -> Option<Findings> {
+        self.queue.clone().map(Findings)
+    }
+
     fn push(&self, entry: Entry) {
         if let Some(queue) = &self.queue
             && let Err(TrySendError::Full(_)) = queue.try_send(entry)
@@ -77,7 +105,10 @@ impl Recorder {
 impl Drop for Recorder {
     /// What is in the queue is still written.
     fn drop(&mut self) {
-        self.queue = None;
+        if let Some(queue) = self.queue.take() {
+            // It fails only if the thread has ended.
+            let _ = queue.send(Entry::End);
+        }
         if let Some(writer) = self.writer.take() {
             // A panic of it has been shown already.
             let _ = writer.join();
@@ -94,6 +125,8 @@ pub struct Journal {
     wake: OnceLock<Box<dyn Fn() + Send + Sync>>,
     /// Finds groups that have no row.
     finder: OnceLock<Finder>,
+    /// Looks into kernel memory.
+    examiner: OnceLock<SyncSender<Doubt>>,
     dropped: Arc<AtomicU64>,
 }
 
@@ -139,6 +172,12 @@ impl Journal {
     pub fn find_groups_by(&self, finder: Finder) {
         // Set once, at start.
         let _ = self.finder.set(finder);
+    }
+
+    /// Has decisions about kernel memory looked into; what is found comes back through [`Recorder::findings`]. Who is behind is not waited for.
+    pub fn examine_by(&self, examiner: SyncSender<Doubt>) {
+        // Set once, at start.
+        let _ = self.examiner.set(examiner);
     }
 
     /// What was recorded after the cursor `after` (0: all that is kept), oldest first, at most `most`. An event whose outcome became
@@ -196,7 +235,10 @@ impl Journal {
         let mut number = 0;
         for entry in entries {
             let event = match entry {
+                Entry::End => return,
+                Entry::Finding { id, finding } => self.known_better(id, *finding),
                 Entry::Decision { decision, outcome, names, wall } => {
+                    self.doubt(&decision, &names);
                     let time = humantime::format_rfc3339_millis(wall).to_string();
                     Some((event::event(&decision, &outcome, &names, time, page), text::outcome(&outcome)))
                 }
@@ -228,6 +270,24 @@ impl Journal {
         }
     }
 
+    fn doubt(&self, decision: &Decision, names: &Names) {
+        if let (Some(examiner), Some(doubt)) = (self.examiner.get(), Doubt::of(decision, names)) {
+            // Full: a finding less, which is said by its absence.
+            let _ = examiner.try_send(doubt);
+        }
+    }
+
+    /// The newest word on a decision, with what was found out about its kernel memory; and that in words.
+    fn known_better(&self, id: u64, mut finding: KernelFinding) -> Option<(Event, String)> {
+        let kept = self.lock();
+        let mut event = kept.iter().rev().map(|(_, e)| e).find(|e| e.id == id)?.clone();
+        let of_episode = kept.iter().rev().map(|(_, e)| e).filter(|e| e.episode == event.episode);
+        finding.trial = of_episode.filter(|e| e.id <= id).find_map(|e| trial(&e.outcome));
+        let said = text::finding(&finding);
+        (event.log, event.kernel) = (None, Some(finding));
+        Some((event, said))
+    }
+
     /// With the path of its group, if that can be found.
     fn named(&self, it: &Happening) -> Event {
         let found = match (&it.path, self.finder.get()) {
@@ -244,9 +304,16 @@ impl Journal {
         let kept = self.lock();
         let mut event = kept.iter().rev().map(|(_, e)| e).find(|e| e.id == report.decision.0)?.clone();
         event.outcome = event::outcome(&report.outcome);
+        if let (Some(finding), Some(trial)) = (&mut event.kernel, trial(&event.outcome)) {
+            finding.trial = Some(trial);
+        }
         event.log = None;
         Some(event)
     }
+}
+
+fn trial(outcome: &wire::Outcome) -> Option<KernelTrial> {
+    Some(KernelTrial { freed_bytes: outcome.freed_bytes?, held_bytes: outcome.held_bytes? })
 }
 
 /// The journal file: JSON lines, turned over at [`FILE_CAP`].
@@ -340,88 +407,5 @@ fn former(path: &Path) -> PathBuf {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use memgov_decide::decision::{
-        DecisionId, EpisodeId, Mechanism, Order, Ranking, Reason, Source, Take, Target,
-    };
-    use memgov_decide::snapshot::{ProcessId, ProcessSlot};
-    use memgov_decide::units::Time;
-
-    use crate::serve::wire::OutcomeKind;
-
-    fn kill(id: u64) -> Decision {
-        Decision {
-            id: DecisionId(id),
-            episode: EpisodeId(1),
-            at: Time(5),
-            source: Source::Control,
-            step: 0,
-            target: Target::Process(ProcessId { pid: 7, start: 9 }, ProcessSlot(0)),
-            order: Order::Kill { take: Take::One },
-            reason: Reason::RuleGone,
-            log: false,
-            notable: true,
-            ranking: Ranking::default(),
-        }
-    }
-
-    /// Writes decisions with these numbers into the file, as a run of the daemon would.
-    fn a_run(file: &Path, ids: impl Iterator<Item = u64>) {
-        let (_, recorder) = Journal::start(Some(file.to_owned()), Bytes(4096)).unwrap();
-        for id in ids {
-            recorder.decision(&kill(id), Outcome::Nothing, Names::default());
-        }
-    }
-
-    #[test]
-    fn a_new_run_counts_on() {
-        let dir = tempfile::tempdir().unwrap();
-        let file = dir.path().join("events.jsonl");
-        let next = |decision, episode| Numbers { decision, episode };
-        assert_eq!(numbers_after(&file), next(1, 1), "nothing is kept");
-        a_run(&file, 1..=3);
-        assert_eq!(numbers_after(&file), next(4, 2));
-        // The file has just been turned over: the former one still counts.
-        std::fs::rename(&file, former(&file)).unwrap();
-        std::fs::write(&file, "").unwrap();
-        assert_eq!(numbers_after(&file), next(4, 2));
-        // Killed in the middle of a line; the line after it is one of its own.
-        std::fs::write(&file, "{\"id\":99,\"epi").unwrap();
-        assert_eq!(numbers_after(&file), next(4, 2));
-        a_run(&file, 4..=4);
-        assert_eq!(numbers_after(&file), next(5, 2));
-        std::fs::write(&file, format!("{}\n{}", "x".repeat(2 * 1024 * 1024), "{\"id\":7,\"episode\":5}\n"))
-            .unwrap();
-        assert_eq!(numbers_after(&file), next(8, 6), "only the end of a long file is read");
-        std::fs::write(&file, format!("{{\"id\":{0},\"episode\":{0}}}\n", u64::MAX)).unwrap();
-        assert_eq!(numbers_after(&file), next(4, 2), "nonsense does not count");
-    }
-
-    #[test]
-    fn a_later_outcome_supersedes() {
-        let dir = tempfile::tempdir().unwrap();
-        let file = dir.path().join("events.jsonl");
-        let (journal, recorder) = Journal::start(Some(file.clone()), Bytes(4096)).unwrap();
-        let sent = Outcome::Done { processes: 1, by: Mechanism::Pidfd };
-        recorder.decision(&kill(3), sent, Names::default());
-        let dead = Outcome::Dead { processes: 1, by: Mechanism::Pidfd, choice: 0, expected: Bytes::mib(1) };
-        recorder.outcome(Report { decision: DecisionId(3), outcome: dead });
-        let mut seen: Vec<Event> = Vec::new();
-        let mut cursor = 0;
-        while seen.len() < 2 {
-            journal.wait(cursor, Duration::from_secs(10));
-            let excerpt = journal.since(cursor, 10);
-            cursor = excerpt.cursor;
-            seen.extend(excerpt.events);
-        }
-        assert_eq!((seen[0].outcome.kind, seen[1].outcome.kind), (OutcomeKind::Done, OutcomeKind::Dead));
-        let (event, rest) = journal.episode_of(3).unwrap();
-        assert_eq!((event.outcome.kind, rest.len()), (OutcomeKind::Dead, 1));
-        let lines = std::fs::read_to_string(file).unwrap();
-        assert_eq!(lines.lines().count(), 2);
-        for line in lines.lines() {
-            serde_json::from_str::<Event>(line).unwrap();
-        }
-    }
-}
+#[path = "journal_tests.rs"]
+mod tests;

@@ -5,6 +5,7 @@
 //! stderr (the systemd journal). When the thread falls behind, entries are dropped and counted; the loop never waits.
 //! Nothing here decides or touches the system.
 
+pub mod doubt;
 pub mod event;
 pub mod happening;
 pub mod journal;

@@ -5,7 +5,7 @@ use memgov_decide::policy::Kinds;
 use memgov_decide::snapshot::Untouchable;
 use memgov_decide::units::Bytes;
 
-use crate::serve::wire::OrderKind;
+use crate::serve::wire::{KernelFinding, KernelHolder, OrderKind};
 use crate::terminal;
 
 /// A byte string as a person may read it and a terminal may show it: invalid UTF-8, what a terminal would obey and
@@ -209,11 +209,51 @@ pub fn outcome(outcome: &Outcome) -> String {
         Outcome::Dead { processes, by, expected, .. } => {
             format!("{} dead by {}, {expected} on the way back", how_many(processes), mechanism(by))
         }
+        Outcome::Pinned { freed, held } => {
+            format!("pinned: a trial of reclaim got back {freed} of {held}, what is left is in use")
+        }
         Outcome::Gone => "the target was gone".into(),
         Outcome::LedgerFull => "not done: the ledger has no room".into(),
         Outcome::DryRun => "dry run: nothing was touched".into(),
         Outcome::Withheld => "withheld".into(),
     }
+}
+
+/// What was found out about kernel memory, in words.
+pub fn finding(found: &KernelFinding) -> String {
+    let amount =
+        |bytes: Option<u64>| bytes.map_or_else(|| "an unknown amount".into(), |it| Bytes(it).to_string());
+    let mut said = match &found.cause {
+        Some(cause) => {
+            let because = match cause.grew_bytes.filter(|_| cause.by == "growth") {
+                Some(grew) => format!("grew most, by {}", Bytes(grew)),
+                None => format!("holds most, {}", Bytes(cause.bytes)),
+            };
+            format!("of {}, {} {because}", amount(found.kernel_bytes), cause.kind)
+        }
+        None => format!("{}, which the kernel does not divide by kind", amount(found.kernel_bytes)),
+    };
+    if let Some(trial) = &found.trial {
+        let (freed, held) = (Bytes(trial.freed_bytes), Bytes(trial.held_bytes));
+        said += &format!(" (pinned: a trial got back {freed} of {held})");
+    } else if let Some(cause) = &found.cause {
+        said += if cause.pinned { " (pinned: no reclaim gets it back)" } else { " (in part reclaimable)" };
+    }
+    match found.holders.first() {
+        Some(worst) => said + "; held by " + &holder(worst),
+        None => said + "; who held it is gone",
+    }
+}
+
+/// Processes of one name, with what shows of their kernel memory.
+pub fn holder(one: &KernelHolder) -> String {
+    let many = |count: u64, what: &str| format!(", {count} {what}{}", if count == 1 { "" } else { "s" });
+    let processes = if one.processes == 1 { "process" } else { "processes" };
+    let mut said = format!("{} ({} {processes}", terminal::shown(&one.comm), one.processes);
+    said += &many(one.threads, "thread");
+    said += &one.descriptors.map(|count| many(count, "open file")).unwrap_or_default();
+    said += &one.page_tables_bytes.map(|it| format!(", {} of page tables", Bytes(it))).unwrap_or_default();
+    said + &format!(", the oldest pid {})", one.oldest_pid)
 }
 
 /// The log line of the over-high series, word for word:

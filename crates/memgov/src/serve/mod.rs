@@ -71,6 +71,8 @@ pub trait Governed: shrink::Shrinking + Send + Sync {
     fn group_rule_set(&self, group: &GroupFacts, rule: GroupRule, by: u32) -> Result<(), Failure>;
     /// Takes it away.
     fn group_rule_clear(&self, group: &GroupFacts) -> Result<(), Failure>;
+    /// The peak of its kernel memory starts anew, and so does the count of hits.
+    fn kernel_peak_reset(&self, group: &GroupFacts) -> Result<(), Failure>;
     /// At most `most` records from there on, oldest first. Reads the journal, not the loop.
     fn events(&self, from: From, most: usize) -> Result<wire::Events, Failure>;
     /// The path of the group this process is in now, as events name groups; `None` if it is gone or that could not be read.

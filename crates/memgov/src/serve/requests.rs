@@ -165,6 +165,7 @@ fn ours(method: &str, value: &Value, peer: Peer, governed: &dyn Governed) -> Res
         "GetGroupRule" => get_group_rule(&parameters(value)?, peer, governed),
         "SetGroupRule" => set_group_rule(parameters(value)?, peer, governed),
         "ClearGroupRule" => clear_group_rule(&parameters(value)?, peer, governed),
+        "ResetKernelPeak" => reset_kernel_peak(&parameters(value)?, peer, governed),
         "Events" => {
             let from = parameters::<EventsFrom>(value)?.place();
             events(from, peer, governed).map(|page| encoded(&page))
@@ -188,6 +189,7 @@ fn status(peer: Peer, governed: &dyn Governed) -> Result<Value, Failure> {
     let mut status = governed.status()?;
     if !peer.is_root() {
         status.episodes.retain(|e| permit::may_see(peer, &e.target));
+        status.kernel.retain(|k| permit::may_see(peer, &k.target));
         status.denials.retain(|d| permit::may_see(peer, &d.target));
         status.holds.retain(|h| permit::may_see(peer, &h.target));
         status.controls.retain(|c| {
@@ -253,6 +255,13 @@ fn clear_group_rule(asked: &Path, peer: Peer, governed: &dyn Governed) -> Result
         return Err(FailureKind::NoSuchRule.because(text));
     }
     governed.group_rule_clear(&facts)?;
+    Ok(json!({}))
+}
+
+fn reset_kernel_peak(asked: &Path, peer: Peer, governed: &dyn Governed) -> Result<Value, Failure> {
+    let facts = governed.group(path(&asked.path)?)?;
+    permit::group(peer, &facts)?;
+    governed.kernel_peak_reset(&facts)?;
     Ok(json!({}))
 }
 

@@ -31,6 +31,7 @@ fn event(id: u64, uid: u32, padding: usize) -> wire::Event {
         allocating: None,
         denials: None,
         left_out: None,
+        kernel: None,
         id,
         episode: 1,
         time: "2026-11-22T05:00:00.123Z".into(),
@@ -65,6 +66,8 @@ fn event(id: u64, uid: u32, padding: usize) -> wire::Event {
             errno: None,
             error: None,
             expected_bytes: None,
+            freed_bytes: None,
+            held_bytes: None,
         },
         log: None,
     }
@@ -160,6 +163,9 @@ impl Governed for Fake {
     }
     fn control_clear(&self, who: ProcessId) -> Result<(), Failure> {
         self.controls.lock().unwrap().retain(|c| c.0 != who);
+        Ok(())
+    }
+    fn kernel_peak_reset(&self, _: &GroupFacts) -> Result<(), Failure> {
         Ok(())
     }
     fn group_rule_get(&self, _: &GroupFacts) -> Result<Option<wire::GroupRule>, Failure> {
@@ -280,6 +286,7 @@ fn others_are_refused_everything_that_is_not_theirs() {
         ("SetGroupRule", rule("/root", "1MiB")),
         ("SetGroupRule", rule("/user", "101MiB")),
         ("ClearGroupRule", json!({ "path": "/root" })),
+        ("ResetKernelPeak", json!({ "path": "/root" })),
         ("Explain", json!({ "id": 1 })),
         ("Reload", json!({})),
         ("Shrink", json!({ "shrink": { "path": "/root", "to_bytes": 1 } })),
@@ -290,6 +297,7 @@ fn others_are_refused_everything_that_is_not_theirs() {
     }
     assert!(fake.controls.lock().unwrap().is_empty() && fake.rules.lock().unwrap().is_empty());
     assert!(ask(&fake, USER, "SetGroupRule", rule("/user", "100MiB")).is_ok());
+    assert!(ask(&fake, USER, "ResetKernelPeak", json!({ "path": "/user" })).is_ok());
     assert!(ask(&fake, USER, "Explain", json!({ "id": 2 })).is_ok());
     let own = json!({ "shrink": { "path": "/user", "by_bytes": 1 } });
     assert!(

@@ -3,7 +3,9 @@
 
 mod kernel;
 
-pub use kernel::{KernelCause, KernelGroup, KernelHolder, KernelKind, KernelMemory};
+pub use kernel::{
+    KernelCause, KernelFinding, KernelGroup, KernelHolder, KernelKind, KernelMark, KernelMemory, KernelTrial,
+};
 
 use memgov_decide::control::{ControlAction, Flags, MemControl};
 use serde::{Deserialize, Serialize};
@@ -173,6 +175,7 @@ pub enum OutcomeKind {
     Dead,
     Gone,
     LedgerFull,
+    Pinned,
     DryRun,
     Withheld,
     Pending,
@@ -204,9 +207,15 @@ pub struct Outcome {
     /// What the dead held, credited as memory on its way back.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub expected_bytes: Option<u64>,
+    /// Of `pinned`: kernel memory that a trial got back...
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub freed_bytes: Option<u64>,
+    /// ...of so much.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub held_bytes: Option<u64>,
 }
 
-/// One decision and what came of it. Sent again, with the same id, when its outcome becomes known later.
+/// One decision and what came of it. Sent again, with the same id, when more of it becomes known later: its outcome, what the kernel memory is.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Event {
     /// For `memgov explain`.
@@ -245,6 +254,9 @@ pub struct Event {
     /// Records of the same kind that were left out before this one, because they came too fast.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub left_out: Option<u64>,
+    /// Where kernel memory is the reason: what it is and who holds it. Looked into behind the loop, so it comes a little later.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub kernel: Option<KernelFinding>,
     /// What came of it.
     pub outcome: Outcome,
     /// The letter's log line: on the first event of an episode with logging.
@@ -423,6 +435,9 @@ pub struct Status {
     /// Calls that were refused inside the kernel, by whose line: those that stand now.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub denials: Vec<DenialStatus>,
+    /// Groups whose kernel memory has a line.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub kernel: Vec<KernelMark>,
     /// Controls of processes.
     pub controls: Vec<Control>,
     /// Entries of the three lists above that were left out, to bound the answer.

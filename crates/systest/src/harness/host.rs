@@ -99,6 +99,8 @@ pub enum Need {
     KernelAccounting,
     /// One that was told not to.
     NoKernelAccounting,
+    /// An ext4 file system can be made in a file and mounted.
+    Ext4,
 }
 
 impl Need {
@@ -127,6 +129,10 @@ impl Need {
             Self::NoKernelAccounting => (
                 !host.kernel_accounting,
                 "shown on a kernel started with cgroup.memory=nokmem (cargo xtask vm --append cgroup.memory=nokmem)",
+            ),
+            Self::Ext4 => (
+                ext4(),
+                "no loop device, no ext4 in /proc/filesystems or no mke2fs (cargo xtask vm --module crc32c_generic --module ext4 --module loop)",
             ),
             Self::CleanCache => return host.clean_cache.as_ref().err().cloned(),
             Self::FileMemory => return host.file_memory.as_ref().err().cloned(),
@@ -278,6 +284,15 @@ fn executable_by_all(memgov: Option<&Path>, dir: &Path) -> Result<PathBuf> {
 
 /// An unprivileged user.
 pub const NOBODY: u32 = 65534;
+
+fn ext4() -> bool {
+    let knows = fs::read_to_string("/proc/filesystems").is_ok_and(|text| text.contains("\text4\n"));
+    let program = |name: &str| {
+        std::env::var_os("PATH")
+            .is_some_and(|path| std::env::split_paths(&path).any(|dir| dir.join(name).exists()))
+    };
+    knows && Path::new("/dev/loop-control").exists() && program("mke2fs") && program("mount")
+}
 
 /// Pages of tmpfs count as shared memory; where the run's directory is on one, a ramfs serves.
 fn file_memory(dir: &Path) -> Result<PathBuf, String> {

@@ -46,6 +46,28 @@ pub fn set_pipe_size(pipe: &OwnedFd, bytes: i32) -> Result<(), Errno> {
     check(libc::c_long::from(unsafe { libc::fcntl(pipe.as_raw_fd(), libc::F_SETPIPE_SZ, bytes) }))
 }
 
+/// A timer of this process, which never runs: `timer_create(2)`. Each keeps a signal pending, so to speak (RLIMIT_SIGPENDING), and a record in a slab.
+pub fn timer() -> Result<i32, Errno> {
+    let mut timer = 0;
+    let none = std::ptr::null_mut::<libc::sigevent>();
+    // SAFETY: `timer` outlives the call; the kernel's timer_t is an int.
+    check(unsafe { libc::syscall(libc::SYS_timer_create, libc::CLOCK_MONOTONIC, none, &raw mut timer) })?;
+    Ok(timer)
+}
+
+/// `timer_delete(2)`.
+pub fn end_timer(timer: i32) -> Result<(), Errno> {
+    // SAFETY: plain numbers.
+    check(unsafe { libc::syscall(libc::SYS_timer_delete, timer) })
+}
+
+/// As many timers as root may ask for.
+pub fn raise_timers() -> Result<(), Errno> {
+    let many = libc::rlimit { rlim_cur: 400_000, rlim_max: 400_000 };
+    // SAFETY: `many` outlives the call.
+    check(libc::c_long::from(unsafe { libc::setrlimit(libc::RLIMIT_SIGPENDING, &raw const many) }))
+}
+
 /// As many descriptors as this process may have: 200,000, or without CAP_SYS_RESOURCE its hard limit.
 pub fn raise_descriptors() -> Result<(), Errno> {
     let set = |limit: libc::rlimit| {

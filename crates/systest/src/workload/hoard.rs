@@ -47,6 +47,8 @@ pub enum Kind {
     Absent,
     /// TCP connections to itself with full queues.
     Tcp,
+    /// Timers that never run.
+    Timers,
 }
 
 impl Kind {
@@ -68,6 +70,7 @@ impl Kind {
             "tables" => Self::Tables,
             "absent" => Self::Absent,
             "tcp" => Self::Tcp,
+            "timers" => Self::Timers,
             _ => return None,
         })
     }
@@ -97,6 +100,7 @@ pub struct Hoard {
     split: Option<(usize, usize)>,
     tables: Option<(usize, usize)>,
     absent: usize,
+    timers: Vec<i32>,
 }
 
 impl Hoard {
@@ -115,6 +119,10 @@ impl Hoard {
                     let (a, b) = pipe::pipe().map_err(raw)?;
                     self.before.extend([a, b]);
                 }
+            }
+            Kind::Timers => {
+                hoard::raise_timers()?;
+                self.timers.reserve(1 << 16);
             }
             Kind::Links | Kind::Xattrs => make_file(c"base")?,
             Kind::Tables => self.tables = Some((memory::map(SPANS * SPAN, Mapping::ReadOnly)?, 0)),
@@ -192,6 +200,7 @@ impl Hoard {
                 Err(rustix::io::Errno::NOENT) => self.absent += 1,
                 result => return result.map(|_| ()).map_err(raw),
             },
+            Kind::Timers => self.timers.push(hoard::timer()?),
             Kind::Tcp => self.tcp().map_err(|error| error.raw_os_error().unwrap_or(libc::EIO))?,
             Kind::Splits => {
                 let (at, done) = self.split.as_mut().ok_or(libc::EINVAL)?;
@@ -230,6 +239,9 @@ impl Hoard {
             process::wait(child, 0)?;
         }
         THREADS_MAY_STAY.store(false, Ordering::Relaxed);
+        for timer in self.timers.drain(..) {
+            hoard::end_timer(timer)?;
+        }
         self.descriptors.clear();
         self.before.clear();
         for _ in 0..self.depth {

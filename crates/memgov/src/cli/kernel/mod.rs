@@ -1,21 +1,23 @@
-//! `memgov status --kernel`: kernel memory by kind, read from the kernel's files; no daemon takes part.
+//! `memgov status --kernel`: kernel memory by kind, read from the kernel's files. No daemon is needed; one that runs is asked for the peaks and hits it keeps.
 
 mod text;
 
 use std::ffi::OsStr;
 use std::io::Write;
 use std::os::unix::ffi::OsStrExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use memgov_decide::kernel_memory::{Basis, Breakdown, Diagnosis, Holding, Kind, Offender, Release};
+use memgov_decide::kernel_memory::{Breakdown, Holding, Kind, Release};
 use memgov_decide::kernel_memory::{diagnose, offenders};
 use memgov_decide::units::Bytes;
 
 use super::{Exit, output};
 use crate::kernel::{Errno, GroupDir, Layout, MemoryVersion};
 use crate::observe::kernel_memory::{Account, Survey, holdings, survey};
-use crate::serve::failure::exit;
+use crate::record::event::{cause, holder};
+use crate::serve::client::{Client, ClientError};
+use crate::serve::failure::{FailureKind, exit};
 use crate::serve::wire::{self, KernelGroup, KernelMemory};
 
 /// What was asked for.
@@ -37,10 +39,11 @@ struct Readings {
 }
 
 impl Question<'_> {
-    pub(super) fn answer(&self, out: &mut dyn Write) -> anyhow::Result<()> {
+    pub(super) fn answer(&self, socket: Option<PathBuf>, out: &mut dyn Write) -> anyhow::Result<()> {
         let layout = Layout::detect(Path::new("/"))?;
+        let mut daemon = super::connect(socket).ok();
         if self.reset_peak {
-            self.reset(&layout)?;
+            self.reset(&layout, daemon.as_mut())?;
         }
         let before = match self.interval {
             Some(interval) => {
@@ -51,7 +54,13 @@ impl Question<'_> {
             None => None,
         };
         let readings = Readings { before, now: self.read(&layout)? };
-        let answer = self.shape(&readings);
+        let mut answer = self.shape(&readings);
+        // An older one, or one that is busy, adds nothing.
+        if let Some(Reply { status }) =
+            daemon.and_then(|mut it| it.call("Status", serde_json::json!({})).ok())
+        {
+            add_marks(&mut answer, status.kernel);
+        }
         if self.json {
             output::json(out, &answer)?;
         } else if self.group.is_some() {
@@ -75,13 +84,24 @@ impl Question<'_> {
         Ok((survey, held))
     }
 
-    fn reset(&self, layout: &Layout) -> anyhow::Result<()> {
+    /// By the daemon, which keeps one of groups that a rule has a line for, and has the kernel forget its own; else the kernel's alone.
+    fn reset(&self, layout: &Layout, daemon: Option<&mut Client>) -> anyhow::Result<()> {
         let shown = output::shown(&wire::text(self.path()));
+        let path = serde_json::json!({ "path": wire::text(self.path()) });
+        let refused = match daemon.map(|daemon| daemon.call::<serde_json::Value>("ResetKernelPeak", path)) {
+            Some(Ok(_)) => return Ok(()),
+            Some(Err(ClientError::Refused(failure))) => Some(failure),
+            Some(Err(_)) | None => None,
+        };
+        if let Some(failure) = refused.filter(|failure| failure.kind == FailureKind::PermissionDenied) {
+            return Err(ClientError::Refused(failure).into());
+        }
         let group = GroupDir::open(layout, self.path()).map_err(|error| self.refusal(error))?;
         group.reset_kernel_peak().map_err(|errno| match errno {
             Errno::OPNOTSUPP => Exit::with(
                 exit::FAILED,
-                "there is no peak to set back: cgroup v2 keeps none of kernel memory (memory.peak is of all memory)",
+                "there is no peak to set back: cgroup v2 keeps none of kernel memory (memory.peak is of all memory), and a daemon \
+                 only of groups that a rule has a line for (meter = \"kernel\")",
             ),
             Errno::ACCESS | Errno::PERM => Exit::with(
                 exit::PERMISSION,
@@ -137,6 +157,22 @@ impl Question<'_> {
     }
 }
 
+#[derive(serde::Deserialize)]
+struct Reply {
+    status: wire::Status,
+}
+
+/// What the daemon keeps of these groups. Where the kernel keeps a peak, or growth was measured, that stands.
+fn add_marks(answer: &mut KernelMemory, marks: Vec<wire::KernelMark>) {
+    for mark in marks {
+        let wire::Target::Group { id, .. } = mark.target else { continue };
+        if let Some(group) = answer.groups.iter_mut().find(|group| group.id == id && group.accounted) {
+            group.peak_bytes = group.peak_bytes.or(mark.peak_bytes);
+            group.mark = Some(mark);
+        }
+    }
+}
+
 fn nanos(time: Duration) -> u64 {
     u64::try_from(time.as_nanos()).unwrap_or(u64::MAX)
 }
@@ -185,6 +221,7 @@ fn group(account: &Account, before: Option<(&Account, Duration)>, survey: &Surve
         removed_groups: account.dying,
         processes: account.processes,
         processes_in_all: account.processes_in_all,
+        mark: None,
         cause: diagnose(before.map(|(then, _)| &then.breakdown), now).map(cause),
         holders: Vec::new(),
     }
@@ -196,34 +233,6 @@ const fn release(release: Release) -> &'static str {
         Release::Reclaim => "reclaim",
         Release::Exit => "exit",
         Release::LetGo => "let-go",
-    }
-}
-
-fn cause(found: Diagnosis) -> wire::KernelCause {
-    wire::KernelCause {
-        kind: found.kind.name().into(),
-        bytes: found.held.0,
-        grew_bytes: found.grew.map(|grew| grew.0),
-        by: match found.basis {
-            Basis::Growth => "growth",
-            Basis::Holding => "holding",
-        }
-        .into(),
-        pinned: found.is_pinned(),
-    }
-}
-
-fn holder(one: &Offender, twice: bool) -> wire::KernelHolder {
-    let end = one.comm.iter().position(|&byte| byte == 0).unwrap_or(one.comm.len());
-    wire::KernelHolder {
-        comm: wire::text(&one.comm[..end]),
-        processes: one.processes,
-        born: twice.then_some(one.born),
-        oldest_pid: one.oldest.pid,
-        threads: one.threads,
-        stacks_bytes: one.stacks.map(|it| it.0),
-        page_tables_bytes: one.page_tables.map(|it| it.0),
-        descriptors: one.descriptors,
     }
 }
 

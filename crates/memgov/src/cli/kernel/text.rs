@@ -176,11 +176,30 @@ fn cause(cause: Option<&KernelCause>, out: &mut dyn Write) -> io::Result<()> {
 }
 
 fn peak(group: &KernelGroup, answer: &KernelMemory, out: &mut dyn Write) -> io::Result<()> {
+    if let Some(mark) = &group.mark {
+        let grows = mark.growth_bytes_per_second.map_or_else(|| "?".into(), |rate| Bytes(rate).to_string());
+        writeln!(
+            out,
+            "line:     {}, hit {} times since {}; grew by {grows} a second lately",
+            Bytes(mark.line_bytes),
+            mark.hits,
+            mark.since.as_deref().unwrap_or("?")
+        )?;
+    }
     match group.peak_bytes {
+        Some(peak) if group.mark.as_ref().is_some_and(|it| it.peak_by.as_deref() == Some("readings")) => {
+            let mark = group.mark.as_ref();
+            let at = mark.and_then(|it| it.peak_time.as_deref()).unwrap_or("?");
+            writeln!(out, "peak:     {} at {at}, the highest of the daemon's readings", Bytes(peak))
+        }
         Some(peak) => {
             writeln!(out, "peak:     {} since the group was made, or since --reset-peak", Bytes(peak))
         }
-        None => writeln!(out, "peak:     not known: cgroup {} keeps none of kernel memory", answer.memory),
+        None => writeln!(
+            out,
+            "peak:     not known: cgroup {} keeps none of kernel memory, and no daemon has a line for it",
+            answer.memory
+        ),
     }
 }
 

@@ -11,6 +11,11 @@ use super::Account;
 
 /// The processes of these groups, each as far as it shows. Kernel threads are left out, and those that end meanwhile.
 pub fn holdings(layout: &Layout, accounts: &[Account]) -> Vec<Holding> {
+    some_holdings(layout, accounts, usize::MAX).0
+}
+
+/// The same of so many processes at the most, and how many there were beyond.
+pub fn some_holdings(layout: &Layout, accounts: &[Account], most: usize) -> (Vec<Holding>, usize) {
     let stack = stack_size();
     let mut buffer = vec![0; 16 << 10];
     let mut pids = Vec::new();
@@ -20,7 +25,8 @@ pub fn holdings(layout: &Layout, accounts: &[Account]) -> Vec<Holding> {
             let _gone = dir.for_each_pid(&mut buffer, &mut |pid| pids.push(pid));
         }
     }
-    pids.iter().filter_map(|&pid| holding(pid, stack, &mut buffer).ok()).collect()
+    let known = pids.iter().take(most).filter_map(|&pid| holding(pid, stack, &mut buffer).ok());
+    (known.collect(), pids.len().saturating_sub(most))
 }
 
 fn holding(pid: u32, stack: Option<Bytes>, buffer: &mut [u8]) -> Result<Holding, Errno> {

@@ -4,7 +4,7 @@
 
 mod holdings;
 
-pub use holdings::{holdings, stack_size};
+pub use holdings::{holdings, some_holdings, stack_size};
 
 use std::path::Path;
 

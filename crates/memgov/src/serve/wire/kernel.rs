@@ -1,6 +1,70 @@
-//! What `status --kernel --json` prints.
+//! What `status --kernel --json` prints, and what `status` says of groups whose kernel memory has a line.
 
 use serde::{Deserialize, Serialize};
+
+use super::Target;
+
+/// What the daemon keeps of the kernel memory of a group that a rule has a line for.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct KernelMark {
+    /// Which group.
+    pub target: Target,
+    /// The lowest line.
+    pub line_bytes: u64,
+    /// The latest reading.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub kernel_bytes: Option<u64>,
+    /// The most there was.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub peak_bytes: Option<u64>,
+    /// `kernel`: kept by the kernel (v1), since the group was made or it was reset. `readings`: the highest reading of the daemon since `since`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub peak_by: Option<String>,
+    /// When that reading was. RFC 3339, UTC.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub peak_time: Option<String>,
+    /// First reading, or reset.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub since: Option<String>,
+    /// How often a line was hit since then: episodes. (Calls that were refused are in `denials`.)
+    pub hits: u64,
+    /// The fastest growth lately; it fades by half in 4 s.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub growth_bytes_per_second: Option<u64>,
+}
+
+/// What was found out about the kernel memory of a group that went over its line.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct KernelFinding {
+    /// When it was looked into. RFC 3339, UTC. Before the decision, where that is a kill: afterwards the offender is gone.
+    pub time: String,
+    /// How much there was. Absent: the group is gone, or it could not be read.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub kernel_bytes: Option<u64>,
+    /// The kind that grew or holds most. Absent on v1, which does not divide kernel memory.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cause: Option<KernelCause>,
+    /// A trial has shown that what is left is in use.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub trial: Option<KernelTrial>,
+    /// Who holds it as far as that shows, the worst first, four at the most. Empty: nobody was there any more.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub holders: Vec<KernelHolder>,
+    /// Processes that were looked at.
+    pub processes: u32,
+    /// Processes that were not, for want of time.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub left_out: Option<u32>,
+}
+
+/// How a trial of reclaim went after which nothing more could be had.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct KernelTrial {
+    /// What came back...
+    pub freed_bytes: u64,
+    /// ...of so much.
+    pub held_bytes: u64,
+}
 
 /// Kernel memory of groups.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -37,9 +101,12 @@ pub struct KernelGroup {
     /// What it grew by in a second; negative: it shrank.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub growth_bytes_per_second: Option<i64>,
-    /// The most there was, where the kernel keeps it (v1).
+    /// The most there was: kept by the kernel (v1), else by the daemon, of groups that a rule has a line for.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub peak_bytes: Option<u64>,
+    /// What the daemon keeps of it, where it runs and a rule has a line for it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mark: Option<KernelMark>,
     /// By kind, where the kernel divides it (v2).
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub kinds: Vec<KernelKind>,

@@ -29,7 +29,7 @@ pub fn tests() -> Vec<Test> {
 }
 
 /// Refused at once, and frozen if that was not enough.
-const CONTAIN: &str = "\"deny\", { action = \"freeze\", after = \"100ms\" }";
+pub(super) const CONTAIN: &str = "\"deny\", { action = \"freeze\", after = \"100ms\" }";
 
 fn begun<'a>(path: &'a str, order: &'static str) -> impl Fn(&Event) -> bool + 'a {
     move |event| event.order == order && event.is_of_group(path) && event.outcome.is_some()

@@ -12,38 +12,12 @@ use crate::harness::run::Test;
 
 pub fn tests() -> Vec<Test> {
     vec![
-        Test::new("gk_03_what_can_be_reclaimed_goes_first", reclaimable).seconds(60),
         Test::new("gk_04_user_memory_goes_on_at_the_line", user_memory).seconds(60),
         Test::new("gk_04_without_a_line_nothing_happens", no_line).seconds(60),
         Test::new("gk_07_set_on_a_populated_group_with_children", populated).seconds(60),
         Test::new("gk_07_the_root_has_no_line", root),
         Test::new("gk_10_the_kernels_own_limit_is_left_alone", kernels_own).needs(&[Need::Freezer]),
     ]
-}
-
-/// Dentries of names that are not there hold nobody up: reclaim alone brings the group back, and nothing is killed.
-fn reclaimable(bench: &mut Bench<'_>) -> Result<String> {
-    bench.patience *= 2;
-    let job = shielded(bench)?;
-    let mut hog = bench.worker(&job, "hog")?;
-    // tmpfs forgets names that are not there; cgroupfs remembers them.
-    hog.ask(&format!("work-in {}", job.dir().display()))?;
-    hog.ask("prepare absent 0")?;
-    let line = job.kernel()? + 6 * MIB;
-    let ladder = "{ action = \"reclaim\", share = \"50%\" }, { action = \"kill\", after = \"30s\" }";
-    let until = format!("until = \"{}B\"\n", line - 3 * MIB);
-    let daemon = bench.daemon(&(rule(&job, line, ladder) + &until))?;
-    let taken = hog.numbers("hoard absent 60000")?;
-    ensure!(taken[..2] == [60_000, 0], "{taken:?}");
-    let path = job.path();
-    let begin = daemon
-        .event("reclaim-begin", bench.patience(), |e| e.order == "reclaim-begin" && e.is_of_group(&path))?;
-    ensure!(begin.reason.kind == "kernel", "{begin}");
-    daemon.event("relief", bench.patience(), |e| e.order == "relieved" && e.is_of_group(&path))?;
-    let left = job.kernel()?;
-    ensure!(left < line, "{left} of {line}");
-    ensure!(crate::harness::process::is_alive(hog.pid), "it was killed for what can be reclaimed");
-    Ok(format!("{} KiB under the line", (line - left) / 1024))
 }
 
 /// At the line for kernel memory a process may still take user memory, and dies of nothing.

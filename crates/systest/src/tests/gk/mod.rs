@@ -1,7 +1,10 @@
 //! The criteria of the kernel-memory letter: a ceiling of its own beside the group's limit, in the daemon's rules.
 
+mod attacks;
 mod bombs;
+mod dentries;
 mod lines;
+mod pinned;
 
 use std::time::Duration;
 
@@ -16,7 +19,10 @@ use crate::harness::run::Test;
 use crate::harness::{MIB, poll_until};
 
 pub fn tests() -> Vec<Test> {
-    bombs::tests().into_iter().chain(lines::tests()).collect()
+    [attacks::tests, bombs::tests, dentries::tests, lines::tests, pinned::tests]
+        .iter()
+        .flat_map(|tests| tests())
+        .collect()
 }
 
 /// The letter's line.
