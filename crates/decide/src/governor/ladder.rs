@@ -7,10 +7,10 @@ use crate::slow::{ALL, Throttle};
 use crate::snapshot::Snapshot;
 use crate::units::{Bytes, Time};
 
+use super::Governor;
 use super::episode::{Episode, Phase};
 use super::judge::{Excess, Verdict, above_high, judge};
 use super::report::What;
-use super::{Governor, REPEAT};
 
 /// What became of a step that was due.
 #[derive(PartialEq)]
@@ -97,6 +97,7 @@ impl Governor {
                 }
                 (self.tree.group_of(slot), snap.process(slot))
             }
+            Target::Host => (None, None),
         };
         let question = self.question_of(episode).ok_or(Reason::RuleGone)?;
         Ok(judge(&question, snap, &self.tree, group, process))
@@ -212,7 +213,7 @@ impl Governor {
                     if !last || episode.rehearsed {
                         continue;
                     }
-                    ordered + REPEAT
+                    ordered + self.kills_again_in(episode, &action)
                 }
                 _ => continue,
             };
@@ -265,6 +266,7 @@ impl Governor {
         let group = match episode.target {
             Target::Group(_, group) => Some(group),
             Target::Process(_, process) => self.tree.group_of(process),
+            Target::Host => None,
         };
         episode.logged
             && self.question_of(episode).is_some_and(|question| {
@@ -338,6 +340,7 @@ impl Governor {
                 self.group_item(slot)
             }
             Target::Process(_, slot) => self.process_item(slot),
+            Target::Host => self.host_item(),
         };
         self.timers.bring_forward(item, at);
     }

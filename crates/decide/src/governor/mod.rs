@@ -14,6 +14,9 @@
 //! - `kills_inside_the_kernel_are_braked_alike`: the two above hold for both together: kills that are ordered, and those that a kernel makes with
 //!   [`Governor::kill_allowance`]; and each of the latter is decided on once, whatever the brakes say by then.
 //! - `freed_memory_is_waited_for`: while the memory of a kill is on its way back, nobody in the same branch of the tree is killed.
+//! - `whoever_gives_way_is_the_first_of_all`: a kill by priority takes the job that comes first in the order of [`crate::jobs`] among all below the
+//!   rule's target, by readings that are no older than the shortage, and not one that may ask to be left out and does.
+//! - `one_shortage_is_one_kill`: between two kills by priority what the first had held has come back, or its time is up, and the meter was read anew after that.
 //! - `no_flapping_inside_the_band`: between the relief level and the line nothing begins and nothing ends.
 //! - `same_snapshots_same_decisions`: to the bit. No clock, no randomness, no order that depends on addresses.
 //! - `every_begin_has_an_end`: each lasting action that was begun is ended exactly once: at relief, when its rule or
@@ -42,7 +45,9 @@ mod controls;
 mod due;
 mod emit;
 mod episode;
+mod host;
 mod index;
+mod jobs;
 mod judge;
 mod kill;
 mod ladder;
@@ -148,8 +153,10 @@ pub struct Governor {
     asked: u64,
     episodes: episode::Episodes,
     kills: brake::Kills,
+    host: host::HostState,
     /// Room for one choice.
     families: crate::victim::Families,
+    contenders: Vec<crate::jobs::Contender>,
     sent: VecDeque<report::Sent>,
     next_decision: u64,
     next_episode: u64,
@@ -170,14 +177,16 @@ impl Governor {
             processes: vec![rows::ProcessState::default(); processes as usize],
             slots: index::Index::with_capacity(processes),
             tree: tree::Tree::new(groups, processes),
-            timers: timers::Timers::with_capacity(groups.saturating_add(processes)),
+            timers: timers::Timers::with_capacity(groups.saturating_add(processes).saturating_add(1)),
             controls: index::Index::with_capacity(controls),
             new_controls: Vec::with_capacity(controls as usize),
             serial: 0,
             asked: 1,
             episodes: episode::Episodes::with_capacity(episodes),
             kills: brake::Kills::new(policy.kills),
+            host: host::HostState::default(),
             families: crate::victim::Families::default(),
+            contenders: Vec::with_capacity(groups as usize),
             sent: VecDeque::with_capacity((episodes as usize).saturating_mul(2).max(64)),
             next_decision: 1,
             next_episode: 1,
@@ -237,6 +246,9 @@ impl Governor {
                 self.timers.bring_forward(item, self.now);
             }
         }
+        if self.watches_host() {
+            self.timers.bring_forward(self.host_item(), self.now);
+        }
         self.deadline = self.now;
         old
     }
@@ -249,6 +261,7 @@ impl Governor {
             || self.policy.rules.iter().any(|rule: &Rule| match &rule.scope {
                 Scope::Groups(patterns) => named(patterns),
                 Scope::Processes(process) => named(&process.groups),
+                Scope::Host => false,
             })
     }
 
@@ -287,6 +300,7 @@ impl Governor {
         for &slot in &snap.fresh_processes {
             self.look_at_process(slot, snap);
         }
+        self.look_at_host(snap);
         self.stepped_at = self.now;
         self.run_episodes(snap, out);
     }

@@ -6,6 +6,7 @@ use std::hash::{Hash, Hasher};
 use std::time::Duration;
 
 use crate::decision::Protected;
+use crate::jobs::Worth;
 use crate::policy::{Condition, Kinds, MAX_RULES, Policy, Rule, RuleId, Scope, names_it_or_above};
 use crate::snapshot::{GroupId, GroupSlot, Process, ProcessId, ProcessSlot, Snapshot};
 use crate::trend::{Trend, nanos};
@@ -50,7 +51,7 @@ pub(super) fn rules_of_group(policy: &Policy, path: &[u8]) -> RuleSet {
         Scope::Groups(patterns) => {
             rule.when.rss.is_none() && path != b"/" && patterns.iter().any(|p| p.matches(path))
         }
-        Scope::Processes(_) => false,
+        Scope::Processes(_) | Scope::Host => false,
     })
 }
 
@@ -59,6 +60,7 @@ pub(super) fn rules_of_members(policy: &Policy, path: &[u8]) -> RuleSet {
     RuleSet::of(policy, |rule| match &rule.scope {
         Scope::Groups(patterns) => rule.when.rss.is_some() && names_it_or_above(patterns, path),
         Scope::Processes(named) => !named.groups.is_empty() && names_it_or_above(&named.groups, path),
+        Scope::Host => false,
     })
 }
 
@@ -73,6 +75,7 @@ fn rules_of_process(policy: &Policy, process: &Process, group: Option<&[u8]>) ->
             rule.when.rss.is_some() && group.is_some_and(|path| names_it_or_above(patterns, path))
         }
         Scope::Processes(named) => named.matches(process, group),
+        Scope::Host => false,
     })
 }
 
@@ -104,6 +107,10 @@ pub(super) struct GroupState {
     pub trend: Trend,
     /// Of kernel memory.
     pub kernel_trend: Trend,
+    /// What it is worth as a job, if it is one.
+    pub worth: Option<Worth>,
+    /// It could not be killed as a job: not tried again until then.
+    pub spared_until: Time,
     /// The interval after which to look again, should a look bring nothing.
     pub interval: Interval,
     /// Some process in it or below has a condition with a group part; checked again after [`super::look::RECHECK`].
@@ -189,6 +196,7 @@ impl Governor {
             state.generation = self.generation;
             state.whole = rules_of_group(&self.policy, &row.path);
             state.members = rules_of_members(&self.policy, &row.path);
+            state.worth = self.policy.worth(&row.path).filter(|_| *row.path != *b"/");
         }
         true
     }
