@@ -178,6 +178,13 @@ pub enum Reason {
         /// The relief level.
         until: Bytes,
     },
+    /// So much is available again.
+    Recovered {
+        /// What is available.
+        available: Bytes,
+        /// The relief level.
+        until: Bytes,
+    },
     /// The rule or control is no longer in force.
     RuleGone,
     /// The target is gone, or became untouchable.

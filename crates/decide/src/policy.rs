@@ -46,6 +46,13 @@ pub struct GroupPolicy {
     pub reservation: Option<Bytes>,
 }
 
+impl GroupPolicy {
+    /// Whether it makes its groups jobs.
+    pub const fn is_job(&self) -> bool {
+        self.priority.is_some() || self.reservation.is_some()
+    }
+}
+
 impl Policy {
     /// What the group of this path is worth as a job; `None`: it is none.
     pub fn worth(&self, path: &[u8]) -> Option<Worth> {

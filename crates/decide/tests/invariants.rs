@@ -118,6 +118,10 @@ proptest! {
                         prop_assert!(value <= until);
                         false
                     }
+                    Reason::Recovered { available, until } => {
+                        prop_assert!(available >= until);
+                        false
+                    }
                     _ => false,
                 };
                 let acts = escalates(decision.order) && decision.order != Order::Record;
@@ -145,7 +149,7 @@ proptest! {
             for decision in stage.world.tick(ms) {
                 prop_assert!(!escalates(decision.order), "{decision:?}");
                 // What was under its relief level before may still be told; nothing new is learnt.
-                prop_assert!(!matches!(decision.reason, Reason::Relieved { .. }), "{decision:?}");
+                prop_assert!(!matches!(decision.reason, Reason::Relieved { .. } | Reason::Recovered { .. }), "{decision:?}");
             }
         }
     }

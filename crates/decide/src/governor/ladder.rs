@@ -2,7 +2,7 @@
 //! after its decision has found room, so that an overflow delays and loses nothing.
 
 use crate::decision::{Decisions, Order, Phase as Keep, Reason, Source, Target};
-use crate::policy::{Action, MAX_STEPS, Reclaim, Slow};
+use crate::policy::{Action, MAX_STEPS, Meter, Reclaim, Slow};
 use crate::slow::{ALL, Throttle};
 use crate::snapshot::Snapshot;
 use crate::units::{Bytes, Time};
@@ -50,7 +50,7 @@ impl Governor {
             match verdict {
                 Err(reason) => episode.phase = Phase::Closing(reason),
                 Ok(Verdict::Relieved { value, until }) => {
-                    episode.phase = Phase::Closing(Reason::Relieved { value, until });
+                    episode.phase = Phase::Closing(relieved(&episode, snap, value, until));
                 }
                 Ok(Verdict::NoLine) => episode.phase = Phase::Closing(Reason::RuleGone),
                 Ok(Verdict::Over(_) | Verdict::InBand | Verdict::Unknown) => {
@@ -343,6 +343,20 @@ impl Governor {
             Target::Host => self.host_item(),
         };
         self.timers.bring_forward(item, at);
+    }
+}
+
+/// Relief, in the meter's own terms: of what is available more is better.
+fn relieved(episode: &Episode, snap: &Snapshot, value: Bytes, until: Bytes) -> Reason {
+    let all = match episode.target {
+        _ if episode.meter != Meter::Available => None,
+        Target::Host => snap.host.memory,
+        Target::Group(_, slot) => snap.group(slot).and_then(|row| row.max?.bytes()),
+        Target::Process(..) => None,
+    };
+    match all {
+        Some(all) => Reason::Recovered { available: all - value, until: all - until },
+        None => Reason::Relieved { value, until },
     }
 }
 

@@ -162,7 +162,8 @@ impl World {
             | Reason::Rss { .. }
             | Reason::UsageAndRss { .. }
             | Reason::Available { .. }
-            | Reason::Relieved { .. } => "",
+            | Reason::Relieved { .. }
+            | Reason::Recovered { .. } => "",
             Reason::RuleGone => " rule-gone",
             Reason::TargetGone => " target-gone",
             Reason::BudgetSpent { .. } => " budget-spent",

@@ -215,6 +215,10 @@ impl Governing {
         let Buffers { due_groups, due_processes, .. } = &mut self.buffers;
         self.governor.due(&self.snap, now, due_groups, due_processes);
         self.observer.look(&mut self.snap, due_groups, due_processes, &self.governor, &mut self.tape);
+        // Last: what groups are seen to have given back is in it.
+        if self.governor.take_host_due() {
+            self.observer.look_at_host(&mut self.snap, &mut self.tape);
+        }
         self.observer.witness(&self.heard, &mut self.snap, &mut self.tape);
         self.tape.step();
     }
