@@ -6,6 +6,7 @@ mod control_plane;
 mod cost;
 mod crash;
 mod deny;
+mod dr;
 mod gk;
 mod hostile;
 mod kernel_accounting;
@@ -38,6 +39,7 @@ pub fn all() -> Vec<Test> {
         records::tests,
         control_plane::tests,
         gk::tests,
+        dr::tests,
         cost::tests,
         kernel_accounting::tests,
         bpf::tests,
