@@ -157,6 +157,36 @@ fn who_cannot_be_killed_is_left_out_and_the_next_is_taken() {
 }
 
 #[test]
+fn one_job_after_the_other_goes_before_the_next_step() {
+    let steps = [(KILL_JOB, 0), (signal(15), 1000)];
+    let (mut world, parent, jobs) = three(available_rule("parent", "/jobs", 50, &steps), [0; 3]);
+    world.usage(parent, mib(990));
+    world.row(parent).reclaimable = Some(mib(0));
+    world.tick(10);
+    let mut said = Vec::new();
+    for _ in 0..60 {
+        jobs.iter().for_each(|&slot| {
+            world.row(slot);
+        });
+        world.row(parent);
+        for decision in world.tick(100) {
+            said.push(world.words(&decision));
+            if let Target::Group(_, slot) = decision.target
+                && decision.order == (Order::Kill { take: Take::Whole })
+            {
+                // It dies slowly, and it does not help.
+                world.report(decision.id, dead(mib(300)));
+                world.usage(slot, mib(0));
+            }
+        }
+    }
+    said.retain(|words| !words.contains("freeing-pending"));
+    let expected =
+        ["kill /jobs/0 log", "kill /jobs/1", "kill /jobs/2", "record /jobs no-job", "signal-15 /jobs"];
+    assert_eq!(said, expected);
+}
+
+#[test]
 fn without_a_job_the_next_step_follows_at_once() {
     let steps = [(KILL_JOB, 0), (signal(15), 60_000)];
     let mut world = World::new(policy([available_rule("parent", "/jobs", 50, &steps)]));

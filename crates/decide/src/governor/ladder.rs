@@ -2,7 +2,7 @@
 //! after its decision has found room, so that an overflow delays and loses nothing.
 
 use crate::decision::{Decisions, Order, Phase as Keep, Reason, Source, Target};
-use crate::policy::{Action, MAX_STEPS, Meter, Reclaim, Slow};
+use crate::policy::{Action, MAX_STEPS, Meter, Reclaim, Slow, Victim};
 use crate::slow::{ALL, Throttle};
 use crate::snapshot::Snapshot;
 use crate::units::{Bytes, Time};
@@ -209,8 +209,9 @@ impl Governor {
                     None => continue,
                 },
                 Action::Kill { .. } => {
-                    let last = step + 1 == episode.next && self.step_of(episode, step + 1).is_none();
-                    if !last || episode.rehearsed {
+                    let last = step + 1 == episode.next;
+                    let goes_on = jobs(&action) || self.step_of(episode, step + 1).is_none();
+                    if !last || !goes_on || episode.rehearsed {
                         continue;
                     }
                     ordered + self.kills_again_in(episode, &action)
@@ -221,10 +222,20 @@ impl Governor {
                 self.deadline = self.deadline.min(due);
                 continue;
             }
-            if ordered < self.now && self.take_step(episode, step, &action, excess, snap, out) != Step::Waits
-            {
+            let taken = match ordered < self.now {
+                true => self.take_step(episode, step, &action, excess, snap, out),
+                false => Step::Waits,
+            };
+            if taken != Step::Waits {
                 episode.ordered_at[usize::from(step)] = self.now;
                 episode.retry_at = None;
+            }
+            if jobs(&action) {
+                // No job is left: the next step does not wait. As long as one is, it counts from the last of them.
+                episode.hurry |= taken == Step::Failed;
+                if taken == Step::Began && matches!(episode.last, Some((Order::Kill { .. }, _))) {
+                    episode.base = self.now;
+                }
             }
             self.deadline = self.deadline.min(self.now + self.policy.pace.fastest);
         }
@@ -344,6 +355,11 @@ impl Governor {
         };
         self.timers.bring_forward(item, at);
     }
+}
+
+/// Whether this takes one job after the other.
+const fn jobs(action: &Action) -> bool {
+    matches!(action, Action::Kill { victim: Victim::LowestPriority })
 }
 
 /// Relief, in the meter's own terms: of what is available more is better.
