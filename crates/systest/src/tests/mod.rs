@@ -24,7 +24,7 @@ use crate::harness::run::Test;
 
 /// Every test, in the order they run.
 pub fn all() -> Vec<Test> {
-    let themes: [fn() -> Vec<Test>; 17] = [
+    let themes: [fn() -> Vec<Test>; 18] = [
         wl::tests,
         deny::tests,
         slow::tests,
