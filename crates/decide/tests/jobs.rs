@@ -116,6 +116,37 @@ fn nobody_else_is_hit_until_what_comes_back_is_seen() {
 }
 
 #[test]
+fn kills_elsewhere_are_waited_for_but_not_for_ever() {
+    let rules = [host_rule("host", 100, &[(KILL_JOB, 0)]), usage_rule("other", "/other", 100, &[(KILL, 0)])];
+    let mut policy = policy(rules);
+    policy.groups.push(job("/job", 1, 0));
+    policy.kills = KillBudget { count: 100, ..KillBudget::default() };
+    let mut world = World::new(policy);
+    world.snap.host.memory = Some(mib(4000));
+    let (job, other) = (world.group("/job", None), world.group("/other", None));
+    let mut passed = 0;
+    for tick in 0..100 {
+        world.usage(job, mib(300));
+        world.usage(other, mib(200));
+        world.available(90);
+        for decision in world.tick(100) {
+            // It is never told that anybody died.
+            world.report(decision.id, DONE);
+            if matches!(decision.order, Order::Kill { .. })
+                && matches!(decision.target, Target::Group(_, slot) if slot == job)
+            {
+                assert!((38..50).contains(&tick), "after {tick} ticks");
+                passed += 1;
+            }
+        }
+        if passed > 0 {
+            return;
+        }
+    }
+    panic!("the shortage was never met");
+}
+
+#[test]
 fn a_job_that_is_dead_is_waited_for_only_shortly() {
     let (mut world, _, jobs) = three(host_rule("host", 100, &[(KILL_JOB, 0)]), [0; 3]);
     let first = shortage(&mut world, &jobs);

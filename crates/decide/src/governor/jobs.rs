@@ -11,7 +11,7 @@ use crate::policy::{Action, Victim};
 use crate::snapshot::{GroupSlot, Snapshot};
 use crate::units::Time;
 
-use super::brake::Branch;
+use super::brake::{Brake, Branch};
 use super::episode::Episode;
 use super::judge::Excess;
 use super::ladder::Step;
@@ -21,6 +21,12 @@ use super::{Governor, REPEAT};
 const SPARED: Duration = Duration::from_secs(10);
 /// So long readings are waited for that are as new as the shortage; then those that are there have to do.
 const PATIENCE: Duration = Duration::from_millis(100);
+
+/// So long a shortage waits for memory of kills elsewhere, at the most: twice as long as any of it is waited for.
+const TIRED: Duration = Duration::from_secs(4);
+
+/// Groups that are taken as one and have several jobs in them, so many of them.
+pub(super) const MOST_INDIVISIBLE: usize = 256;
 
 /// Who could give way.
 struct Choice {
@@ -46,13 +52,20 @@ impl Governor {
             Target::Process(..) => return Step::Failed,
             Target::Host => Branch::Host,
         };
-        if let Some(brake) = self.kills.brake(self.now, branch, snap, &self.tree) {
+        let last = if step < episode.next { episode.ordered_at[usize::from(step)] } else { Time(0) };
+        // Whoever goes on being killed elsewhere must not keep a shortage from being met: what this one has waited for is long back.
+        let tired = self.now.since(episode.began.max(last)) >= TIRED;
+        if let Some(brake) = self.kills.brake(self.now, branch, snap, &self.tree)
+            && !(tired && matches!(brake, Brake::Freeing(_)))
+        {
             return self.braked(episode, step, brake, out);
         }
         let since = episode.began.max(self.kills.settled());
         let patient = self.now < since + PATIENCE;
         // What an earlier kill has brought must show in the meter, or one shortage is met twice.
-        if self.kills.settled() > Time(0) && self.meter_read_at(episode.target, snap) <= self.kills.settled()
+        if !tired
+            && self.kills.settled() > Time(0)
+            && self.meter_read_at(episode.target, snap) <= self.kills.settled()
         {
             self.read_meter(episode.target);
             return Step::Waits;
@@ -69,6 +82,10 @@ impl Governor {
             let Ranking { considered, protected: left_out, .. } = choice.ranking;
             return self.withhold(episode, step, Reason::NoJob { considered, left_out }, out);
         };
+        // After that only the branch of whoever is hit is waited for, and the budget holds.
+        if let Some(brake) = self.kills.brake(self.now, Branch::Of(Some(job.slot)), snap, &self.tree) {
+            return self.braked(episode, step, brake, out);
+        }
         let Some(id) = self.emit_job(episode, step, &job, excess.reason, choice.ranking, out) else {
             return Step::Waits;
         };
@@ -119,7 +136,7 @@ impl Governor {
             Target::Group(_, slot) => snap.group(slot).and_then(|row| row.owner),
             _ => Some(0),
         };
-        self.contenders.clear();
+        self.indivisible.clear();
         for slot in (0u32..).take(self.groups.len()).map(GroupSlot) {
             let Some(unit) = self.unit_of_job(slot, target, snap) else { continue };
             let (Some(job), Some(row)) = (snap.group(slot), snap.group(unit)) else { continue };
@@ -133,23 +150,28 @@ impl Governor {
             let wish = job.preference.counts(job.owner, of);
             let (group, priority, reservation) = (row.id, worth.priority, worth.reservation);
             let new = Contender { group, usage, reservation, priority, slot: unit, wish };
-            let joined =
-                if unit == slot { None } else { self.contenders.iter_mut().find(|other| other.slot == unit) };
-            match joined {
+            let room = unit != slot && self.indivisible.len() < MOST_INDIVISIBLE;
+            match self.indivisible.iter_mut().find(|other| unit != slot && other.slot == unit) {
                 Some(other) => other.join(&new),
-                // One for each row at the most.
-                None => self.contenders.push(new),
+                None if room => self.indivisible.push(new),
+                // Of more than that each job in them stands for itself.
+                None => self.offer(&new, &mut choice.ranking),
             }
         }
-        for job in &self.contenders {
-            let spared = self.groups[job.slot.0 as usize].spared_until > self.now;
-            if spared || job.wish == Some(Wish::Omit) {
-                choice.ranking.protected += 1;
-            } else if job.usage.0 > 0 {
-                choice.ranking.offer_job(*job);
-            }
+        for job in &self.indivisible {
+            self.offer(job, &mut choice.ranking);
         }
         choice
+    }
+
+    /// Ranks one that may be taken and holds something.
+    fn offer(&self, job: &Contender, ranking: &mut Ranking) {
+        let spared = self.groups[job.slot.0 as usize].spared_until > self.now;
+        if spared || job.wish == Some(Wish::Omit) {
+            ranking.protected += 1;
+        } else if job.usage.0 > 0 {
+            ranking.offer_job(*job);
+        }
     }
 
     /// Which group dies with a job that could give way for this target: itself, or the outermost around it, up to the target's, that is

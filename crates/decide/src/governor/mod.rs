@@ -30,7 +30,7 @@
 //!   bounded; what did not fit is counted in [`Governor::lost`].
 //!
 //! The work of a tick is in proportion to the fresh rows and the running episodes, never to all rows (a group that is over a line
-//! its processes depend on counts with the processes below it).
+//! its processes depend on counts with the processes below it; a kill by priority, in the ticks in which it is due, goes through the rows of groups).
 
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -156,7 +156,8 @@ pub struct Governor {
     host: host::HostState,
     /// Room for one choice.
     families: crate::victim::Families,
-    contenders: Vec<crate::jobs::Contender>,
+    /// Room for one choice of jobs.
+    indivisible: Vec<crate::jobs::Contender>,
     sent: VecDeque<report::Sent>,
     next_decision: u64,
     next_episode: u64,
@@ -186,7 +187,7 @@ impl Governor {
             kills: brake::Kills::new(policy.kills),
             host: host::HostState::default(),
             families: crate::victim::Families::default(),
-            contenders: Vec::with_capacity(groups as usize),
+            indivisible: Vec::with_capacity(jobs::MOST_INDIVISIBLE),
             sent: VecDeque::with_capacity((episodes as usize).saturating_mul(2).max(64)),
             next_decision: 1,
             next_episode: 1,
