@@ -3,6 +3,7 @@
 
 use std::time::Duration;
 
+use crate::jobs::Contender;
 use crate::policy::{Kinds, Meter, RuleId};
 use crate::snapshot::{GroupId, GroupSlot, ProcessId, ProcessSlot, Untouchable};
 use crate::units::{Bytes, Time};
@@ -31,6 +32,8 @@ pub enum Target {
     Group(GroupId, GroupSlot),
     /// One process.
     Process(ProcessId, ProcessSlot),
+    /// The machine.
+    Host,
 }
 
 /// Lasting actions begin, are kept up (new children, a new share of running time) and end.
@@ -159,10 +162,28 @@ pub enum Reason {
         /// The line.
         line: Bytes,
     },
+    /// Less is available than the line allows.
+    Available {
+        /// The group under whose `memory.max` that is; `None`: of the host.
+        group: Option<GroupSlot>,
+        /// What is left.
+        available: Bytes,
+        /// Under this it is too little.
+        line: Bytes,
+        /// How fast it falls, in bytes a second, where the rule asks for that too.
+        falling: Option<u64>,
+    },
     /// The meter is back at or under the relief level.
     Relieved {
         /// The meter (RSS sum where the rule has one, else usage).
         value: Bytes,
+        /// The relief level.
+        until: Bytes,
+    },
+    /// So much is available again.
+    Recovered {
+        /// What is available.
+        available: Bytes,
         /// The relief level.
         until: Bytes,
     },
@@ -188,6 +209,13 @@ pub enum Reason {
     FreeingPending {
         /// How much is expected.
         expected: Bytes,
+    },
+    /// There is no job that could give way.
+    NoJob {
+        /// Jobs that were looked at...
+        considered: u32,
+        /// ...and how many of them are left out: they asked for it and may, or could not be killed a moment ago.
+        left_out: u32,
     },
 }
 
@@ -216,15 +244,30 @@ pub struct Candidate {
 /// At most so many candidates are ranked.
 pub const MAX_CANDIDATES: usize = 16;
 
-/// A ranking, best victim first.
+/// At most so many jobs: as many as take no more room than the candidates.
+pub const MAX_JOBS: usize = 8;
+
+/// A ranking, best victim first: of processes, or of jobs.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Ranking {
-    entries: [Entry; MAX_CANDIDATES],
+    entries: Entries,
     ranked: u8,
-    /// Processes that were looked at, ranked or not.
+    /// Processes or jobs that were looked at, ranked or not.
     pub considered: u32,
     /// Of those, how many may not be touched.
     pub protected: u32,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Entries {
+    Processes([Entry; MAX_CANDIDATES]),
+    Jobs([Contender; MAX_JOBS]),
+}
+
+impl Default for Entries {
+    fn default() -> Self {
+        Self::Processes([Entry::default(); MAX_CANDIDATES])
+    }
 }
 
 /// A [`Candidate`] without gaps: rankings are kept by the hundred.
@@ -249,9 +292,20 @@ impl From<Entry> for Candidate {
 }
 
 impl Ranking {
+    /// An empty ranking of jobs.
+    pub fn of_jobs() -> Self {
+        Self { entries: Entries::Jobs([Contender::default(); MAX_JOBS]), ..Self::default() }
+    }
     /// The candidates, best first.
     pub fn iter(&self) -> impl Iterator<Item = Candidate> {
         self.ranked().iter().map(|&entry| entry.into())
+    }
+    /// The jobs, first to give way first.
+    pub fn jobs(&self) -> &[Contender] {
+        match &self.entries {
+            Entries::Jobs(jobs) => &jobs[..usize::from(self.ranked)],
+            Entries::Processes(_) => &[],
+        }
     }
     /// Nobody was looked at.
     pub fn is_empty(&self) -> bool {
@@ -260,16 +314,33 @@ impl Ranking {
     /// Keeps the best [`MAX_CANDIDATES`]: larger first, then the younger, then the higher pid, so that ties are settled.
     pub fn offer(&mut self, candidate: Candidate) {
         let key = |entry: &Entry| (entry.rss, entry.start, entry.pid);
-        let (new, ranked) = (Entry::from(candidate), self.ranked());
-        let place = ranked.iter().position(|entry| key(&new) > key(entry)).unwrap_or(ranked.len());
-        let Some(behind) = self.entries.get_mut(place..).filter(|behind| !behind.is_empty()) else { return };
-        behind.rotate_right(1);
-        behind[0] = new;
-        self.ranked += u8::from(usize::from(self.ranked) < MAX_CANDIDATES);
+        if let Entries::Processes(entries) = &mut self.entries {
+            insert(entries, &mut self.ranked, candidate.into(), |a, b| key(a) > key(b));
+        }
+    }
+    /// Keeps the first [`MAX_JOBS`] to give way.
+    pub fn offer_job(&mut self, job: Contender) {
+        if let Entries::Jobs(jobs) = &mut self.entries {
+            insert(jobs, &mut self.ranked, job, Contender::gives_way_before);
+        }
     }
     fn ranked(&self) -> &[Entry] {
-        &self.entries[..usize::from(self.ranked)]
+        match &self.entries {
+            Entries::Processes(entries) => &entries[..usize::from(self.ranked)],
+            Entries::Jobs(_) => &[],
+        }
     }
+}
+
+/// Puts `new` where it belongs among the first `ranked`; who finds no room any more falls out.
+fn insert<T>(entries: &mut [T], ranked: &mut u8, new: T, before: impl Fn(&T, &T) -> bool) {
+    let there = &entries[..usize::from(*ranked)];
+    let place = there.iter().position(|entry| before(&new, entry)).unwrap_or(there.len());
+    let most = entries.len();
+    let Some(behind) = entries.get_mut(place..).filter(|behind| !behind.is_empty()) else { return };
+    behind.rotate_right(1);
+    behind[0] = new;
+    *ranked += u8::from(usize::from(*ranked) < most);
 }
 
 /// One decision. `R`: how its ranking is kept.

@@ -10,6 +10,7 @@
 pub mod control;
 pub mod decision;
 pub mod governor;
+pub mod jobs;
 pub mod kernel_memory;
 pub mod policy;
 pub mod shrink;

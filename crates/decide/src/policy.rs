@@ -5,6 +5,7 @@
 use std::time::Duration;
 
 use crate::control::{ControlAction, Flags, MemControl};
+use crate::jobs::Worth;
 use crate::snapshot::{Group, Process};
 use crate::units::{Bytes, Limit};
 
@@ -39,6 +40,38 @@ pub struct GroupPolicy {
     pub groups: Vec<Pattern>,
     /// A line like `memory.high`, for v1 where the kernel has none, or in place of the kernel's. Nothing is written to the kernel.
     pub high: Option<Limit>,
+    /// Lower is given up first. A group for which this or `reservation` is said is a job ([`Worth`]).
+    pub priority: Option<i32>,
+    /// What it may use without losing the protection of its reservation.
+    pub reservation: Option<Bytes>,
+}
+
+impl GroupPolicy {
+    /// Whether it makes its groups jobs.
+    pub const fn is_job(&self) -> bool {
+        self.priority.is_some() || self.reservation.is_some()
+    }
+}
+
+impl Policy {
+    /// What the group of this path is worth as a job; `None`: it is none.
+    pub fn worth(&self, path: &[u8]) -> Option<Worth> {
+        let named = || self.groups.iter().filter(|group| group.groups.iter().any(|p| p.matches(path)));
+        let priority = named().find_map(|group| group.priority);
+        let reservation = named().find_map(|group| group.reservation);
+        (priority.is_some() || reservation.is_some()).then(|| Worth {
+            priority: priority.unwrap_or_default(),
+            reservation: reservation.unwrap_or_default(),
+        })
+    }
+    /// Whether some rule chooses among jobs, so that all of them have to be known.
+    pub fn chooses_jobs(&self) -> bool {
+        self.rules.iter().any(Rule::chooses_jobs)
+    }
+    /// Whether some rule is about the host.
+    pub fn watches_host(&self) -> bool {
+        self.rules.iter().any(|rule| rule.scope == Scope::Host)
+    }
 }
 
 /// One rule.
@@ -59,6 +92,14 @@ pub struct Rule {
     pub log: bool,
 }
 
+impl Rule {
+    /// Whether some step takes the job that gives way first.
+    pub fn chooses_jobs(&self) -> bool {
+        let chooses = |step: &Step| step.action == Action::Kill { victim: Victim::LowestPriority };
+        self.steps.iter().any(chooses)
+    }
+}
+
 /// The default hysteresis is this part (1/64) of the limit, but no more than [`MAX_DEFAULT_BAND`].
 pub const DEFAULT_BAND: u64 = 64;
 /// See [`DEFAULT_BAND`].
@@ -71,6 +112,8 @@ pub enum Scope {
     Groups(Vec<Pattern>),
     /// Single processes.
     Processes(ProcessMatch),
+    /// The machine as a whole. Only its available memory is measured, and only jobs are hit for it.
+    Host,
 }
 
 /// All that is given must match; a list matches if one of it does. An empty match matches nothing.
@@ -147,6 +190,8 @@ pub enum Meter {
     Usage,
     /// A group's kernel memory.
     Kernel,
+    /// What the host, or a group under its limit, can still give.
+    Available,
     /// The sum of these kinds of a process's resident memory.
     Rss(Kinds),
 }
@@ -166,6 +211,7 @@ impl Condition {
         match (self.rss, self.group) {
             (Some(rss), _) => Meter::Rss(rss.kinds),
             (None, Some(Over::Kernel(_))) => Meter::Kernel,
+            (None, Some(Over::Available { .. })) => Meter::Available,
             (None, _) => Meter::Usage,
         }
     }
@@ -183,6 +229,36 @@ pub enum Over {
     },
     /// A given amount of kernel memory; of groups as wholes only.
     Kernel(Bytes),
+    /// Less than so much is left: of the host's memory, or of a group's under its `memory.max`. What is compared is what cannot be had back
+    /// (all that is used, less what the kernel can reclaim) with what there is less this, so that more is worse here too.
+    Available {
+        /// So much.
+        under: Under,
+        /// And at the rate of the last moments nothing would be left in less than this; of the host only.
+        exhausted_in: Option<Duration>,
+    },
+}
+
+/// How much has to be left.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Under {
+    /// An amount.
+    Amount(Bytes),
+    /// Thousandths of what there is in all: the host's memory, a group's `memory.max`.
+    Share(u16),
+}
+
+impl Under {
+    /// As an amount, of so much in all.
+    pub fn of(self, all: Bytes) -> Bytes {
+        match self {
+            Self::Amount(bytes) => bytes,
+            Self::Share(thousandths) => {
+                let part = u128::from(all.0) * u128::from(thousandths) / 1000;
+                Bytes(u64::try_from(part).unwrap_or(u64::MAX))
+            }
+        }
+    }
 }
 
 impl Over {
@@ -191,11 +267,31 @@ impl Over {
         match self {
             Self::Amount(bytes) | Self::Kernel(bytes) => Some(bytes),
             Self::High { plus } => group.high?.bytes().map(|high| high + plus),
+            Self::Available { under, .. } => group.max?.bytes().map(|max| max - under.of(max)),
+        }
+    }
+    /// Whether it is not known where the line lies; else there is one, or there is none.
+    pub const fn line_is_unknown(self, group: &Group) -> bool {
+        match self {
+            Self::Amount(_) | Self::Kernel(_) => false,
+            Self::High { .. } => group.high.is_none(),
+            Self::Available { .. } => group.max.is_none(),
         }
     }
     /// What is compared with it; `None`: not known.
     pub fn meter(self, group: &Group) -> Option<Bytes> {
-        if self.is_kernel() { group.kernel } else { group.usage }
+        match self {
+            Self::Kernel(_) => group.kernel,
+            Self::Amount(_) | Self::High { .. } => group.usage,
+            Self::Available { .. } => {
+                let (usage, line) = (group.usage?, self.line(group)?);
+                match group.reclaimable {
+                    Some(reclaimable) => Some(usage - reclaimable),
+                    // What can be had back makes it less, and this is not over already.
+                    None => (usage <= line).then_some(usage),
+                }
+            }
+        }
     }
     /// Whether it is about kernel memory and not about usage.
     pub const fn is_kernel(self) -> bool {
@@ -302,6 +398,8 @@ pub enum Victim {
     /// The process with the largest memory, down the ranking if it cannot be killed. For kernel memory, which a fork bomb holds in many
     /// small pieces, the family ([`crate::decision::Family`]) that holds most. Becomes [`Victim::Group`] where `memory.oom.group` is set.
     Largest,
+    /// The job below it (of a rule for the host: any) that gives way first, as a whole: [`crate::jobs`].
+    LowestPriority,
 }
 
 /// How often to look at what has no event: the next look comes when half of the headroom could be used up at the

@@ -6,6 +6,7 @@
 
 use std::sync::Arc;
 
+use crate::jobs::Preference;
 use crate::units::{Bytes, Limit, Time};
 
 /// A control group, by the inode of its directory in the memory hierarchy: paths are reused, inodes are not
@@ -79,6 +80,11 @@ pub struct Group {
     /// Kernel memory, the subtree's: `kernel` of `memory.stat` (v1: `memory.kmem.usage_in_bytes`); only read where a rule is about it. `None` too where the
     /// kernel does not account it (`nokmem`).
     pub kernel: Option<Bytes>,
+    /// What of `usage` the kernel can have back: `active_file`, `inactive_file` and `slab_reclaimable` of `memory.stat` (v1: the first two,
+    /// `total_…`); only read where a rule asks what is available and usage alone does not answer that.
+    pub reclaimable: Option<Bytes>,
+    /// Whether it asks to be spared, or to go first; only read of jobs.
+    pub preference: Preference,
     /// Somebody tells when kernel memory crosses a line of this group.
     pub kernel_watched: bool,
     /// `memory.high`; on v1 the virtual high that the configuration gives, `Max` where it gives none.
@@ -107,6 +113,8 @@ impl Group {
             read_at: Time(0),
             usage: None,
             kernel: None,
+            reclaimable: None,
+            preference: Preference::default(),
             kernel_watched: false,
             high: None,
             max: None,
@@ -231,6 +239,15 @@ impl Process {
     }
 }
 
+/// The host's memory; only read where a rule is about the host.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Memory {
+    /// When it was read.
+    pub read_at: Time,
+    /// `MemAvailable` of `/proc/meminfo`: what can be had without swapping (`si_mem_available` in mm/show_mem.c).
+    pub available: Option<Bytes>,
+}
+
 /// What did not fit or was missed since start.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Lost {
@@ -311,6 +328,10 @@ pub struct Snapshot {
     pub at: Time,
     /// Facts about the host.
     pub host: Host,
+    /// The host's memory...
+    pub memory: Memory,
+    /// ...was read this tick.
+    pub fresh_memory: bool,
     /// Control groups that some rule or control concerns, and their ancestors.
     pub groups: Table<Group>,
     /// Processes that some rule or control concerns.
@@ -332,6 +353,8 @@ impl Snapshot {
         Self {
             at: Time(0),
             host: Host::default(),
+            memory: Memory::default(),
+            fresh_memory: false,
             groups: Table::with_capacity(groups),
             processes: Table::with_capacity(processes),
             fresh_groups: Vec::with_capacity(groups as usize),
@@ -396,5 +419,6 @@ impl Snapshot {
         }
         self.fresh_groups.clear();
         self.fresh_processes.clear();
+        self.fresh_memory = false;
     }
 }

@@ -92,6 +92,48 @@ pub(crate) fn nanos(time: Duration) -> u64 {
     u64::try_from(time.as_nanos()).unwrap_or(u64::MAX)
 }
 
+/// How fast something that is running out has fallen in the last moments, honestly: unlike [`Trend`] it forgets at once, because somebody may be
+/// killed for it.
+#[derive(Clone, Copy, Debug)]
+pub struct Fall {
+    /// Earlier readings, oldest first, at least [`Fall::STEP`] apart; `FAR`: none.
+    past: [(Time, Bytes); 8],
+    now: (Time, Bytes),
+}
+
+impl Default for Fall {
+    fn default() -> Self {
+        Self { past: [(Time::FAR, Bytes(0)); 8], now: (Time::FAR, Bytes(0)) }
+    }
+}
+
+impl Fall {
+    /// Readings closer to one another say little.
+    const STEP: Duration = Duration::from_millis(50);
+
+    /// Takes in a reading.
+    pub fn observe(&mut self, at: Time, value: Bytes) {
+        let last = self.past[self.past.len() - 1].0;
+        if self.now.0 != Time::FAR && (last == Time::FAR || self.now.0.since(last) >= Self::STEP) {
+            self.past.rotate_left(1);
+            self.past[self.past.len() - 1] = self.now;
+        }
+        self.now = (at, value);
+    }
+
+    /// Bytes a second over the last 0.4 s at the most, or since the reading before where that is longer ago; 0 where it rises. `None`: not
+    /// known yet.
+    pub fn per_second(&self) -> Option<u64> {
+        let (now, value) = self.now;
+        let old =
+            |&&(at, _): &&(Time, Bytes)| at != Time::FAR && now != Time::FAR && now.since(at) >= Self::STEP;
+        let window = Self::STEP * 8;
+        let recent = self.past.iter().filter(old).find(|(at, _)| now.since(*at) <= window);
+        let &(at, then) = recent.or_else(|| self.past.iter().rev().find(old))?;
+        Some(per_second(then.saturating_sub(value), nanos(now.since(at))))
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

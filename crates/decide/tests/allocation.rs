@@ -78,13 +78,16 @@ fn nothing_is_allocated() {
         when: Condition { group: Some(Over::High { plus: mib(8) }), rss: None },
         ..anon_rule("b", "h*", 0, &steps)
     });
+    rules.push(host_rule("host", 300, &[(Action::Record, 0), (KILL_JOB, 10)]));
     let mut policy = policy(rules);
+    policy.groups = vec![job("/x/*", 10, 200), job("/x/**", 5, 0)];
     policy.never = vec![ProcessMatch { comm: vec![Pattern::new("sshd")], ..ProcessMatch::default() }];
     policy.kills.count = 1000;
     let mut world = World::bounded(policy, bounds, 50);
+    world.snap.host.memory = Some(mib(4000));
     let mut dice = Dice(0x9e37_79b9_7f4a_7c15);
     let (mut groups, mut processes) = (Vec::with_capacity(20), Vec::with_capacity(20));
-    let mut decided = 0;
+    let (mut decided, mut jobs) = (0, 0);
     for tick in 0..6000u64 {
         disturb(&mut world, &mut dice, tick);
         world.snap.at = Time(world.snap.at.0 + 1_000_000 * (1 + dice.below(300)));
@@ -94,6 +97,7 @@ fn nothing_is_allocated() {
         decided += out.len();
         let now = snap.at;
         for decision in out.iter() {
+            jobs += usize::from(!decision.ranking.jobs().is_empty());
             let outcome = match dice.below(6) {
                 0 => REFUSED,
                 1 => dead(Bytes(dice.below(1 << 30))),
@@ -125,12 +129,17 @@ fn nothing_is_allocated() {
             assert_eq!(asked, 0, "controls in tick {tick}");
         }
     }
+    assert!(jobs > 50, "{jobs} jobs gave way");
     assert!(decided > 10_000, "{decided} decisions: something was going on");
     assert_eq!((world.governor.lost().groups, world.governor.lost().processes), (0, 0));
 }
 
 /// Changes usage and memory, lets rows go and others come.
 fn disturb(world: &mut World, dice: &mut Dice, tick: u64) {
+    if dice.below(2) == 0 {
+        let short = dice.below(100) > 0;
+        world.available(if short { dice.below(250) } else { 600 });
+    }
     for _ in 0..dice.below(6) {
         let slot = GroupSlot(u32::try_from(dice.below(40)).unwrap());
         if world.snap.group(slot).is_none() {
@@ -139,6 +148,7 @@ fn disturb(world: &mut World, dice: &mut Dice, tick: u64) {
         let usage = (dice.below(9) > 0).then(|| mib(dice.below(1000)));
         world.usage(slot, usage);
         world.row(slot).gone = dice.below(30) == 0;
+        world.row(slot).oom_group = Some(dice.below(8) == 0);
     }
     if world.snap.groups.len() < 40 {
         let path = if dice.below(3) == 0 {

@@ -39,7 +39,11 @@ fn escalates(order: Order) -> bool {
 fn crossed(reason: Reason) -> bool {
     matches!(
         reason,
-        Reason::Usage { .. } | Reason::Kernel { .. } | Reason::Rss { .. } | Reason::UsageAndRss { .. }
+        Reason::Usage { .. }
+            | Reason::Kernel { .. }
+            | Reason::Rss { .. }
+            | Reason::UsageAndRss { .. }
+            | Reason::Available { .. }
     )
 }
 
@@ -60,7 +64,7 @@ proptest! {
                         prop_assert!(!root);
                     }
                     Target::Process(id, slot) if escalates(decision.order) => touched.push((slot, id)),
-                    Target::Process(..) => {}
+                    Target::Process(..) | Target::Host => {}
                 }
                 for (slot, id) in touched {
                     let row = row(slot, id);
@@ -90,7 +94,7 @@ proptest! {
                         let row = seen.process(slot).unwrap();
                         RssOver { kinds, over: Bytes(0) }.meter(row) == Some(rss)
                     }
-                    Target::Group(..) => false,
+                    Target::Group(..) | Target::Host => false,
                 };
                 let usage_is = |group: GroupSlot, usage| seen.group(group).unwrap().usage == Some(usage);
                 let holds = match decision.reason {
@@ -102,8 +106,20 @@ proptest! {
                     Reason::UsageAndRss { group, usage, usage_line, kinds, rss, line } => {
                         usage > usage_line && rss > line && usage_is(group, usage) && rss_is(kinds, rss)
                     }
+                    Reason::Available { group: None, available, line, .. } => {
+                        available < line && seen.memory.available == Some(available)
+                    }
+                    Reason::Available { group: Some(group), available, line, .. } => {
+                        let row = seen.group(group).unwrap();
+                        let used = row.usage.unwrap() - row.reclaimable.unwrap();
+                        available < line && row.max.unwrap().bytes().unwrap() - used == available
+                    }
                     Reason::Relieved { value, until } => {
                         prop_assert!(value <= until);
+                        false
+                    }
+                    Reason::Recovered { available, until } => {
+                        prop_assert!(available >= until);
                         false
                     }
                     _ => false,
@@ -125,6 +141,7 @@ proptest! {
             stage.happen(&Event::Usage(g, None));
             stage.happen(&Event::Kernel(g, None));
         }
+        stage.happen(&Event::Available(None));
         for p in 0..PROCESSES.len() {
             stage.world.process_row(stage.processes[p]).rss = Rss::default();
         }
@@ -132,7 +149,7 @@ proptest! {
             for decision in stage.world.tick(ms) {
                 prop_assert!(!escalates(decision.order), "{decision:?}");
                 // What was under its relief level before may still be told; nothing new is learnt.
-                prop_assert!(!matches!(decision.reason, Reason::Relieved { .. }), "{decision:?}");
+                prop_assert!(!matches!(decision.reason, Reason::Relieved { .. } | Reason::Recovered { .. }), "{decision:?}");
             }
         }
     }
@@ -220,6 +237,7 @@ proptest! {
                 let slot = match decision.target {
                     Target::Group(_, slot) => Some(slot),
                     Target::Process(_, slot) => seen.process(slot).unwrap().group,
+                    Target::Host => None,
                 };
                 let Some(row) = slot.and_then(|slot| seen.group(slot)).filter(|row| !row.gone && &*row.path != b"/") else { continue };
                 let below = |a: &[u8], b: &[u8]| a == b || (a.starts_with(b) && a[b.len()] == b'/');
@@ -350,7 +368,7 @@ proptest! {
                 }
                 prop_assert!(decision.notable && once.insert(decision.episode), "{decision:?}");
                 let (Target::Group(id, slot), Source::Rule(rule)) = (decision.target, decision.source) else { continue };
-                if matches!(decision.reason, Reason::Kernel { .. }) {
+                if matches!(decision.reason, Reason::Kernel { .. } | Reason::Available { .. }) {
                     continue; // memory.high is no line for it: relief is enough.
                 }
                 let path = seen.group(slot).unwrap().path.to_vec();
@@ -403,7 +421,7 @@ proptest! {
                 prop_assert!(decision.step >= step || repeats, "{decision:?} after step {step}");
                 let rule = &stage.world.governor.policy().rules[usize::from(rule)];
                 let after = rule.steps[usize::from(decision.step)].after;
-                let hurried = matches!(decision.reason, Reason::Protected(_));
+                let hurried = matches!(decision.reason, Reason::Protected(_) | Reason::NoJob { .. });
                 // A slowdown whose time is up, or a kill that nobody is left for, does not make the next wait.
                 let slow_before = matches!(rule.steps[usize::from(step)].action, Action::Slow(_) | Action::Kill { .. });
                 let in_time = decision.step <= step || slow_before || decision.at.since(at) >= after;

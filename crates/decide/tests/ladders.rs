@@ -364,7 +364,12 @@ fn observe_learns_what_concerns_the_policy() {
     members.scope =
         Scope::Processes(ProcessMatch { groups: vec![Pattern::new("/m/*")], ..ProcessMatch::default() });
     let mut policy = policy([usage_rule("usage", "/u/*", 100, &[(Action::Deny, 0)]), members]);
-    let line = |pattern: &str, high| GroupPolicy { groups: vec![Pattern::new(pattern)], high };
+    let line = |pattern: &str, high| GroupPolicy {
+        groups: vec![Pattern::new(pattern)],
+        high,
+        priority: None,
+        reservation: None,
+    };
     policy.groups =
         vec![line("/h/**", None), line("/h/a", Some(Limit::At(mib(7)))), line("/h/*", Some(Limit::Max))];
     let mut world = World::new(policy.clone());

@@ -139,7 +139,8 @@ impl Kernel {
 
 /// Both kernels: stop at the first oops, and keep the root file system out of tmpfs, where every file counts as shared
 /// memory, so that a mapped file is a file as on a real machine.
-const APPEND: &str = "panic=-1 oops=panic rootfstype=ramfs loglevel=6";
+/// `memgov.machine=own` tells memgov-systest that all of this machine's memory may be used up.
+const APPEND: &str = "panic=-1 oops=panic rootfstype=ramfs loglevel=6 memgov.machine=own";
 
 /// How the guest is told that its clock counts instructions: memgov-systest looks for it.
 const COUNTING: &str = " memgov.clock=instructions";

@@ -13,6 +13,9 @@ use super::tree::Tree;
 
 /// How long memory of the dead is waited for; the same for word of a kill's outcome.
 const RETURN_TIME: Duration = Duration::from_secs(2);
+/// How long for that of a whole job that was seen to be dead: nobody is left to give anything back, and page cache, which stays charged to the
+/// group, does not come back at all.
+const SETTLES: Duration = Duration::from_millis(200);
 /// At most so many kills whose memory is waited for at a time. While there are so many, nobody else is killed.
 const MAX_CREDITS: usize = 64;
 /// A larger budget than this is cut to it: the times of so many kills are remembered.
@@ -29,6 +32,24 @@ struct Credit {
     before: Option<Bytes>,
     expected: Bytes,
     until: Time,
+    /// All of its group was killed for another's sake.
+    job: bool,
+}
+
+/// Which kill it is.
+struct Of {
+    decision: Option<DecisionId>,
+    who: Option<ProcessId>,
+    job: bool,
+}
+
+/// Whose shortage a kill is to help.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Branch {
+    /// This group's, or somebody's in it; `None`: of nobody who has a row.
+    Of(Option<GroupSlot>),
+    /// The machine's: whatever comes back anywhere helps it.
+    Host,
 }
 
 /// Word of kills that the kernel makes by itself.
@@ -58,6 +79,8 @@ pub(super) struct Kills {
     credits: Vec<Credit>,
     /// The kernel may have killed somebody of whom no word has come yet.
     in_flight: bool,
+    /// When the last memory that was waited for had come back, or was given up: what was read until then does not show all of it.
+    settled: Time,
 }
 
 impl Kills {
@@ -69,32 +92,39 @@ impl Kills {
             times,
             credits: Vec::with_capacity(MAX_CREDITS),
             in_flight: false,
+            settled: Time(0),
         }
     }
 
     /// A new budget; what was killed and is waited for stays known.
     pub fn set_budget(&mut self, budget: KillBudget) {
         let old = std::mem::replace(self, Self::new(budget));
-        (self.credits, self.in_flight) = (old.credits, old.in_flight);
+        (self.credits, self.in_flight, self.settled) = (old.credits, old.in_flight, old.settled);
         let kept = old.times.len().min(self.budget.count as usize);
         self.times.extend(old.times.iter().skip(old.times.len() - kept));
     }
 
     /// Takes note of what has come back, and of what will not any more. To be called in each tick.
     pub fn settle(&mut self, now: Time, snap: &Snapshot) {
+        let before = self.credits.len();
         self.credits.retain(|credit| now < credit.until && !credit.returned(snap));
+        if self.credits.len() < before {
+            self.settled = now;
+        }
     }
 
-    /// Whether somebody in `group` may be killed now.
-    pub fn brake(
-        &mut self,
-        now: Time,
-        group: Option<GroupSlot>,
-        snap: &Snapshot,
-        tree: &Tree,
-    ) -> Option<Brake> {
+    /// From when on a reading shows what kills so far have brought: it has to be later.
+    pub fn settled(&self) -> Time {
+        self.settled
+    }
+
+    /// Whether somebody may be killed now for the sake of this branch.
+    pub fn brake(&mut self, now: Time, branch: Branch, snap: &Snapshot, tree: &Tree) -> Option<Brake> {
         let full = (self.credits.len() == MAX_CREDITS || self.in_flight).then_some(Bytes(0));
-        let pending = self.credits.iter().find(|credit| credit.concerns(group, snap, tree));
+        let pending = self.credits.iter().find(|credit| match branch {
+            Branch::Of(group) => credit.concerns(group, snap, tree),
+            Branch::Host => true,
+        });
         if let Some(expected) = pending.map(|credit| credit.expected).or(full) {
             return Some(Brake::Freeing(expected));
         }
@@ -148,7 +178,8 @@ impl Kills {
     ) {
         let known = self.credits.iter().any(|credit| credit.who == Some(who));
         if !known && self.credits.len() < MAX_CREDITS {
-            self.note(now, None, Some(who), group, expected, snap);
+            let of = Of { decision: None, who: Some(who), job: false };
+            self.note(now, of, group, expected, snap);
         }
     }
 
@@ -173,29 +204,36 @@ impl Kills {
         expected: Bytes,
         snap: &Snapshot,
     ) {
-        self.note(now, Some(decision), None, group, expected, snap);
+        let of = Of { decision: Some(decision), who: None, job: false };
+        self.note(now, of, group, expected, snap);
     }
 
-    fn note(
+    /// A job was ordered to be killed.
+    pub fn ordered_job(
         &mut self,
         now: Time,
-        decision: Option<DecisionId>,
-        who: Option<ProcessId>,
-        group: Option<GroupSlot>,
+        decision: DecisionId,
+        job: GroupSlot,
         expected: Bytes,
         snap: &Snapshot,
     ) {
+        let of = Of { decision: Some(decision), who: None, job: true };
+        self.note(now, of, Some(job), expected, snap);
+    }
+
+    fn note(&mut self, now: Time, of: Of, group: Option<GroupSlot>, expected: Bytes, snap: &Snapshot) {
         self.count(now);
         // The root has no line: what comes back to it directly helps nobody else.
         let row = group.and_then(|slot| Some((slot, snap.group(slot).filter(|row| &*row.path != b"/")?)));
         self.credits.push(Credit {
-            decision,
-            who,
+            decision: of.decision,
+            who: of.who,
             group: row.map(|(slot, row)| (row.id, slot)),
             before: row.and_then(|(_, row)| row.usage),
             // Until word comes that nothing was held, something must be seen to come back.
             expected: expected.max(Bytes(1)),
             until: now + RETURN_TIME,
+            job: of.job,
         });
     }
 
@@ -203,7 +241,7 @@ impl Kills {
     pub fn dead(&mut self, now: Time, decision: DecisionId, expected: Bytes) {
         if let Some(credit) = self.credits.iter_mut().find(|credit| credit.decision == Some(decision)) {
             credit.expected = expected;
-            credit.until = now + RETURN_TIME;
+            credit.until = now + if credit.job { SETTLES } else { RETURN_TIME };
         }
     }
 
@@ -216,6 +254,11 @@ impl Kills {
 impl Credit {
     /// Whether as much came back as was expected.
     fn returned(&self, snap: &Snapshot) -> bool {
+        if self.job
+            && self.group.is_none_or(|(id, slot)| snap.group(slot).is_none_or(|row| row.id != id || row.gone))
+        {
+            return true;
+        }
         let now = self
             .group
             .and_then(|(id, slot)| snap.group(slot).filter(|row| row.id == id && !row.gone))

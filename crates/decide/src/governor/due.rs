@@ -49,6 +49,14 @@ impl Governor {
                     let interval = self.interval_of_process(slot, snap).filter(|_| there);
                     interval.map(|_| processes.push(slot)).map(|()| state.interval)
                 }
+                Row::Host => {
+                    // Whoever has no room for anything only asks when.
+                    if groups.capacity() == 0 {
+                        return at;
+                    }
+                    self.host.due = true;
+                    self.watches_host().then_some(self.host.interval)
+                }
             };
             self.timers.set(item, next.map(|interval| self.after(interval.into())));
         }
@@ -69,6 +77,19 @@ impl Governor {
         if self.processes.get(process.0 as usize).is_some_and(|state| state.id.is_some()) {
             self.timers.bring_forward(self.process_item(process), now);
         }
+    }
+
+    /// An event (pressure) says that the host is short of memory: that is due now.
+    pub fn pace_hint_host(&mut self, now: Time) {
+        self.now = self.now.max(now);
+        if self.watches_host() {
+            self.timers.bring_forward(self.host_item(), now);
+        }
+    }
+
+    /// Whether the host's memory is to be read: asked once after each [`Governor::due`].
+    pub fn take_host_due(&mut self) -> bool {
+        std::mem::take(&mut self.host.due)
     }
 
     /// Whether some rule needs rows for the processes of this group now: because their memory is the meter, because they
@@ -111,12 +132,20 @@ impl Governor {
         slot.0
     }
 
+    pub(super) fn host_item(&self) -> u32 {
+        let rows = self.groups.len().saturating_add(self.processes.len());
+        u32::try_from(rows).unwrap_or(u32::MAX)
+    }
+
     pub(super) fn process_item(&self, slot: ProcessSlot) -> u32 {
         u32::try_from(self.groups.len()).unwrap_or(u32::MAX).saturating_add(slot.0)
     }
 
     fn row_of(&self, item: u32) -> Row {
         let groups = u32::try_from(self.groups.len()).unwrap_or(u32::MAX);
+        if item == self.host_item() {
+            return Row::Host;
+        }
         item.checked_sub(groups).map_or(Row::Group(GroupSlot(item)), |item| Row::Process(ProcessSlot(item)))
     }
 }
@@ -125,4 +154,5 @@ impl Governor {
 enum Row {
     Group(GroupSlot),
     Process(ProcessSlot),
+    Host,
 }

@@ -1,6 +1,7 @@
 //! Handing decisions over. What an episode remembers of a decision it remembers only once that has found room.
 
-use crate::decision::{Decision, DecisionId, Decisions, Order, Ranking, Reason, Source};
+use crate::decision::{Decision, DecisionId, Decisions, Order, Ranking, Reason, Source, Take, Target};
+use crate::jobs::Contender;
 
 use super::Governor;
 use super::episode::Episode;
@@ -31,6 +32,24 @@ impl Governor {
     ) -> Option<DecisionId> {
         let decision = self.decision(episode, step, order, reason, true, ranking);
         self.send(episode, decision, What::Kill, out)
+    }
+
+    /// The kill of a job, for the sake of somebody else: the decision is about the job, the reason about the other.
+    pub(super) fn emit_job(
+        &mut self,
+        episode: &mut Episode,
+        step: u8,
+        job: &Contender,
+        reason: Reason,
+        ranking: Ranking,
+        out: &mut Decisions,
+    ) -> Option<DecisionId> {
+        let order = Order::Kill { take: Take::Whole };
+        let decision = Decision {
+            target: Target::Group(job.group, job.slot),
+            ..self.decision(episode, step, order, reason, true, ranking)
+        };
+        self.send(episode, decision, What::KillJob(job.slot), out)
     }
 
     fn decision(
@@ -73,7 +92,7 @@ impl Governor {
         episode.logged |= decision.log;
         episode.spoken |= decision.notable;
         episode.last = Some((decision.order, decision.reason));
-        if matches!(what, What::Begin | What::Signal | What::Kill) {
+        if matches!(what, What::Begin | What::Signal | What::Kill | What::KillJob(_)) {
             self.remember(Sent {
                 id: decision.id,
                 slot: episode.place,

@@ -28,6 +28,7 @@ pub(super) struct Key {
 pub(super) enum Who {
     Group(GroupId),
     Process(ProcessId),
+    Host,
 }
 
 impl From<Target> for Who {
@@ -35,6 +36,7 @@ impl From<Target> for Who {
         match target {
             Target::Group(id, _) => Self::Group(id),
             Target::Process(id, _) => Self::Process(id),
+            Target::Host => Self::Host,
         }
     }
 }
@@ -314,6 +316,9 @@ impl Governor {
         if let (Target::Group(_, slot), true) = (target, self.may_choose(&episode)) {
             self.sample_for_ranking(slot, snap);
         }
+        if self.may_choose_jobs(&episode) {
+            self.sample_jobs(target, snap);
+        }
     }
 
     /// Whoever may have to be chosen from is to be sampled before that.
@@ -350,6 +355,7 @@ impl Governor {
                 Some(match target {
                     Target::Group(..) => Question::of_group(rule),
                     Target::Process(..) => Question::of_process(rule),
+                    Target::Host => Question::of_host(rule, self.host.falling()),
                 })
             }
             _ => None,
@@ -363,6 +369,13 @@ impl Governor {
         let steps = rule.map_or(&[][..], |rule| &rule.steps);
         let chooses = |step: &Step| matches!(step.action, Action::Kill { victim: Victim::Largest });
         steps.iter().take(MAX_STEPS).any(chooses)
+    }
+
+    /// Whether some step of the ladder takes a job.
+    pub(super) fn may_choose_jobs(&self, episode: &Episode) -> bool {
+        let Source::Rule(rule) = episode.source else { return false };
+        let rule = self.policy.rules.get(rule.0 as usize).filter(|_| !episode.orphan);
+        rule.is_some_and(crate::policy::Rule::chooses_jobs)
     }
 
     /// The growth that counts for an episode's target.

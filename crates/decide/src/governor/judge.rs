@@ -4,7 +4,7 @@
 use crate::control::MemControl;
 use crate::decision::Reason;
 use crate::policy::{
-    Condition, DEFAULT_BAND, MAX_DEFAULT_BAND, Over, Pattern, Rule, Scope, names_it_or_above,
+    Condition, DEFAULT_BAND, MAX_DEFAULT_BAND, Meter, Over, Pattern, Rule, Scope, names_it_or_above,
 };
 use crate::snapshot::{Group, GroupId, GroupSlot, Host, Process, Snapshot};
 use crate::units::{Bytes, Limit};
@@ -25,6 +25,8 @@ enum Reach<'a> {
     Above,
     /// Those of them that the rule names.
     Named(&'a [Pattern]),
+    /// No group, but the machine; how fast what is available falls, in bytes a second, if that is known.
+    Host(Option<u64>),
 }
 
 /// A condition with all that is needed to judge it.
@@ -47,11 +49,20 @@ impl<'a> Question<'a> {
     pub fn of_process(rule: &'a Rule) -> Self {
         let reach = match (&rule.scope, rule.when.group) {
             (Scope::Groups(patterns), _) => Reach::Named(patterns),
-            (Scope::Processes(_), Some(Over::High { .. } | Over::Kernel(_)) | None) => Reach::Above,
+            (Scope::Host, _) => Reach::Host(None),
+            (
+                Scope::Processes(_),
+                Some(Over::High { .. } | Over::Kernel(_) | Over::Available { .. }) | None,
+            ) => Reach::Above,
             (Scope::Processes(named), Some(Over::Amount(_))) if named.groups.is_empty() => Reach::Nearest,
             (Scope::Processes(named), Some(Over::Amount(_))) => Reach::Named(&named.groups),
         };
         Self { condition: rule.when, reach, until: rule.until, letter: false }
+    }
+
+    /// What a rule asks about the machine, whose available memory falls so fast.
+    pub fn of_host(rule: &'a Rule, falling: Option<u64>) -> Self {
+        Self { condition: rule.when, reach: Reach::Host(falling), until: rule.until, letter: false }
     }
 
     /// What a control asks about its process; `None` if it asks nothing (NONE, or a signal already spent).
@@ -76,6 +87,7 @@ impl<'a> Question<'a> {
         let row = |slot| snap.group(slot).filter(|row| !row.gone && in_reach(self.reach, row));
         match self.reach {
             Reach::Above => Some(None),
+            Reach::Host(_) => None,
             Reach::Itself | Reach::Nearest => Some(Some(row(from?)?.id)),
             Reach::Named(_) => tree.upward(from).filter_map(row).last().map(|row| Some(row.id)),
         }
@@ -122,9 +134,23 @@ pub(super) enum Verdict {
 
 /// One half of the answer.
 enum Part {
-    Over { value: Bytes, line: Bytes, group: Option<(GroupSlot, Option<Limit>)> },
+    Over {
+        value: Bytes,
+        line: Bytes,
+        group: Option<(GroupSlot, Option<Limit>)>,
+    },
+    /// Of the machine, with how fast what is available falls, where that was asked for.
+    HostOver {
+        value: Bytes,
+        line: Bytes,
+        all: Bytes,
+        falling: Option<u64>,
+    },
     InBand,
-    Relieved { value: Bytes, until: Bytes },
+    Relieved {
+        value: Bytes,
+        until: Bytes,
+    },
     NoLine,
     Unknown,
 }
@@ -137,7 +163,10 @@ pub(super) fn judge(
     group: Option<GroupSlot>,
     process: Option<&Process>,
 ) -> Verdict {
-    let usage = question.condition.group.map(|over| usage_part(question, over, snap, tree, group));
+    let usage = question.condition.group.map(|over| match question.reach {
+        Reach::Host(falling) => host_part(question, over, snap, falling),
+        _ => usage_part(question, over, snap, tree, group),
+    });
     let rss = question.condition.rss.is_some().then(|| rss_part(question, &snap.host, process));
     match (usage, rss) {
         (Some(part), None) | (None, Some(part)) => alone(question, &part),
@@ -161,11 +190,15 @@ fn usage_part(
             continue;
         };
         let Some(line) = over.line(row) else {
-            unknown |= row.high.is_none();
+            unknown |= over.line_is_unknown(row);
             continue;
         };
-        let until = match question.until {
-            Some(until) if question.condition.rss.is_none() => until.min(line),
+        let until = match (question.until, over) {
+            // As an amount of what is available: so much of the limit may not be used.
+            (Some(until), Over::Available { .. }) => {
+                row.max.and_then(Limit::bytes).map_or(line, |max| max - until).min(line)
+            }
+            (Some(until), _) if question.condition.rss.is_none() => until.min(line),
             _ => question.until(line, &snap.host),
         };
         match over.meter(row) {
@@ -183,11 +216,35 @@ fn usage_part(
     }
 }
 
+/// The machine: over if what it has cannot be had back as far as the line, and is running out as fast as the rule asks. Whatever the rate, it is
+/// relieved by the level alone.
+fn host_part(question: &Question, over: Over, snap: &Snapshot, falling: Option<u64>) -> Part {
+    let Over::Available { under, exhausted_in } = over else { return Part::NoLine };
+    let (Some(all), Some(available)) = (snap.host.memory, snap.memory.available) else {
+        return Part::Unknown;
+    };
+    let (value, line) = (all - available, all - under.of(all));
+    let until =
+        question.until.map_or_else(|| question.until(line, &snap.host), |until| (all - until).min(line));
+    if value <= until {
+        return Part::Relieved { value, until };
+    }
+    let soon = exhausted_in.is_none_or(|time| {
+        let left = u128::from(available.0) * 1_000_000_000;
+        falling.is_some_and(|rate| rate > 0 && left < u128::from(rate) * time.as_nanos())
+    });
+    if value <= line || !soon {
+        return Part::InBand;
+    }
+    Part::HostOver { value, line, all, falling: exhausted_in.and(falling) }
+}
+
 /// The root is never charged and never a target.
 fn in_reach(reach: Reach, row: &Group) -> bool {
     &*row.path != b"/"
         && match reach {
             Reach::Itself | Reach::Nearest | Reach::Above => true,
+            Reach::Host(_) => false,
             Reach::Named(patterns) => names_it_or_above(patterns, &row.path),
         }
 }
@@ -216,6 +273,18 @@ fn alone(question: &Question, part: &Part) -> Verdict {
             let reason = Reason::Kernel { group, kernel: value, line };
             Verdict::Over(Excess { reason, value, line, room: ceiling(line) - value })
         }
+        Part::Over { value, line, group: Some((group, Some(Limit::At(max)))) }
+            if question.condition.meter() == Meter::Available =>
+        {
+            let (available, under) = (max - value, max - line);
+            let reason = Reason::Available { group: Some(group), available, line: under, falling: None };
+            Verdict::Over(Excess { reason, value, line, room: available })
+        }
+        Part::HostOver { value, line, all, falling } => {
+            let (available, under) = (all - value, all - line);
+            let reason = Reason::Available { group: None, available, line: under, falling };
+            Verdict::Over(Excess { reason, value, line, room: available })
+        }
         Part::Over { value, line, group: Some((group, max)) } => {
             let top = max.and_then(Limit::bytes).unwrap_or(ceiling(line));
             let reason = Reason::Usage { group, usage: value, line };
@@ -239,7 +308,9 @@ fn both(question: &Question, usage: &Part, rss: &Part) -> Verdict {
         (_, &Part::Relieved { value, until }) | (&Part::Relieved { value, until }, _) => {
             Verdict::Relieved { value, until }
         }
-        (Part::NoLine, _) | (_, Part::NoLine) => Verdict::NoLine,
+        (Part::NoLine | Part::HostOver { .. }, _) | (_, Part::NoLine | Part::HostOver { .. }) => {
+            Verdict::NoLine
+        }
         (Part::Unknown, _) | (_, Part::Unknown) => Verdict::Unknown,
         (Part::InBand, _) | (_, Part::InBand) => Verdict::InBand,
         (
@@ -264,7 +335,8 @@ pub(super) fn above_high(
     tree: &Tree,
     group: Option<GroupSlot>,
 ) -> Option<bool> {
-    if question.condition.group.is_none_or(Over::is_kernel) {
+    let of_usage = |over| matches!(over, Over::Amount(_) | Over::High { .. });
+    if !question.condition.group.is_some_and(of_usage) {
         return Some(false);
     }
     let depth = if matches!(question.reach, Reach::Itself | Reach::Nearest) { 1 } else { usize::MAX };

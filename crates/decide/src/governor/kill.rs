@@ -7,7 +7,7 @@ use crate::policy::{Meter, Victim};
 use crate::snapshot::{GroupSlot, ProcessId, ProcessSlot, Snapshot};
 use crate::victim::{self, Selection};
 
-use super::brake::{Brake, Elsewhere};
+use super::brake::{Brake, Branch, Elsewhere};
 use super::episode::{Episode, held};
 use super::judge::Excess;
 use super::ladder::Step;
@@ -25,9 +25,14 @@ impl Governor {
         snap: &Snapshot,
         out: &mut Decisions,
     ) -> Step {
+        if victim == Victim::LowestPriority {
+            return self.kill_job(episode, step, excess, snap, out);
+        }
         let group = match episode.target {
             Target::Group(_, group) => Some(group),
             Target::Process(_, process) => self.tree.group_of(process),
+            // Nobody but jobs is killed for its sake.
+            Target::Host => return Step::Failed,
         };
         let (take, selection) = self.select(episode, victim, snap);
         let whole = take == Take::Whole;
@@ -40,22 +45,8 @@ impl Governor {
         {
             return self.killed_already(episode, step, who, excess, selection, out);
         }
-        match self.kills.brake(self.now, group, snap, &self.tree) {
-            Some(Brake::Freeing(expected)) => {
-                if !episode.noted_freeing {
-                    let reason = Reason::FreeingPending { expected };
-                    episode.noted_freeing =
-                        self.emit(episode, step, Order::Record, reason, What::Other, out).is_some();
-                }
-                return Step::Waits;
-            }
-            Some(Brake::TooMany(_)) if episode.noted_budget => return Step::Began,
-            Some(Brake::TooMany(reason)) => {
-                let noted = self.withhold(episode, step, reason, out) != Step::Waits;
-                episode.noted_budget = noted;
-                return if noted { Step::Began } else { Step::Waits };
-            }
-            None => {}
+        if let Some(brake) = self.kills.brake(self.now, Branch::Of(group), snap, &self.tree) {
+            return self.braked(episode, step, brake, out);
         }
         let ranking = selection.ranking;
         let best = match take {
@@ -120,8 +111,39 @@ impl Governor {
         self.kills.elsewhere(self.now, word);
     }
 
+    /// A kill has to wait or to be left: said once.
+    pub(super) fn braked(
+        &mut self,
+        episode: &mut Episode,
+        step: u8,
+        brake: Brake,
+        out: &mut Decisions,
+    ) -> Step {
+        match brake {
+            Brake::Freeing(expected) => {
+                if !episode.noted_freeing {
+                    let reason = Reason::FreeingPending { expected };
+                    episode.noted_freeing =
+                        self.emit(episode, step, Order::Record, reason, What::Other, out).is_some();
+                }
+                Step::Waits
+            }
+            Brake::TooMany(_) if episode.noted_budget => Step::Began,
+            Brake::TooMany(reason) => {
+                episode.noted_budget = self.withhold(episode, step, reason, out) != Step::Waits;
+                if episode.noted_budget { Step::Began } else { Step::Waits }
+            }
+        }
+    }
+
     /// Something that is recorded instead of being done.
-    fn withhold(&mut self, episode: &mut Episode, step: u8, reason: Reason, out: &mut Decisions) -> Step {
+    pub(super) fn withhold(
+        &mut self,
+        episode: &mut Episode,
+        step: u8,
+        reason: Reason,
+        out: &mut Decisions,
+    ) -> Step {
         // Said once: a last step comes back here each second.
         if episode.last.is_some_and(|(order, last)| order == Order::Record && last == reason) {
             return Step::Failed;
@@ -136,6 +158,7 @@ impl Governor {
     fn select(&mut self, episode: &Episode, victim: Victim, snap: &Snapshot) -> (Take, Selection) {
         let mut selection = Selection::default();
         match episode.target {
+            Target::Host => (Take::One, selection),
             Target::Process(who, slot) => {
                 let Some(row) = snap.process(slot) else { return (Take::One, selection) };
                 if let Some(why) = victim::unkillable(row) {

@@ -2,15 +2,15 @@
 //! after its decision has found room, so that an overflow delays and loses nothing.
 
 use crate::decision::{Decisions, Order, Phase as Keep, Reason, Source, Target};
-use crate::policy::{Action, MAX_STEPS, Reclaim, Slow};
+use crate::policy::{Action, MAX_STEPS, Meter, Reclaim, Slow, Victim};
 use crate::slow::{ALL, Throttle};
 use crate::snapshot::Snapshot;
 use crate::units::{Bytes, Time};
 
+use super::Governor;
 use super::episode::{Episode, Phase};
 use super::judge::{Excess, Verdict, above_high, judge};
 use super::report::What;
-use super::{Governor, REPEAT};
 
 /// What became of a step that was due.
 #[derive(PartialEq)]
@@ -50,7 +50,7 @@ impl Governor {
             match verdict {
                 Err(reason) => episode.phase = Phase::Closing(reason),
                 Ok(Verdict::Relieved { value, until }) => {
-                    episode.phase = Phase::Closing(Reason::Relieved { value, until });
+                    episode.phase = Phase::Closing(relieved(&episode, snap, value, until));
                 }
                 Ok(Verdict::NoLine) => episode.phase = Phase::Closing(Reason::RuleGone),
                 Ok(Verdict::Over(_) | Verdict::InBand | Verdict::Unknown) => {
@@ -97,6 +97,7 @@ impl Governor {
                 }
                 (self.tree.group_of(slot), snap.process(slot))
             }
+            Target::Host => (None, None),
         };
         let question = self.question_of(episode).ok_or(Reason::RuleGone)?;
         Ok(judge(&question, snap, &self.tree, group, process))
@@ -209,11 +210,12 @@ impl Governor {
                     None => continue,
                 },
                 Action::Kill { .. } => {
-                    let last = step + 1 == episode.next && self.step_of(episode, step + 1).is_none();
-                    if !last || episode.rehearsed {
+                    let last = step + 1 == episode.next;
+                    let goes_on = jobs(&action) || self.step_of(episode, step + 1).is_none();
+                    if !last || !goes_on || episode.rehearsed {
                         continue;
                     }
-                    ordered + REPEAT
+                    ordered + self.kills_again_in(episode, &action)
                 }
                 _ => continue,
             };
@@ -221,10 +223,20 @@ impl Governor {
                 self.deadline = self.deadline.min(due);
                 continue;
             }
-            if ordered < self.now && self.take_step(episode, step, &action, excess, snap, out) != Step::Waits
-            {
+            let taken = match ordered < self.now {
+                true => self.take_step(episode, step, &action, excess, snap, out),
+                false => Step::Waits,
+            };
+            if taken != Step::Waits {
                 episode.ordered_at[usize::from(step)] = self.now;
                 episode.retry_at = None;
+            }
+            if jobs(&action) {
+                // No job is left: the next step does not wait. As long as one is, it counts from the last of them.
+                episode.hurry |= taken == Step::Failed;
+                if taken == Step::Began && matches!(episode.last, Some((Order::Kill { .. }, _))) {
+                    episode.base = self.now;
+                }
             }
             self.deadline = self.deadline.min(self.now + self.policy.pace.fastest);
         }
@@ -266,6 +278,7 @@ impl Governor {
         let group = match episode.target {
             Target::Group(_, group) => Some(group),
             Target::Process(_, process) => self.tree.group_of(process),
+            Target::Host => None,
         };
         episode.logged
             && self.question_of(episode).is_some_and(|question| {
@@ -340,8 +353,28 @@ impl Governor {
                 self.group_item(slot)
             }
             Target::Process(_, slot) => self.process_item(slot),
+            Target::Host => self.host_item(),
         };
         self.timers.bring_forward(item, at);
+    }
+}
+
+/// Whether this takes one job after the other.
+const fn jobs(action: &Action) -> bool {
+    matches!(action, Action::Kill { victim: Victim::LowestPriority })
+}
+
+/// Relief, in the meter's own terms: of what is available more is better.
+fn relieved(episode: &Episode, snap: &Snapshot, value: Bytes, until: Bytes) -> Reason {
+    let all = match episode.target {
+        _ if episode.meter != Meter::Available => None,
+        Target::Host => snap.host.memory,
+        Target::Group(_, slot) => snap.group(slot).and_then(|row| row.max?.bytes()),
+        Target::Process(..) => None,
+    };
+    match all {
+        Some(all) => Reason::Recovered { available: all - value, until: all - until },
+        None => Reason::Relieved { value, until },
     }
 }
 

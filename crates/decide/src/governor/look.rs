@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use crate::decision::{Source, Target};
-use crate::policy::{Over, Policy, RuleId};
+use crate::policy::{Meter, Over, Policy, RuleId};
 use crate::snapshot::{Group, GroupSlot, Host, ProcessSlot, Snapshot};
 use crate::trend::next_look;
 use crate::units::{Bytes, Limit};
@@ -230,6 +230,11 @@ impl Governor {
         if !measured || &*row.path == b"/" {
             return None;
         }
+        let available = state.whole.iter().filter_map(|rule| self.policy.rules.get(rule.0 as usize));
+        let of_available = available
+            .filter_map(|rule| rule.when.group.filter(|_| rule.when.meter() == Meter::Available))
+            .filter_map(|over| Some((over.meter(row).or(row.usage)?, over.line(row)?)))
+            .map(|(value, line)| next_look(state.trend.fastest().max(BURST.0), value, line, pace));
         let own = |kernel: bool| {
             let lines = state.whole.iter().filter_map(move |rule| line_of(&self.policy, rule, row, kernel));
             lines.min()
@@ -252,7 +257,7 @@ impl Governor {
             // No line: for good where memory.high is `max` (an event says when that changes), else not known yet.
             (None, _) => row.high.is_none().then_some(pace.slowest),
         };
-        of_kernel.into_iter().chain(of_usage).min()
+        of_kernel.into_iter().chain(of_usage).chain(of_available).min()
     }
 
     /// When to sample a process again; `None`: nothing is learnt by it now.
@@ -286,8 +291,9 @@ impl Governor {
 /// Nobody forks slowly for a while before he forks fast: what no event tells of is looked at as if it grew at this rate, a second.
 const BURST: Bytes = Bytes::mib(64);
 
-/// Where the group part of a rule lies for a group, if it has one: for its usage, or for its kernel memory.
+/// Where the group part of a rule lies for a group, if it has one: for its usage, or for its kernel memory. (What is available has its own pace.)
 pub(super) fn line_of(policy: &Policy, rule: RuleId, row: &Group, kernel: bool) -> Option<Bytes> {
     let over = policy.rules.get(rule.0 as usize)?.when.group;
-    over.filter(|over: &Over| over.is_kernel() == kernel)?.line(row)
+    let plain = |over: &Over| !matches!(over, Over::Available { .. });
+    over.filter(|over: &Over| plain(over) && over.is_kernel() == kernel)?.line(row)
 }

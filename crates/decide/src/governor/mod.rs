@@ -14,6 +14,9 @@
 //! - `kills_inside_the_kernel_are_braked_alike`: the two above hold for both together: kills that are ordered, and those that a kernel makes with
 //!   [`Governor::kill_allowance`]; and each of the latter is decided on once, whatever the brakes say by then.
 //! - `freed_memory_is_waited_for`: while the memory of a kill is on its way back, nobody in the same branch of the tree is killed.
+//! - `whoever_gives_way_is_the_first_of_all`: a kill by priority takes the job that comes first in the order of [`crate::jobs`] among all below the
+//!   rule's target, by readings that are no older than the shortage, and not one that may ask to be left out and does.
+//! - `one_shortage_is_one_kill`: between two kills by priority what the first had held has come back, or its time is up, and the meter was read anew after that.
 //! - `no_flapping_inside_the_band`: between the relief level and the line nothing begins and nothing ends.
 //! - `same_snapshots_same_decisions`: to the bit. No clock, no randomness, no order that depends on addresses.
 //! - `every_begin_has_an_end`: each lasting action that was begun is ended exactly once: at relief, when its rule or
@@ -27,7 +30,7 @@
 //!   bounded; what did not fit is counted in [`Governor::lost`].
 //!
 //! The work of a tick is in proportion to the fresh rows and the running episodes, never to all rows (a group that is over a line
-//! its processes depend on counts with the processes below it).
+//! its processes depend on counts with the processes below it; a kill by priority, in the ticks in which it is due, goes through the rows of groups).
 
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -42,7 +45,9 @@ mod controls;
 mod due;
 mod emit;
 mod episode;
+mod host;
 mod index;
+mod jobs;
 mod judge;
 mod kill;
 mod ladder;
@@ -150,8 +155,11 @@ pub struct Governor {
     asked: u64,
     episodes: episode::Episodes,
     kills: brake::Kills,
+    host: host::HostState,
     /// Room for one choice.
     families: crate::victim::Families,
+    /// Room for one choice of jobs.
+    indivisible: Vec<crate::jobs::Contender>,
     sent: VecDeque<report::Sent>,
     next_decision: u64,
     next_episode: u64,
@@ -172,14 +180,16 @@ impl Governor {
             processes: vec![rows::ProcessState::default(); processes as usize],
             slots: index::Index::with_capacity(processes),
             tree: tree::Tree::new(groups, processes),
-            timers: timers::Timers::with_capacity(groups.saturating_add(processes)),
+            timers: timers::Timers::with_capacity(groups.saturating_add(processes).saturating_add(1)),
             controls: index::Index::with_capacity(controls),
             new_controls: Vec::with_capacity(controls as usize),
             serial: 0,
             asked: 1,
             episodes: episode::Episodes::with_capacity(episodes),
             kills: brake::Kills::new(policy.kills),
+            host: host::HostState::default(),
             families: crate::victim::Families::default(),
+            indivisible: Vec::with_capacity(jobs::MOST_INDIVISIBLE),
             sent: VecDeque::with_capacity((episodes as usize).saturating_mul(2).max(64)),
             next_decision: 1,
             next_episode: 1,
@@ -239,6 +249,9 @@ impl Governor {
                 self.timers.bring_forward(item, self.now);
             }
         }
+        if self.watches_host() {
+            self.timers.bring_forward(self.host_item(), self.now);
+        }
         self.deadline = self.now;
         old
     }
@@ -251,6 +264,7 @@ impl Governor {
             || self.policy.rules.iter().any(|rule: &Rule| match &rule.scope {
                 Scope::Groups(patterns) => named(patterns),
                 Scope::Processes(process) => named(&process.groups),
+                Scope::Host => false,
             })
     }
 
@@ -289,6 +303,7 @@ impl Governor {
         for &slot in &snap.fresh_processes {
             self.look_at_process(slot, snap);
         }
+        self.look_at_host(snap);
         self.stepped_at = self.now;
         self.run_episodes(snap, out);
     }

@@ -4,6 +4,7 @@
 
 use crate::control::ControlAction;
 use crate::decision::{DecisionId, EpisodeId, Outcome, Report, Source, Target};
+use crate::snapshot::GroupSlot;
 
 use super::{Governor, REPEAT};
 
@@ -14,6 +15,8 @@ pub(super) enum What {
     Kept,
     Signal,
     Kill,
+    /// Of this job.
+    KillJob(GroupSlot),
     Other,
 }
 
@@ -43,6 +46,16 @@ impl Governor {
         let Ok(at) = self.sent.binary_search_by_key(&report.decision, |sent| sent.id) else { return };
         self.sent[at].answered = true;
         let sent = self.sent[at];
+        if let What::KillJob(job) = sent.what
+            && matches!(
+                report.outcome,
+                Outcome::Refused { .. } | Outcome::Nothing | Outcome::Gone | Outcome::Withheld
+            )
+        {
+            self.spare_job(job);
+            self.kills.failed(sent.id);
+            return;
+        }
         match report.outcome {
             Outcome::Done { .. } | Outcome::Partial { .. } => self.reached(sent),
             Outcome::Dead { expected, .. } => self.kills.dead(self.now, sent.id, expected),
@@ -99,7 +112,7 @@ impl Governor {
     fn rehearsed(&mut self, sent: Sent) {
         self.kills.failed(sent.id);
         if let Some(episode) = self.episodes.get_mut(sent.slot).filter(|e| e.id == sent.episode) {
-            episode.rehearsed |= sent.what == What::Kill;
+            episode.rehearsed |= matches!(sent.what, What::Kill | What::KillJob(_));
         }
     }
 }

@@ -6,6 +6,7 @@ use std::hash::{Hash, Hasher};
 use std::time::Duration;
 
 use crate::decision::Protected;
+use crate::jobs::Worth;
 use crate::kernel_memory::Watermark;
 use crate::policy::{Condition, Kinds, MAX_RULES, Policy, Rule, RuleId, Scope, names_it_or_above};
 use crate::snapshot::{GroupId, GroupSlot, Process, ProcessId, ProcessSlot, Snapshot};
@@ -51,7 +52,7 @@ pub(super) fn rules_of_group(policy: &Policy, path: &[u8]) -> RuleSet {
         Scope::Groups(patterns) => {
             rule.when.rss.is_none() && path != b"/" && patterns.iter().any(|p| p.matches(path))
         }
-        Scope::Processes(_) => false,
+        Scope::Processes(_) | Scope::Host => false,
     })
 }
 
@@ -60,6 +61,7 @@ pub(super) fn rules_of_members(policy: &Policy, path: &[u8]) -> RuleSet {
     RuleSet::of(policy, |rule| match &rule.scope {
         Scope::Groups(patterns) => rule.when.rss.is_some() && names_it_or_above(patterns, path),
         Scope::Processes(named) => !named.groups.is_empty() && names_it_or_above(&named.groups, path),
+        Scope::Host => false,
     })
 }
 
@@ -74,6 +76,7 @@ fn rules_of_process(policy: &Policy, process: &Process, group: Option<&[u8]>) ->
             rule.when.rss.is_some() && group.is_some_and(|path| names_it_or_above(patterns, path))
         }
         Scope::Processes(named) => named.matches(process, group),
+        Scope::Host => false,
     })
 }
 
@@ -107,6 +110,10 @@ pub(super) struct GroupState {
     pub kernel_trend: Trend,
     /// Likewise; nothing is decided by it.
     pub kernel_mark: Watermark,
+    /// What it is worth as a job, if it is one.
+    pub worth: Option<Worth>,
+    /// It could not be killed as a job: not tried again until then.
+    pub spared_until: Time,
     /// The interval after which to look again, should a look bring nothing.
     pub interval: Interval,
     /// Some process in it or below has a condition with a group part; checked again after [`super::look::RECHECK`].
@@ -192,6 +199,7 @@ impl Governor {
             state.generation = self.generation;
             state.whole = rules_of_group(&self.policy, &row.path);
             state.members = rules_of_members(&self.policy, &row.path);
+            state.worth = self.policy.worth(&row.path).filter(|_| *row.path != *b"/");
         }
         true
     }

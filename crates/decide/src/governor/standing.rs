@@ -8,7 +8,7 @@
 
 use crate::control::ControlAction;
 use crate::decision::Source;
-use crate::policy::{Action, Condition, Over, Rule, RuleId, Scope};
+use crate::policy::{Action, Condition, Meter, Over, Rule, RuleId, Scope};
 use crate::snapshot::{GroupId, GroupSlot, Process, ProcessSlot, Snapshot};
 use crate::units::Bytes;
 use crate::victim;
@@ -82,6 +82,10 @@ impl Governor {
         };
         for rule in state.whole.iter().filter_map(|rule| self.policy.rules.get(rule.0 as usize)) {
             let Some(over) = rule.when.group else { continue };
+            // What is available no program knows.
+            if rule.when.meter() == Meter::Available {
+                continue;
+            }
             let Some(line) = over.line(row) else { continue };
             let lowest = match (over.is_kernel(), denies_at_once(rule)) {
                 (false, true) => &mut standing.deny,
@@ -204,7 +208,7 @@ impl Governor {
     /// what its groups hold. A kernel is not made to look for what nobody asks.
     pub fn stands(&self) -> Stands {
         let mut stands = Stands::default();
-        for rule in &self.policy.rules {
+        for rule in self.policy.rules.iter().filter(|rule| rule.when.meter() != Meter::Available) {
             if rule.when.group.is_some_and(Over::is_kernel) {
                 stands.kernel = true;
                 continue;
@@ -218,6 +222,7 @@ impl Governor {
                 && match rule.scope {
                     Scope::Groups(_) => untold,
                     Scope::Processes(_) => acts_at_once(rule).is_some(),
+                    Scope::Host => false,
                 };
         }
         for (_, control) in self.controls() {

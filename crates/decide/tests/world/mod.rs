@@ -89,6 +89,12 @@ impl World {
         self.row(slot).kernel = kernel.into();
     }
 
+    /// What the host has left, in MiB; it is read in the next tick.
+    pub fn available(&mut self, mib: impl Into<Option<u64>>) {
+        self.snap.memory.available = mib.into().map(Bytes::mib);
+        self.snap.fresh_memory = true;
+    }
+
     pub fn anon(&mut self, slot: ProcessSlot, anon: impl Into<Option<Bytes>>) {
         self.process_row(slot).rss.anon = anon.into();
     }
@@ -102,6 +108,9 @@ impl World {
         }
         for i in 0..self.snap.fresh_processes.len() {
             self.snap.processes.get_mut(self.snap.fresh_processes[i].0).unwrap().read_at = at;
+        }
+        if self.snap.fresh_memory {
+            self.snap.memory.read_at = at;
         }
         self.governor.step(&self.snap, &mut self.out);
         self.snap.begin(at);
@@ -145,19 +154,23 @@ impl World {
                 row.map_or("?".into(), |(_, row)| String::from_utf8_lossy(&row.path).into_owned())
             }
             Target::Process(id, _) => id.pid.to_string(),
+            Target::Host => "host".into(),
         };
         let reason = match decision.reason {
             Reason::Usage { .. }
             | Reason::Kernel { .. }
             | Reason::Rss { .. }
             | Reason::UsageAndRss { .. }
-            | Reason::Relieved { .. } => "",
+            | Reason::Available { .. }
+            | Reason::Relieved { .. }
+            | Reason::Recovered { .. } => "",
             Reason::RuleGone => " rule-gone",
             Reason::TargetGone => " target-gone",
             Reason::BudgetSpent { .. } => " budget-spent",
             Reason::TooManyKills { .. } => " too-many-kills",
             Reason::Protected(_) => " protected",
             Reason::FreeingPending { .. } => " freeing-pending",
+            Reason::NoJob { .. } => " no-job",
         };
         let log = if decision.log { " log" } else { "" };
         format!("{order} {target}{reason}{log}")
@@ -208,6 +221,28 @@ pub fn anon_rule(name: &str, comm: &str, over_mib: u64, steps: &[(Action, u64)])
     }
 }
 
+/// A rule for the host: acts while less than so many MiB are available.
+pub fn host_rule(name: &str, under_mib: u64, steps: &[(Action, u64)]) -> Rule {
+    Rule { scope: Scope::Host, ..available_rule(name, "", under_mib, steps) }
+}
+
+/// A rule for groups of which less than so many MiB are left under their `memory.max`.
+pub fn available_rule(name: &str, groups: &str, under_mib: u64, steps: &[(Action, u64)]) -> Rule {
+    let under = Under::Amount(Bytes::mib(under_mib));
+    let over = Over::Available { under, exhausted_in: None };
+    Rule { when: Condition { group: Some(over), rss: None }, ..usage_rule(name, groups, 0, steps) }
+}
+
+/// A job: so much priority, and a reservation of so many MiB.
+pub fn job(groups: &str, priority: i32, reservation_mib: u64) -> GroupPolicy {
+    GroupPolicy {
+        groups: vec![Pattern::new(groups)],
+        high: None,
+        priority: Some(priority),
+        reservation: Some(Bytes::mib(reservation_mib)),
+    }
+}
+
 /// Actions with their delays in ms.
 pub fn ladder(steps: &[(Action, u64)]) -> Vec<Step> {
     steps
@@ -225,6 +260,7 @@ pub const fn slow(budget_ms: u64) -> Action {
 }
 
 pub const KILL: Action = Action::Kill { victim: Victim::Group };
+pub const KILL_JOB: Action = Action::Kill { victim: Victim::LowestPriority };
 pub const KILL_LARGEST: Action = Action::Kill { victim: Victim::Largest };
 
 pub fn policy(rules: impl IntoIterator<Item = Rule>) -> Policy {

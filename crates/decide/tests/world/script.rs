@@ -5,6 +5,7 @@ use proptest::prelude::*;
 
 use memgov_decide::decision::*;
 use memgov_decide::governor::Bounds;
+use memgov_decide::jobs::{Preference, Wish};
 use memgov_decide::policy::*;
 use memgov_decide::snapshot::*;
 use memgov_decide::units::{Bytes, Limit};
@@ -21,6 +22,11 @@ pub const PROCESSES: [(u32, usize); 7] = [(1, 1), (10, 2), (11, 2), (12, 3), (13
 pub enum Event {
     Usage(usize, Option<u64>),
     Kernel(usize, Option<u64>),
+    Reclaimable(usize, Option<u64>),
+    /// What the host has left.
+    Available(Option<u64>),
+    /// What a group asks for itself.
+    Wish(usize, Option<Wish>),
     High(usize, Option<Limit>),
     Anon(usize, Option<u64>),
     /// A group or process goes, and comes again as another.
@@ -54,6 +60,10 @@ pub fn ticks(count: usize) -> impl Strategy<Value = Vec<Tick>> {
     let event = prop_oneof![
         12 => (group.clone(), mib.clone()).prop_map(|(g, v)| Event::Usage(g, v)),
         4 => (group.clone(), mib.clone()).prop_map(|(g, v)| Event::Kernel(g, v)),
+        4 => (group.clone(), mib.clone()).prop_map(|(g, v)| Event::Reclaimable(g, v)),
+        6 => mib.clone().prop_map(Event::Available),
+        1 => (group.clone(), prop::sample::select(vec![None, Some(Wish::Prefer), Some(Wish::Avoid), Some(Wish::Omit)]))
+            .prop_map(|(g, wish)| Event::Wish(g, wish)),
         12 => (process.clone(), mib).prop_map(|(p, v)| Event::Anon(p, v)),
         1 => (group.clone(), prop::sample::select(vec![None, Some(Limit::Max), Some(Limit::At(Bytes::mib(100)))]))
             .prop_map(|(g, high)| Event::High(g, high)),
@@ -95,14 +105,17 @@ pub fn policy_number(number: u8) -> Policy {
     hogs.log = number != 1;
     let kernel = [(Action::Deny, 0), (Action::Freeze, 60), (KILL_LARGEST, 150), (KILL, 700)];
     let kernel = kernel_rule("kernel", "/x/**", 95, &kernel);
+    let host = host_rule("host", 100, &[(Action::Record, 0), (KILL_JOB, 20)]);
+    let parent = available_rule("parent", "/x", 120, &[(signal(10), 0), (KILL_JOB, 50)]);
     let rules = match number {
-        0 => vec![usage_rule("all", "/x/*", 110, &all), each, hogs, kernel],
-        1 => vec![hogs, over_high, usage_rule("all", "/x/*", 110, &all)],
+        0 => vec![usage_rule("all", "/x/*", 110, &all), each, hogs, kernel, host, parent],
+        1 => vec![host, hogs, over_high, usage_rule("all", "/x/*", 110, &all)],
         _ => vec![],
     };
     let never = vec![ProcessMatch { comm: vec![Pattern::new("never")], ..ProcessMatch::default() }];
     let kills = KillBudget { count: 3, window: Duration::from_secs(5) };
-    Policy { rules, never, kills, ..Policy::default() }
+    let groups = vec![job("/x/*", 10, 100), job("/y", 5, 0), job("/x/a/b", 1, 0)];
+    Policy { rules, groups, never, kills, ..Policy::default() }
 }
 
 /// A world in which scripts are played.
@@ -116,6 +129,7 @@ impl Stage {
     pub fn new(number: u8, room: usize) -> Self {
         let bounds = Bounds { groups: 16, processes: 16, controls: 6, episodes: 24 };
         let mut world = World::bounded(policy_number(number), bounds, room);
+        world.snap.host.memory = Some(Bytes::mib(1000));
         let groups: Vec<_> = PATHS.iter().zip(HIGHS).map(|(path, high)| world.group(path, high)).collect();
         let processes: Vec<_> =
             PROCESSES.iter().map(|&(pid, group)| world.process(pid, Some(groups[group]))).collect();
@@ -124,6 +138,7 @@ impl Stage {
             row.session = (i % 3 > 0).then_some(7 + i % 2);
             row.kernel.threads = Some(i);
         }
+        world.row(groups[1]).max = Some(Limit::At(Bytes::mib(300)));
         world.process_row(processes[6]).comm = *b"never\0\0\0\0\0\0\0\0\0\0\0";
         Self { world, groups, processes }
     }
@@ -147,6 +162,14 @@ impl Stage {
         match *event {
             Event::Usage(g, usage) => world.usage(self.groups[g], usage.map(Bytes::mib)),
             Event::Kernel(g, kernel) => world.kernel(self.groups[g], kernel.map(Bytes::mib)),
+            Event::Reclaimable(g, amount) => {
+                world.row(self.groups[g]).reclaimable = amount.map(Bytes::mib);
+            }
+            Event::Available(amount) => world.available(amount),
+            Event::Wish(g, user) => {
+                let row = world.row(self.groups[g]);
+                (row.preference, row.owner) = (Preference { user, trusted: None }, Some(0));
+            }
             Event::High(g, high) => world.row(self.groups[g]).high = high,
             Event::Anon(p, anon) => world.anon(self.processes[p], anon.map(Bytes::mib)),
             Event::GroupGone(g) => {

@@ -304,6 +304,7 @@ impl Inside {
                 }
                 tell_group(&self.maps, told, &mut self.told)
             }
+            Target::Host => Err(Errno::OPNOTSUPP),
             Target::Process(..) if of == Of::KernelMemory => Err(Errno::OPNOTSUPP),
             Target::Process(who, slot) => {
                 let place = self.processes.get_mut(slot.0 as usize).ok_or(Errno::NOSPC)?;

@@ -77,6 +77,7 @@ impl Kills {
     pub(super) fn kill(&mut self, kit: &mut Kit, at: &Aim<'_>, take: Take) -> Outcome {
         self.next = sys::now() + LOOK;
         match at.decision.target {
+            Target::Host => super::of_the_host(Operation::SendSignal),
             Target::Group(id, slot) => match take {
                 Take::Whole => self.kill_group(kit, at, id, slot, None),
                 Take::Family(family) => self.kill_group(kit, at, id, slot, Some(family)),

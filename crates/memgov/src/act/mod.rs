@@ -250,6 +250,7 @@ impl Actor {
     fn deny_inside(&mut self, at: &Aim<'_>) -> bool {
         let Some(inside) = self.inside.as_mut().filter(|inside| inside.denies) else { return false };
         let level = match at.decision.target {
+            Target::Host => return false,
             Target::Group(_, slot) => {
                 at.snap.group(slot).map_or(0, |row| self.kit.layout.level_of(&row.path))
             }
@@ -301,6 +302,7 @@ impl Actor {
             return None;
         }
         match at.decision.target {
+            Target::Host => Some(of_the_host(Operation::Prlimit)),
             Target::Process(who, _) => match at.guarded(&mut self.kit, who) {
                 Err(outcome) => Some(outcome),
                 Ok(()) => {
@@ -488,6 +490,7 @@ impl<'a> Aim<'a> {
     /// The target group, or the group around the target process; not all processes of the host for the sake of one.
     fn sweep_around(&self, kit: &mut Kit) -> Result<(), Outcome> {
         match self.decision.target {
+            Target::Host => Err(of_the_host(Operation::ListProcesses)),
             Target::Group(id, slot) => self.sweep_group(kit, id, slot),
             Target::Process(_, slot) => {
                 let group = self.snap.process(slot).and_then(|row| row.group).ok_or(Outcome::Gone)?;
@@ -518,6 +521,11 @@ fn refused(at: Operation, errno: Errno) -> Outcome {
         (Operation::Ledger, Errno::NOSPC) => Outcome::LedgerFull,
         _ => Outcome::Refused { at, errno: errno.raw_os_error() },
     }
+}
+
+/// Nothing is done to the machine as a whole: for its sake jobs are hit, and decisions about those name them.
+fn of_the_host(at: Operation) -> Outcome {
+    refused(at, Errno::OPNOTSUPP)
 }
 
 /// Whether everybody of the last sweep may be touched; who has gone meanwhile is nobody.

@@ -40,6 +40,7 @@ pub(super) fn send(kit: &mut Kit, at: &Aim<'_>, signal: u8) -> Outcome {
             }
             tally.overflow(kit.sweep.overflow());
         }
+        Target::Host => return super::of_the_host(Operation::SendSignal),
     }
     tally.outcome(Mechanism::Pidfd)
 }

@@ -153,6 +153,7 @@ impl Slowdowns {
                 self.slowed[i].by = by.unwrap_or(self.slowed[i].by);
             }),
             Target::Group(id, slot) => self.hold_group(kit, at, i, id, slot, &mut tally),
+            Target::Host => Err(super::of_the_host(Operation::Freeze)),
         };
         self.slowed[i].processes = tally.reached;
         let outcome = match (brought, tally.gone_if_nobody()) {

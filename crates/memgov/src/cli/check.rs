@@ -181,7 +181,8 @@ fn lacking(config: &Config, features: &[Feature]) -> Vec<HostFinding> {
 fn needs(rule: &Rule, virtual_high: bool) -> Vec<&'static str> {
     let each_process = rule.when.rss.is_some() || matches!(rule.scope, Scope::Processes(_));
     let mut needs = Vec::new();
-    if rule.when.group.is_some() || matches!(rule.scope, Scope::Groups(_)) {
+    let host = rule.scope == Scope::Host;
+    if !host && rule.when.group.is_some() || matches!(rule.scope, Scope::Groups(_)) {
         needs.push("group-meter");
     }
     if each_process {
@@ -204,7 +205,7 @@ fn needs(rule: &Rule, virtual_high: bool) -> Vec<&'static str> {
             Action::Slow(_) if each_process => "slow-process",
             Action::Slow(_) => "slow-group",
             Action::Reclaim(_) => "reclaim",
-            Action::Kill { victim: Victim::Group } if !each_process => "kill-group",
+            Action::Kill { victim: Victim::Group | Victim::LowestPriority } if !each_process => "kill-group",
             Action::Signal { .. } | Action::Kill { .. } => "signal",
         };
         if !needs.contains(&need) {

@@ -7,7 +7,7 @@ use clap::Args;
 use serde_json::json;
 
 use super::output;
-use crate::kernel::capabilities::{Facts, State, features};
+use crate::kernel::capabilities::{Facts, OtherKiller, State, features, others};
 
 #[derive(Debug, Args)]
 #[command(after_help = "\
@@ -39,8 +39,10 @@ impl Doctor {
     pub(crate) fn run(&self, out: &mut dyn Write) -> anyhow::Result<()> {
         let facts = probe(!self.no_load);
         let features = features(&facts);
+        let killers = others(Path::new("/proc"));
         if self.json {
-            output::json(out, &json!({ "features": features, "facts": facts }))?;
+            let shown = json!({ "features": features, "facts": facts, "other-killers": killers });
+            output::json(out, &shown)?;
             return Ok(());
         }
         let mut rows = Vec::new();
@@ -57,6 +59,12 @@ impl Doctor {
             if let State::Degraded(why) | State::Unavailable(why) = &feature.state {
                 writeln!(out, "\n{}: {why}\n  to get it: {}", feature.name, feature.how_to_get)?;
             }
+        }
+        for OtherKiller { name, pid, does, advice } in &killers {
+            writeln!(
+                out,
+                "\n{name} runs (pid {pid}) and {does}: two kill twice for one shortage\n  to do: {advice}"
+            )?;
         }
         Ok(())
     }

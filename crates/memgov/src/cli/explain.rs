@@ -53,6 +53,31 @@ fn kernel(found: &wire::KernelFinding, out: &mut dyn Write) -> std::io::Result<(
     )
 }
 
+/// The ranking of jobs, with what it is by.
+fn print_jobs(event: &wire::Event, out: &mut dyn Write) -> std::io::Result<()> {
+    if event.jobs.is_empty() {
+        return Ok(());
+    }
+    let of = event.jobs_considered.unwrap_or_default();
+    writeln!(
+        out,
+        "jobs     first to give way first, of {of}: over its reservation, then what it asks, then priority, then by how much"
+    )?;
+    let row = |(i, job): (usize, &wire::Job)| {
+        vec![
+            format!("         {}.", i + 1),
+            job.priority.to_string(),
+            Bytes(job.usage_bytes).to_string(),
+            Bytes(job.reservation_bytes).to_string(),
+            job.over_bytes.map_or_else(|| "-".to_owned(), |over| Bytes(over).to_string()),
+            job.asks.clone().unwrap_or_else(|| "-".to_owned()),
+            shown(&job.path),
+        ]
+    };
+    let rows: Vec<_> = event.jobs.iter().enumerate().map(row).collect();
+    output::table(out, &["", "PRIORITY", "USAGE", "RESERVATION", "OVER", "ASKS", "JOB"], &rows)
+}
+
 fn print(explanation: &wire::Explanation, out: &mut dyn Write) -> std::io::Result<()> {
     let wire::Explanation { event, meaning, before, after } = explanation;
     writeln!(out, "decision #{} of episode {}, {}", event.id, event.episode, event.time)?;
@@ -66,6 +91,9 @@ fn print(explanation: &wire::Explanation, out: &mut dyn Write) -> std::io::Resul
         ("usage", event.reason.usage_bytes, event.reason.usage_line_bytes),
         ("rss", event.reason.rss_bytes, event.reason.rss_line_bytes),
     ];
+    if let (Some(left), Some(line)) = (event.reason.available_bytes, event.reason.available_line_bytes) {
+        writeln!(out, "         available {left} bytes, line {line} bytes")?;
+    }
     for (name, value, line) in numbers {
         if let (Some(value), Some(line)) = (value, line) {
             let excess = match value.saturating_sub(line) {
@@ -104,6 +132,7 @@ fn print(explanation: &wire::Explanation, out: &mut dyn Write) -> std::io::Resul
         let rows: Vec<_> = event.ranking.iter().enumerate().map(row).collect();
         output::table(out, &["", "PID", "RSS", "NAME"], &rows)?;
     }
+    print_jobs(event, out)?;
     let order = output::order(event.order, event.signal, event.share_permille);
     writeln!(out, "action   {order}")?;
     writeln!(out, "outcome  {}", output::outcome(&event.outcome))?;

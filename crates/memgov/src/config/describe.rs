@@ -6,12 +6,12 @@ use std::time::Duration;
 use memgov_decide::governor::met_inside;
 use memgov_decide::policy::{
     Action, Condition, DEFAULT_BAND, GroupPolicy, MAX_DEFAULT_BAND, Meter, Over, Pattern, ProcessMatch, Rule,
-    Scope, Step, Victim,
+    Scope, Step, Under, Victim,
 };
 use memgov_decide::units::{Bytes, Limit};
 
 use super::signals;
-use super::words::{duration_text, kinds_text};
+use super::words::{duration_text, kinds_text, under_text};
 use crate::terminal::shown;
 
 /// One rule in a sentence.
@@ -38,13 +38,18 @@ pub fn only_from_outside(rule: &Rule) -> Option<&'static str> {
 
 /// What a `[[group]]` says.
 pub fn group(group: &GroupPolicy) -> Option<String> {
-    let high = match group.high? {
+    let high = group.high.map(|high| match high {
         Limit::Max => "no high line of memgov's own".to_owned(),
         Limit::At(bytes) => {
             format!("a high line of {bytes}, kept by memgov (nothing is written to the kernel)")
         }
-    };
-    Some(format!("{}: {high}", list(&group.groups)))
+    });
+    let priority = group.priority.map(|priority| format!("priority {priority} (lower is given up first)"));
+    let reservation = group
+        .reservation
+        .map(|bytes| format!("{bytes} reserved (given up before others only while it uses more)"));
+    let said: Vec<String> = [high, priority, reservation].into_iter().flatten().collect();
+    (!said.is_empty()).then(|| format!("{}: {}", list(&group.groups), said.join(", ")))
 }
 
 fn list(patterns: &[Pattern]) -> String {
@@ -57,6 +62,7 @@ fn subject(scope: &Scope, when: &Condition) -> String {
         (Scope::Groups(patterns), None) => format!("each group {}", list(patterns)),
         (Scope::Groups(patterns), Some(_)) => format!("each process in {}", list(patterns)),
         (Scope::Processes(processes), _) => format!("each process{}", matching(processes)),
+        (Scope::Host, _) => "the host".into(),
     }
 }
 
@@ -83,10 +89,23 @@ fn line(over: Over) -> String {
         Over::Amount(bytes) | Over::Kernel(bytes) => bytes.to_string(),
         Over::High { plus: Bytes(0) } => "memory.high".into(),
         Over::High { plus } => format!("memory.high + {plus}"),
+        Over::Available { under, .. } => under_text(under),
     }
 }
 
 fn condition(rule: &Rule) -> String {
+    if let Some(Over::Available { under, exhausted_in }) = rule.when.group {
+        let of = match (&rule.scope, under) {
+            (Scope::Host, Under::Share(_)) => " of its memory",
+            (Scope::Host, Under::Amount(_)) => "",
+            (_, Under::Share(_)) => " of its memory.max",
+            (_, Under::Amount(_)) => " under its memory.max",
+        };
+        let soon = exhausted_in.map(|time| {
+            format!(" and, as fast as that falls, nothing would be left in {}", duration_text(time))
+        });
+        return format!("while less than {}{of} is available{}", under_text(under), soon.unwrap_or_default());
+    }
     let group = match rule.scope {
         Scope::Groups(_) if rule.when.meter() == Meter::Kernel => "its kernel memory",
         Scope::Groups(_) if rule.when.rss.is_none() => "its usage",
@@ -98,10 +117,14 @@ fn condition(rule: &Rule) -> String {
     format!("while {}", parts.join(" and "))
 }
 
+/// Nobody but jobs is hit for the host's sake.
+const HOSTS: &str = "jobs";
+
 /// "it" is a group or a process.
 fn target(scope: &Scope, when: &Condition) -> &'static str {
     match (scope, when.rss) {
         (Scope::Groups(_), None) => "all its processes",
+        (Scope::Host, _) => HOSTS,
         _ => "it",
     }
 }
@@ -136,7 +159,7 @@ fn action(action: &Action, meter: Meter, target: &str) -> String {
                 Meter::Kernel => {
                     " (kernel memory in use cannot be: if that is the rest, what follows is at once)"
                 }
-                Meter::Usage | Meter::Rss(_) => "",
+                Meter::Usage | Meter::Available | Meter::Rss(_) => "",
             };
             format!("reclaim its memory in the background, with at most {share}% of a processor{pinned}")
         }
@@ -145,6 +168,12 @@ fn action(action: &Action, meter: Meter, target: &str) -> String {
             format!("send {target} {}{again}", signals::name(*signal))
         }
         Action::Kill { victim: Victim::Group } => format!("kill {target}"),
+        Action::Kill { victim: Victim::LowestPriority } if meter == Meter::Available && target == HOSTS => {
+            "kill the job that gives way first, and the next if that is not enough".into()
+        }
+        Action::Kill { victim: Victim::LowestPriority } => {
+            "kill the job below it that gives way first, and the next if that is not enough".into()
+        }
         Action::Kill { victim: Victim::Largest } if meter == Meter::Kernel => {
             "kill the processes of one name and session that hold most of it".into()
         }
@@ -159,6 +188,12 @@ fn relief(rule: &Rule) -> String {
     let ends = if lasting { "Undone" } else { "Over" };
     let band = |line: Bytes| Bytes(line.0 / DEFAULT_BAND).min(MAX_DEFAULT_BAND);
     match (rule.until, rule.when.rss, rule.when.group) {
+        (Some(until), _, Some(Over::Available { .. })) => {
+            format!("{ends} when {until} or more is available.")
+        }
+        (None, _, Some(Over::Available { .. })) => format!(
+            "{ends} when 1/{DEFAULT_BAND} of the rest (at most {MAX_DEFAULT_BAND}) more than that is available."
+        ),
         (Some(until), ..) => format!("{ends} at or under {until}."),
         (None, Some(rss), _) => format!("{ends} at or under {}.", rss.over.saturating_sub(band(rss.over))),
         (None, None, Some(Over::Amount(at) | Over::Kernel(at))) => {

@@ -8,6 +8,7 @@ use memgov_decide::policy::{
 };
 
 use super::error::{At, Findings, Place};
+use super::jobs;
 use super::never;
 use super::passwd::Users;
 use super::settings::{self, Settings};
@@ -22,6 +23,7 @@ pub(crate) fn of(files: &[File], users: &Users, findings: &mut Findings<'_>) -> 
     let mut never_defaults = true;
     let mut names: BTreeMap<String, Place> = BTreeMap::new();
     let mut nth = 0;
+    let mut chosen = Vec::new();
     for file in files {
         if let Some(text) = &file.settings {
             settings::apply(text, &mut settings, &mut pace, &mut kills, findings);
@@ -33,11 +35,13 @@ pub(crate) fn of(files: &[File], users: &Users, findings: &mut Findings<'_>) -> 
             nth += 1;
             let name = name(text, nth, &mut names, findings);
             policy.rules.extend(rule(name, text, users, findings));
+            chosen.extend(jobs::asked(text));
             if nth == MAX_RULES + 1 {
                 findings.error(text.at, format!("more than {MAX_RULES} rules"));
             }
         }
     }
+    jobs::there_are_some(&policy, &chosen, findings);
     if never_defaults {
         policy.never.extend(never::defaults());
     }
@@ -73,10 +77,13 @@ fn group(text: &GroupText, findings: &mut Findings<'_>) -> Option<GroupPolicy> {
     };
     let groups = patterns(typed, |t| words::group_pattern(t, true), findings);
     let high = text.high.as_ref().and_then(|h| findings.check(h.at, words::limit(&h.it)));
-    if text.high.is_none() {
-        findings.note(text.at, "this [[group]] says nothing: it has no `high`", None);
+    if text.high.is_none() && text.priority.is_none() && text.reservation.is_none() {
+        let message = "this [[group]] says nothing: it has no `high`, `priority` or `reservation`";
+        findings.note(text.at, message, None);
     }
-    Some(GroupPolicy { groups, high })
+    let priority = text.priority.as_ref().and_then(|typed| jobs::priority(typed, findings));
+    let reservation = text.reservation.as_ref().and_then(|r| findings.check(r.at, words::size(&r.it)));
+    Some(GroupPolicy { groups, high, priority, reservation })
 }
 
 fn patterns(
@@ -115,6 +122,7 @@ fn rule(name: String, text: &RuleText, users: &Users, findings: &mut Findings<'_
     let until = text.until.as_ref().and_then(|t| findings.check(t.at, words::size(&t.it)));
     let each_process = matches!(scope, Some(Scope::Processes(_))) || matches!(meter, Some(Meter::Rss(_)));
     let steps = steps(text, each_process, findings)?;
+    jobs::fitting(text, scope.as_ref(), meter, &steps, findings);
     let (scope, when) = (scope?, when?);
     if let (Some(until), Some(typed)) = (until, &text.until) {
         findings.check(typed.at, words::until_fits(until, &when));
@@ -124,6 +132,9 @@ fn rule(name: String, text: &RuleText, users: &Users, findings: &mut Findings<'_
 }
 
 fn scope(text: &RuleText, users: &Users, findings: &mut Findings<'_>) -> Option<Scope> {
+    if let Some(host) = &text.host {
+        return jobs::host(text, host, findings);
+    }
     match (&text.groups, &text.processes) {
         (Some(typed), None) => {
             Some(Scope::Groups(patterns(typed, |t| words::group_pattern(t, true), findings)))
@@ -135,8 +146,10 @@ fn scope(text: &RuleText, users: &Users, findings: &mut Findings<'_>) -> Option<
             None
         }
         (None, None) => {
-            let help = "groups = \"/hosting.slice/*\", or processes = { exe = \"/usr/bin/ld*\" }".to_owned();
-            findings.error_with(text.at, "a rule needs `groups` or `processes`: whom it is for", Some(help));
+            let help =
+                "groups = \"/hosting.slice/*\", or processes = { exe = \"/usr/bin/ld*\" }, or host = true";
+            let message = "a rule needs `groups`, `processes` or `host`: whom it is for";
+            findings.error_with(text.at, message, Some(help.to_owned()));
             None
         }
     }
@@ -145,6 +158,7 @@ fn scope(text: &RuleText, users: &Users, findings: &mut Findings<'_>) -> Option<
 fn meter(text: &RuleText, findings: &mut Findings<'_>) -> Option<Meter> {
     match &text.meter {
         Some(typed) => findings.check(typed.at, words::meter(&typed.it)),
+        None if text.host.is_some() => Some(Meter::Available),
         None if text.processes.is_none() => Some(Meter::Usage),
         None => {
             let message = "a rule for `processes` needs `meter`, for example meter = \"rss.anon\"";
@@ -155,6 +169,16 @@ fn meter(text: &RuleText, findings: &mut Findings<'_>) -> Option<Meter> {
 }
 
 fn condition(text: &RuleText, meter: Meter, findings: &mut Findings<'_>) -> Option<Condition> {
+    if meter == Meter::Available || text.host.is_some() {
+        return jobs::condition(text, meter, findings);
+    }
+    if let Some(under) = &text.under {
+        let help = "`over` is the line of every other meter".to_owned();
+        findings.error_with(under.at, "`under` goes with meter = \"available\"", Some(help));
+    }
+    if let Some(typed) = &text.exhausted_in {
+        findings.error(typed.at, "`exhausted-in` is for rules of the host: host = true");
+    }
     let Some(over) = &text.over else {
         let message = "a rule needs `over`: the amount above which it acts, for example over = \"8GiB\"";
         findings.error(text.at, message);
@@ -203,6 +227,8 @@ fn condition(text: &RuleText, meter: Meter, findings: &mut Findings<'_>) -> Opti
             };
             Some(Condition { group, rss: Some(RssOver { kinds, over }) })
         }
+        // Above.
+        Meter::Available => None,
     }
 }
 
@@ -254,6 +280,7 @@ fn notes(text: &RuleText, meter: Option<Meter>, steps: &[Step], findings: &mut F
     for (step, text) in steps.iter().zip(&typed.it) {
         signal_note(step, text, findings);
     }
+    // A job's death need not be enough, so its step goes on; one behind it is for when no job is left.
     let whole = |s: &Step| s.action == Action::Kill { victim: Victim::Group };
     if let Some(at) = steps.iter().position(whole)
         && let Some(beyond) = typed.it.get(at + 1)

@@ -6,6 +6,7 @@
 
 pub mod describe;
 pub mod error;
+mod jobs;
 pub mod meaning;
 pub mod never;
 pub mod passwd;
@@ -51,7 +52,7 @@ impl Config {
     pub fn rules_covering<'a>(&'a self, own: &'a [u8]) -> impl Iterator<Item = &'a Rule> {
         let covers = move |rule: &&Rule| match &rule.scope {
             Scope::Groups(patterns) => ancestors(own).any(|path| patterns.iter().any(|p| p.matches(path))),
-            Scope::Processes(_) => false,
+            Scope::Processes(_) | Scope::Host => false,
         };
         self.policy.rules.iter().filter(covers)
     }

@@ -46,6 +46,8 @@ pub(crate) struct GroupText {
     pub(crate) at: Place,
     pub(crate) groups: Option<At<Vec<At<String>>>>,
     pub(crate) high: Option<At<String>>,
+    pub(crate) priority: Option<At<i64>>,
+    pub(crate) reservation: Option<At<String>>,
 }
 
 /// `[[rule]]`.
@@ -55,8 +57,11 @@ pub(crate) struct RuleText {
     pub(crate) name: Option<At<String>>,
     pub(crate) groups: Option<At<Vec<At<String>>>>,
     pub(crate) processes: Option<MatchText>,
+    pub(crate) host: Option<At<bool>>,
     pub(crate) meter: Option<At<String>>,
     pub(crate) over: Option<At<String>>,
+    pub(crate) under: Option<At<String>>,
+    pub(crate) exhausted_in: Option<At<String>>,
     pub(crate) group_over: Option<At<String>>,
     pub(crate) until: Option<At<String>>,
     pub(crate) log: Option<At<bool>>,
@@ -100,12 +105,25 @@ const PACE: Schema = Schema { name: "`pace`", keys: &["fastest", "slowest"], lat
 const NEVER: Schema = Schema { name: "`never`", keys: &["exe", "comm", "uid"], later: &["groups"] };
 const GROUP: Schema = Schema {
     name: "[[group]]",
-    keys: &["match", "high"],
-    later: &["priority", "reservation", "oom-reserve", "low", "watermark"],
+    keys: &["match", "high", "priority", "reservation"],
+    later: &["oom-reserve", "low", "watermark"],
 };
 const RULE: Schema = Schema {
     name: "[[rule]]",
-    keys: &["name", "groups", "processes", "meter", "over", "group-over", "until", "log", "do"],
+    keys: &[
+        "name",
+        "groups",
+        "processes",
+        "host",
+        "meter",
+        "over",
+        "under",
+        "exhausted-in",
+        "group-over",
+        "until",
+        "log",
+        "do",
+    ],
     later: &["to", "for", "some", "full"],
 };
 const PROCESSES: Schema = Schema { name: "`processes`", keys: &["exe", "comm", "uid", "groups"], later: &[] };
@@ -130,6 +148,8 @@ impl File {
                     at: fields.at,
                     groups: fields.words("match", findings),
                     high: fields.word("high", findings),
+                    priority: fields.integer("priority", findings),
+                    reservation: fields.word("reservation", findings),
                 }),
                 None => item.wrong("group", "tables: write `[[group]]`", findings),
             }
@@ -203,8 +223,11 @@ fn rule(fields: &Fields<'_, '_>, findings: &mut Findings<'_>) -> RuleText {
         name: fields.word("name", findings),
         groups: fields.words("groups", findings),
         processes: fields.table("processes", &PROCESSES, findings).map(|t| process_match(&t, findings)),
+        host: fields.boolean("host", findings),
         meter: fields.word("meter", findings),
         over: fields.word("over", findings),
+        under: fields.word("under", findings),
+        exhausted_in: fields.word("exhausted-in", findings),
         group_over: fields.word("group-over", findings),
         until: fields.word("until", findings),
         log: fields.boolean("log", findings),

@@ -4,7 +4,9 @@
 
 use std::time::Duration;
 
-use memgov_decide::policy::{Action, Condition, Kinds, Meter, Over, Pattern, Reclaim, Slow, Step, Victim};
+use memgov_decide::policy::{
+    Action, Condition, Kinds, Meter, Over, Pattern, Reclaim, Slow, Step, Under, Victim,
+};
 use memgov_decide::units::{Bytes, Limit, QuantityError};
 
 use super::signals;
@@ -16,7 +18,7 @@ pub const STEP_KEYS: &[&str] = &["after", "signal", "repeat", "victim", "budget"
 /// Actions of this version.
 pub const ACTIONS: &[&str] = &["record", "reclaim", "deny", "slow", "freeze", "signal", "kill"];
 const LATER_ACTIONS: &[&str] = &["lend", "ask", "hook", "squeeze", "shrink"];
-const METERS: &[&str] = &["usage", "kernel", "rss.anon", "rss.file", "rss.shmem"];
+const METERS: &[&str] = &["usage", "kernel", "available", "rss.anon", "rss.file", "rss.shmem"];
 const LATER_METERS: &[&str] = &["sockets", "oom", "pressure", "swap"];
 /// A step that is not the first waits so long for the one before it.
 pub const DEFAULT_AFTER: Duration = Duration::from_secs(1);
@@ -59,6 +61,40 @@ pub fn line(text: &str) -> Result<Over, String> {
     }
 }
 
+/// A line for what is available: an amount, or a share of what there is in all (of the host's memory, of a group's `memory.max`).
+///
+/// # Errors
+/// Says how to write it.
+pub fn under(text: &str) -> Result<Under, String> {
+    if !text.trim_end().ends_with('%') {
+        return match size(text)? {
+            Bytes(0) => Err("less than nothing is never available".into()),
+            bytes => Ok(Under::Amount(bytes)),
+        };
+    }
+    match share(text) {
+        Ok(1000) => Err("less than 100% is always available".into()),
+        Ok(thousandths) => Ok(Under::Share(thousandths)),
+        Err(_) => Err(format!(
+            "`{}` is no such share; write for example `5%` or `2.5%`, 0.1% at the least",
+            cut(text)
+        )),
+    }
+}
+
+/// As [`under()`] reads it.
+pub fn under_text(under: Under) -> String {
+    match under {
+        Under::Amount(bytes) => bytes.to_string(),
+        Under::Share(thousandths) if thousandths % 10 == 0 => format!("{}%", thousandths / 10),
+        Under::Share(thousandths) => format!("{}.{}%", thousandths / 10, thousandths % 10),
+    }
+}
+
+/// Reclaim makes no difference to what is available.
+pub const RECLAIM_OF_AVAILABLE: &str =
+    "what can be reclaimed counts as available already: `reclaim` would change nothing";
+
 /// A rule for single processes has no choice of victims.
 pub const NO_VICTIM: &str = "this rule meets single processes: there is no victim to choose";
 
@@ -70,6 +106,13 @@ pub const NO_RECLAIM: &str = "`reclaim` makes a group smaller; this rule meets s
 /// # Errors
 /// If it would be relieved while over. A line that hangs on `memory.high` is not known here.
 pub fn until_fits(until: Bytes, when: &Condition) -> Result<(), String> {
+    if let Some(Over::Available { under: Under::Amount(under), .. }) = when.group
+        && until < under
+    {
+        return Err(format!(
+            "`until` ({until}) is below `under` ({under}): it would be relieved while short"
+        ));
+    }
     let line = match (when.rss, when.group) {
         (Some(rss), _) => rss.over,
         (None, Some(Over::Amount(line) | Over::Kernel(line))) => line,
@@ -87,6 +130,7 @@ pub fn line_text(over: Over) -> String {
         Over::Amount(bytes) | Over::Kernel(bytes) => bytes.to_string(),
         Over::High { plus: Bytes(0) } => "high".into(),
         Over::High { plus } => format!("high+{plus}"),
+        Over::Available { under, .. } => under_text(under),
     }
 }
 
@@ -101,6 +145,9 @@ pub fn meter(text: &str) -> Result<Meter, String> {
     if text.trim() == "kernel" {
         return Ok(Meter::Kernel);
     }
+    if text.trim() == "available" {
+        return Ok(Meter::Available);
+    }
     if text.trim() == "rss" {
         let all = "rss.anon+rss.file+rss.shmem";
         return Err(format!("`rss` is of three kinds: say which, `rss.anon` or a sum such as `{all}`"));
@@ -111,7 +158,7 @@ pub fn meter(text: &str) -> Result<Meter, String> {
             "rss.anon" => &mut kinds.anon,
             "rss.file" => &mut kinds.file,
             "rss.shmem" => &mut kinds.shmem,
-            group @ ("usage" | "kernel") => {
+            group @ ("usage" | "kernel" | "available") => {
                 return Err(format!("`{group}` is a group's and cannot be summed with a process's RSS"));
             }
             other => return Err(none_of("meter", other, METERS, LATER_METERS)),
@@ -335,9 +382,10 @@ fn victim(word: Option<&str>) -> Result<Victim, StepError> {
     match word {
         None | Some("group") => Ok(Victim::Group),
         Some("largest") => Ok(Victim::Largest),
+        Some("lowest-priority") => Ok(Victim::LowestPriority),
         Some(other) => Err(StepError {
             key: "victim",
-            message: none_of("victim", other, &["group", "largest"], &["lowest-priority"]),
+            message: none_of("victim", other, &["group", "largest", "lowest-priority"], &[]),
         }),
     }
 }

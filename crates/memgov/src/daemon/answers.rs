@@ -252,6 +252,8 @@ pub(super) fn who_is_held(view: &HoldView) -> Subject {
         HoldView::Slowed(slowed) => match slowed.target {
             memgov_decide::decision::Target::Process(who, _) => Subject::Process(who),
             memgov_decide::decision::Target::Group(id, _) => Subject::Group(id),
+            // Nobody slows the machine.
+            memgov_decide::decision::Target::Host => Subject::Group(GroupId(0)),
         },
     }
 }

@@ -64,7 +64,9 @@ impl InForce {
             if let Some(high) = set.rule.high {
                 // In front: the first match wins.
                 let only_it = vec![Pattern::literal(&set.path)];
-                policy.groups.insert(0, GroupPolicy { groups: only_it, high: Some(high) });
+                let high = Some(high);
+                let of_high = GroupPolicy { groups: only_it, high, priority: None, reservation: None };
+                policy.groups.insert(0, of_high);
             }
         }
         policy

@@ -216,6 +216,10 @@ impl Governing {
         self.governor.due(&self.snap, now, due_groups, due_processes);
         self.observer.look(&mut self.snap, due_groups, due_processes, &self.governor, &mut self.tape);
         self.mark();
+        // Last: what groups are seen to have given back is in it.
+        if self.governor.take_host_due() {
+            self.observer.look_at_host(&mut self.snap, &mut self.tape);
+        }
         self.observer.witness(&self.heard, &mut self.snap, &mut self.tape);
         self.tape.step();
     }

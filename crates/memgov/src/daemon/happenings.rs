@@ -144,6 +144,7 @@ impl Governing {
         let mut about = nobody(self.snap.at);
         match decision.target {
             Target::Group(id, _) => about.group = id,
+            Target::Host => {}
             Target::Process(who, slot) => {
                 (about.who, about.own) = (who, true);
                 if let Some(row) = self.snap.process(slot) {

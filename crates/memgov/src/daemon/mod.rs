@@ -34,6 +34,7 @@ use memgov_decide::units::Bytes;
 use crate::act::{self, Actor, Ledger};
 use crate::bpf::{Hook, Hooks};
 use crate::config::Config;
+use crate::kernel::capabilities::{OtherKiller, others};
 use crate::kernel::{Layout, MemoryVersion, proc, sys};
 use crate::observe::{Observer, Own};
 use crate::record::trace::Tape;
@@ -86,6 +87,11 @@ pub fn run(options: Options) -> anyhow::Result<()> {
     let config = desk::load(&options.config, &layout)?;
     for note in &config.warnings {
         say(&format!("memgov: note: {note}"));
+    }
+    for OtherKiller { name, pid, does, advice } in others(Path::new("/proc")) {
+        say(&format!(
+            "memgov: {name} runs (pid {pid}) and {does}: two kill twice for one shortage. To do: {advice}"
+        ));
     }
     let dry_run = options.dry_run || config.settings.dry_run;
     let state = options.state_dir.clone().unwrap_or_else(|| config.settings.state_dir.clone());

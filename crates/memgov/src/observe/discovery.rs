@@ -67,6 +67,8 @@ pub(super) type ControlledLines = Vec<(Arc<[u8]>, Over)>;
 pub(super) struct Concerns {
     /// Patterns of group rules and of process rules that name groups.
     patterns: Vec<Pattern>,
+    /// Jobs, where a rule chooses among them.
+    jobs: Vec<Pattern>,
     /// Process rules that name no group: any process may match.
     pub anywhere: Vec<ProcessMatch>,
     /// Births matter all the time: children inherit controls, or match rules.
@@ -92,13 +94,19 @@ impl Concerns {
                         anywhere.push(matching.clone());
                     }
                 }
+                Scope::Host => {}
             }
         }
-        Self { patterns, anywhere, births, denies }
+        let jobs = policy.groups.iter().filter(|group| group.is_job() && policy.chooses_jobs());
+        let jobs = jobs.flat_map(|group| group.groups.iter().cloned()).collect();
+        Self { patterns, jobs, anywhere, births, denies }
     }
 
-    /// The group itself matches, or it lies in one that does.
+    /// The group itself matches, or it lies in one that does; or it is a job.
     fn concerns(&self, path: &[u8]) -> bool {
+        if self.jobs.iter().any(|p| p.matches(path)) {
+            return true;
+        }
         let mut at = Some(path);
         while let Some(path) = at {
             if self.patterns.iter().any(|p| p.matches(path)) {
@@ -110,7 +118,8 @@ impl Concerns {
     }
 
     fn below(&self, path: &[u8]) -> bool {
-        self.concerns(path) || self.patterns.iter().any(|p| p.may_match_below(path))
+        let mut all = self.patterns.iter().chain(&self.jobs);
+        self.concerns(path) || all.any(|p| p.may_match_below(path))
     }
 }
 
@@ -135,6 +144,7 @@ impl Observer {
     /// Listens to births if the policy or a control makes them matter. Where they cannot be heard, processes are listed.
     pub fn follow(&mut self, governor: &Governor) {
         self.concerns = Concerns::of(governor.policy(), governor.controls().next().is_some());
+        self.memory.follow(governor.watches_host(), &self.wake);
         let wanted = self.concerns.births || self.concerns.denies;
         if self.wake.follow_processes(wanted).is_err() {
             self.wake.lost_hearing();
@@ -290,6 +300,9 @@ impl Observer {
         births: &mut dyn FnMut(u32, u32),
     ) {
         let now = snap.at;
+        if self.wake.is_pressed() {
+            governor.pace_hint_host(now);
+        }
         for i in 0..self.wake.crossed().len() {
             let slot = self.wake.crossed()[i];
             self.groups.drain_threshold(slot);

@@ -101,6 +101,7 @@ impl GroupRows {
         };
         let slot = GroupSlot(index);
         dir.keep_kernel(lines.kernel);
+        dir.keep_stat(!lines.available.is_empty());
         let mut row = Row {
             dir,
             alarm: Alarm::default(),
@@ -142,6 +143,7 @@ impl GroupRows {
             if lines != row.lines {
                 row.lines = lines;
                 row.dir.keep_kernel(row.lines.kernel);
+                row.dir.keep_stat(!row.lines.available.is_empty());
                 row.limits_stale = true;
                 match layout.version {
                     MemoryVersion::V2 => row.set_alarm(slot, layout.version, wake),
@@ -255,6 +257,7 @@ impl GroupRows {
         let mut reading = Reading {
             usage: None,
             kernel: None,
+            reclaimable: None,
             high: group.high,
             max: group.max,
             events: group.events,
@@ -273,6 +276,10 @@ impl GroupRows {
         let result = result.and_then(|()| {
             reading.kernel =
                 row.dir.read_kernel(buffer, &mut |name, text| tape.group_file(slot, name, text))?;
+            if row.lines.may_be_short(&reading) {
+                reading.reclaimable =
+                    row.dir.read_reclaimable(buffer, &mut |name, text| tape.group_file(slot, name, text))?;
+            }
             Ok(())
         });
         group.read_at = at;
@@ -288,8 +295,11 @@ impl GroupRows {
             // Unreadable now (EIO, a torn file system): unknown, not zero.
             Err(_) => {
                 tape.group_file(slot, crate::kernel::cgroup::UNREADABLE, b"");
-                (group.usage, group.kernel) = (None, None);
+                (group.usage, group.kernel, group.reclaimable) = (None, None, None);
             }
+        }
+        if row.lines.job {
+            row.read_preference(slot, group, tape);
         }
         snap.touch_group(slot);
     }
@@ -359,6 +369,15 @@ impl Row {
         (self.limits_read, self.limits_stale) = (at, false);
         self.dir.read(buffer, reading, tap)?;
         self.dir.read_limits(buffer, reading, tap)
+    }
+
+    /// What it asks for itself: of jobs, each time they are looked at, so that an attribute counts from the next shortage on.
+    fn read_preference(&self, slot: GroupSlot, group: &mut Group, tape: &mut Tape) {
+        let (preference, owner) = self.dir.preference();
+        if (preference, owner) != (group.preference, group.owner) {
+            (group.preference, group.owner) = (preference, owner);
+            tape.group_preference(slot, group);
+        }
     }
 
     fn disarm(&mut self, slot: GroupSlot, wake: &mut Wake) {

@@ -1,7 +1,7 @@
 //! The lines of usage that matter to a group, and whether somebody tells when they are crossed.
 
 use memgov_decide::governor::Governor;
-use memgov_decide::policy::{Over, Rule, Scope, names_it_or_above};
+use memgov_decide::policy::{Over, Rule, Scope, Under, names_it_or_above};
 use memgov_decide::snapshot::{Group, GroupId};
 use memgov_decide::units::{Bytes, Limit};
 
@@ -46,6 +46,10 @@ pub(super) struct Lines {
     pub virtual_high: bool,
     /// Some rule is about its kernel memory, which is then read too.
     pub kernel: bool,
+    /// How much has to be available under its limit, by the rules that name it.
+    pub available: Vec<Under>,
+    /// It may have to give way for others: what it asks for itself is read too.
+    pub job: bool,
 }
 
 impl Lines {
@@ -55,6 +59,7 @@ impl Lines {
         let concerned = |rule: &&Rule| match &rule.scope {
             Scope::Groups(patterns) => names_it_or_above(patterns, path),
             Scope::Processes(of) => of.groups.is_empty() || names_it_or_above(&of.groups, path),
+            Scope::Host => false,
         };
         let of_rules = governor.policy().rules.iter().filter(concerned).filter_map(|rule| rule.when.group);
         // A control counts in its process's group and in all above it.
@@ -62,7 +67,21 @@ impl Lines {
             |of: &[u8]| of.strip_prefix(path).is_some_and(|rest| rest.is_empty() || rest[0] == b'/');
         let of_controls = controls.iter().filter(|(of, _)| at_or_above(of)).map(|(_, over)| *over);
         let virtual_high = group.high.is_some();
-        let mut lines = Self { amounts: Vec::new(), over_high: Vec::new(), virtual_high, kernel: false };
+        let policy = governor.policy();
+        let names_it = |rule: &&Rule| matches!(&rule.scope, Scope::Groups(patterns) if patterns.iter().any(|p| p.matches(path)));
+        let of_it = policy.rules.iter().filter(names_it).filter_map(|rule| rule.when.group);
+        let available = of_it.filter_map(|over| match over {
+            Over::Available { under, .. } => Some(under),
+            _ => None,
+        });
+        let mut lines = Self {
+            amounts: Vec::new(),
+            over_high: Vec::new(),
+            virtual_high,
+            kernel: false,
+            available: available.collect(),
+            job: policy.chooses_jobs() && policy.worth(path).is_some(),
+        };
         for over in of_rules.chain(of_controls) {
             let kind = match over {
                 Over::Amount(_) => &mut lines.amounts,
@@ -71,6 +90,8 @@ impl Lines {
                     lines.kernel = true;
                     continue;
                 }
+                // No event tells of it, and where it lies is not known before the limit is.
+                Over::Available { .. } => continue,
             };
             kind.extend(over.line(&group));
         }
@@ -78,6 +99,12 @@ impl Lines {
         lines.over_high.sort_unstable();
         lines.over_high.dedup();
         lines
+    }
+
+    /// Whether usage alone does not say that enough is available.
+    pub(super) fn may_be_short(&self, reading: &Reading) -> bool {
+        let (Some(usage), Some(Limit::At(max))) = (reading.usage, reading.max) else { return false };
+        self.available.iter().any(|under| usage > max - under.of(max))
     }
 
     pub(super) fn all(&self) -> Vec<Bytes> {

@@ -8,6 +8,7 @@ mod discovery;
 mod groups;
 pub mod kernel_memory;
 mod lines;
+mod memory;
 mod overlay;
 mod processes;
 mod upkeep;
@@ -42,6 +43,7 @@ pub struct Observer {
     overlay: Overlay,
     processes: ProcessRows,
     folders: Folders,
+    memory: memory::HostMemory,
     wake: Wake,
     concerns: Concerns,
     settings: births::Settings,
@@ -70,6 +72,7 @@ impl Observer {
             overlay: Overlay::default(),
             processes: ProcessRows::with_capacity(processes, own),
             folders: Folders::default(),
+            memory: memory::HostMemory::default(),
             wake,
             layout,
             concerns: Concerns::default(),

@@ -91,6 +91,7 @@ fn reading(record: &GroupRecord, version: MemoryVersion) -> Reading {
         MemoryVersion::V2 => Reading {
             usage,
             kernel: None,
+            reclaimable: None,
             high: Some(record.high),
             max,
             events: record.events,

@@ -11,6 +11,7 @@ use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use crate::kernel::forks::{ProcessEvent, ProcessEvents};
 use crate::kernel::notify::{Inotify, Notice, Threshold};
+use crate::kernel::psi::Trigger;
 use crate::kernel::{Errno, Error, GroupDir, sys};
 
 /// Births wake the loop no more often than this; what comes in between is fetched together.
@@ -23,6 +24,7 @@ const INOTIFY: u64 = 1 << 32;
 const PROCESSES: u64 = 2 << 32;
 const THRESHOLD: u64 = 3 << 32;
 const OTHER: u64 = 4 << 32;
+const PRESSURE: u64 = 5 << 32;
 /// inotify tokens: a row's event file, or a watched directory.
 pub(super) const FILE: u64 = 1 << 32;
 pub(super) const FOLDER: u64 = 2 << 32;
@@ -47,6 +49,8 @@ pub(super) struct Wake {
     crossed: Vec<GroupSlot>,
     inotify_ready: bool,
     processes_ready: bool,
+    /// Tasks wait for memory, by the host's pressure trigger.
+    pressed: bool,
 }
 
 impl Wake {
@@ -64,6 +68,7 @@ impl Wake {
             crossed: Vec::with_capacity(EVENTS),
             inotify_ready: false,
             processes_ready: false,
+            pressed: false,
         };
         wake.add(wake.inotify.as_fd(), INOTIFY).map_err(|e| Error::new("adding inotify to", "epoll", e))?;
         Ok(wake)
@@ -76,6 +81,17 @@ impl Wake {
     /// Also waits for a descriptor of somebody else; its number is the bit in [`Woken::others`].
     pub(super) fn add_other(&self, fd: BorrowedFd<'_>, number: u32) -> Result<(), Errno> {
         self.add(fd, OTHER | u64::from(number))
+    }
+
+    /// Is told of pressure; ends when the trigger is closed.
+    pub(super) fn watch_pressure(&self, trigger: &Trigger) -> bool {
+        let token = EventData::new_u64(PRESSURE);
+        epoll::add(&self.epoll, trigger.as_fd(), token, EventFlags::PRI).is_ok()
+    }
+
+    /// Whether there was pressure in this wait.
+    pub(super) const fn is_pressed(&self) -> bool {
+        self.pressed
     }
 
     /// Starts or stops listening to births and deaths of processes; whether it listens.
@@ -149,7 +165,7 @@ impl Wake {
         let deadline = deadline.min(self.rest_until.unwrap_or(Time::FAR));
         let timeout = (deadline != Time::FAR).then(|| timespec(deadline.since(now)));
         self.events.clear();
-        (self.inotify_ready, self.processes_ready) = (false, false);
+        (self.inotify_ready, self.processes_ready, self.pressed) = (false, false, false);
         self.crossed.clear();
         let spare = rustix::buffer::spare_capacity(&mut self.events);
         match epoll::wait(&self.epoll, spare, timeout.as_ref()) {
@@ -164,6 +180,7 @@ impl Wake {
                 INOTIFY => self.inotify_ready = true,
                 PROCESSES => self.processes_ready = true,
                 THRESHOLD => self.crossed.push(GroupSlot(low)),
+                PRESSURE => self.pressed = true,
                 _ => woken.others |= 1u32.checked_shl(low).unwrap_or(0),
             }
         }

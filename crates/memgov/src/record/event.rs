@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use memgov_decide::decision::{
-    Decision, MAX_CANDIDATES, Mechanism, Operation, Order, Outcome, Phase, Reason, Source, Target,
+    Decision, MAX_CANDIDATES, MAX_JOBS, Mechanism, Operation, Order, Outcome, Phase, Reason, Source, Target,
 };
 use memgov_decide::kernel_memory::{Basis, Diagnosis, Offender};
 use memgov_decide::policy::Policy;
@@ -31,6 +31,8 @@ pub struct Names {
     pub uid: Option<u32>,
     /// Names of the ranking, in its order.
     pub ranked: [[u8; 16]; MAX_CANDIDATES],
+    /// Paths of ranked jobs, in their order.
+    pub jobs: [Option<Arc<[u8]>>; MAX_JOBS],
 }
 
 impl Names {
@@ -39,6 +41,9 @@ impl Names {
         let mut names = Self::of_target(decision.source, decision.target, Some(&decision.reason), snap, rule);
         for (name, candidate) in names.ranked.iter_mut().zip(decision.ranking.iter()) {
             *name = snap.process(candidate.slot).map_or([0; 16], |p| p.comm);
+        }
+        for (name, job) in names.jobs.iter_mut().zip(decision.ranking.jobs()) {
+            *name = snap.group(job.slot).map(|row| Arc::clone(&row.path));
         }
         names
     }
@@ -67,12 +72,14 @@ impl Names {
                     (names.comm, names.uid) = (process.comm, process.uid);
                 }
             }
+            Target::Host => {}
         }
         names.compared = match reason {
             Some(
                 Reason::Usage { group, .. }
                 | Reason::Kernel { group, .. }
-                | Reason::UsageAndRss { group, .. },
+                | Reason::UsageAndRss { group, .. }
+                | Reason::Available { group: Some(group), .. },
             ) => path(*group),
             _ => None,
         };
@@ -94,7 +101,7 @@ pub fn event(
     page: Bytes,
 ) -> wire::Event {
     let pid = match decision.target {
-        Target::Group(..) => 0,
+        Target::Group(..) | Target::Host => 0,
         Target::Process(who, _) => who.pid,
     };
     let log =
@@ -119,6 +126,8 @@ pub fn event(
         },
         reason: reason(&decision.reason, names.compared()),
         ranking: ranking(decision, names),
+        jobs: jobs(decision, names),
+        jobs_considered: Some(decision.ranking.considered).filter(|_| !decision.ranking.jobs().is_empty()),
         allocating: None,
         denials: None,
         left_out: None,
@@ -149,6 +158,7 @@ pub fn target(target: Target, names: &Names) -> wire::Target {
             group: group.map(text::printable),
             uid: names.uid,
         },
+        Target::Host => wire::Target::Host {},
     }
 }
 
@@ -172,6 +182,20 @@ fn ranking(decision: &Decision, names: &Names) -> Vec<wire::Candidate> {
         start: candidate.process.start,
         comm: text::printable(comm(name)),
         rss_bytes: candidate.rss.0,
+    });
+    shown.collect()
+}
+
+fn jobs(decision: &Decision, names: &Names) -> Vec<wire::Job> {
+    let named = decision.ranking.jobs().iter().zip(&names.jobs);
+    let shown = named.map(|(job, name)| wire::Job {
+        path: text::printable(name.as_deref().unwrap_or(b"?")),
+        id: job.group.0,
+        priority: job.priority,
+        usage_bytes: job.usage.0,
+        reservation_bytes: job.reservation.0,
+        over_bytes: job.is_over().then(|| (job.usage - job.reservation).0),
+        asks: job.wish.map(|wish| text::wish(wish).to_owned()),
     });
     shown.collect()
 }
@@ -201,7 +225,7 @@ pub const fn order(order: &Order) -> wire::OrderKind {
 /// A reason in its shown form. `group` is the path of the group that was compared.
 pub fn reason(reason: &Reason, group: Option<&[u8]>) -> wire::Reason {
     let text = text::reason(reason, group);
-    let (mut usage, mut rss) = (None, None);
+    let (mut usage, mut rss, mut left, mut falls) = (None, None, None, None);
     let kind = match *reason {
         Reason::Usage { usage: value, line, .. } => {
             usage = Some((value, line));
@@ -219,6 +243,15 @@ pub fn reason(reason: &Reason, group: Option<&[u8]>) -> wire::Reason {
             (usage, rss) = (Some((of_group, usage_line)), Some((value, line)));
             wire::ReasonKind::UsageAndRss
         }
+        Reason::Available { available, line, falling, .. } => {
+            (left, falls) = (Some((available, line)), falling);
+            wire::ReasonKind::Available
+        }
+        Reason::Recovered { available, until } => {
+            left = Some((available, until));
+            wire::ReasonKind::Relieved
+        }
+        Reason::NoJob { .. } => wire::ReasonKind::NoJob,
         Reason::Relieved { .. } => wire::ReasonKind::Relieved,
         Reason::RuleGone => wire::ReasonKind::RuleGone,
         Reason::TargetGone => wire::ReasonKind::TargetGone,
@@ -234,6 +267,9 @@ pub fn reason(reason: &Reason, group: Option<&[u8]>) -> wire::Reason {
         usage_line_bytes: usage.map(|(_, line)| line.0),
         rss_bytes: rss.map(|(value, _)| value.0),
         rss_line_bytes: rss.map(|(_, line)| line.0),
+        available_bytes: left.map(|(value, _)| value.0),
+        available_line_bytes: left.map(|(_, line)| line.0),
+        falling_bytes_per_second: falls,
     }
 }
 

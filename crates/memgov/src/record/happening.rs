@@ -153,6 +153,8 @@ impl Happening {
             share_permille: None,
             reason,
             ranking: Vec::new(),
+            jobs: Vec::new(),
+            jobs_considered: None,
             allocating: matches!(self.what, What::Oom { .. }).then(|| self.candidate()),
             denials: match self.what {
                 What::Denied { calls, .. } => Some(calls),
@@ -205,6 +207,9 @@ impl Happening {
             usage_line_bytes: None,
             rss_bytes: None,
             rss_line_bytes: None,
+            available_bytes: None,
+            available_line_bytes: None,
+            falling_bytes_per_second: None,
         };
         match self.what {
             What::Oom { usage, max } => {

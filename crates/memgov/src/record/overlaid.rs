@@ -54,6 +54,7 @@ pub(super) fn parse(words: &[&str]) -> Option<Reading> {
     (words.len() == WORDS).then_some(Reading {
         usage: usage.map(Bytes),
         kernel: None,
+        reclaimable: None,
         high: limit(high),
         max: limit(max),
         events: Events { high: high_events, max: max_events, oom, oom_kill },
@@ -87,6 +88,7 @@ mod tests {
             let reading = Reading {
                 usage: usage.map(Bytes),
                 kernel: None,
+                reclaimable: None,
                 high: high.map(|n| if n == 2 { Limit::Max } else { Limit::At(Bytes(n)) }),
                 max: max.map(|n| Limit::At(Bytes(n))),
                 events: Events { high: high_events, max: max_events, oom, oom_kill },

@@ -11,6 +11,7 @@ use std::path::Path;
 use memgov_decide::control::MemControl;
 use memgov_decide::decision::{DecisionId, Decisions, EpisodeId, Report};
 use memgov_decide::governor::{Bounds, Elsewhere, Governor, Numbers};
+use memgov_decide::jobs::{Preference, Wish};
 use memgov_decide::policy::Policy;
 use memgov_decide::snapshot::{
     Group, GroupId, GroupSlot, Host, Process, ProcessId, ProcessSlot, Rss, Snapshot, Untouchable,
@@ -18,8 +19,8 @@ use memgov_decide::snapshot::{
 use memgov_decide::units::{Bytes, Limit, Time};
 
 use super::trace::{self, Frame, TraceError};
-use super::{event, overlaid};
-use crate::kernel::{Reading, proc};
+use super::{event, overlaid, text};
+use crate::kernel::{Reading, meminfo, proc};
 use crate::serve::wire::{self, Event};
 use crate::terminal;
 
@@ -195,6 +196,12 @@ impl Player {
                 "no" => Elsewhere::No,
                 _ => Elsewhere::Unseen,
             }),
+            "group~" => self.group_preference(&words)?,
+            "host" => {
+                self.snap.memory.read_at = self.snap.at;
+                self.snap.memory.available = meminfo::parse_available(frame.payload);
+                self.snap.fresh_memory = true;
+            }
             "group-" => {
                 let slot = GroupSlot(words.slot(1)?);
                 if let Some(group) = self.snap.groups.get_mut(slot.0) {
@@ -291,6 +298,24 @@ impl Player {
         let reading = overlaid::parse(rest).ok_or_else(|| words.bad("not a reading"))?;
         self.readings.insert(slot, reading);
         self.group_read(words, slot)
+    }
+
+    fn group_preference(&mut self, words: &Words<'_>) -> Result<(), TraceError> {
+        let wish = |at| match words.text(at)? {
+            "-" => Ok(None),
+            word => {
+                let known =
+                    [Wish::Prefer, Wish::Avoid, Wish::Omit].into_iter().find(|w| text::wish(*w) == word);
+                known.map(Some).ok_or_else(|| words.bad("not a wish"))
+            }
+        };
+        let slot = words.slot(1)?;
+        let owner = words.maybe(2)?.and_then(|uid| u32::try_from(uid).ok());
+        let preference = Preference { trusted: wish(3)?, user: wish(4)? };
+        let row = self.snap.groups.get_mut(slot).ok_or_else(|| words.bad("a wish of nobody"))?;
+        (row.owner, row.preference) = (owner, preference);
+        self.snap.touch_group(GroupSlot(slot));
+        Ok(())
     }
 
     /// Takes a reading over into its row.
@@ -417,7 +442,7 @@ impl Words<'_> {
 impl Reading {
     /// Takes the reading over into a row of the group table.
     pub fn fill(&self, group: &mut Group, virtual_high: Option<Limit>) {
-        (group.usage, group.kernel) = (self.usage, self.kernel);
+        (group.usage, group.kernel, group.reclaimable) = (self.usage, self.kernel, self.reclaimable);
         // v1 has no memory.high: where the configuration gives none, there is no line, and that is known.
         group.high = virtual_high.or(self.high).or(self.max.map(|_| Limit::Max));
         group.max = self.max;

@@ -1,6 +1,7 @@
 //! Words for the numbers: the one place where reasons, orders and outcomes become text.
 
 use memgov_decide::decision::{Decision, Mechanism, Operation, Order, Outcome, Protected, Reason};
+use memgov_decide::jobs::Wish;
 use memgov_decide::policy::Kinds;
 use memgov_decide::snapshot::Untouchable;
 use memgov_decide::units::Bytes;
@@ -44,6 +45,19 @@ pub fn reason(reason: &Reason, group: Option<&[u8]>) -> String {
         Reason::UsageAndRss { usage, usage_line, kinds: which, rss, line, .. } => {
             format!("usage {usage}{of} is over {usage_line} and {} {rss} is over {line}", kinds(which))
         }
+        Reason::Available { group: compared, available, line, falling } => {
+            let of = if compared.is_some() { of } else { " on the host".to_owned() };
+            let soon = falling.map(|rate| {
+                let left = available.0.saturating_mul(1000) / rate.max(1);
+                format!(", falling by {} a second: nothing would be left in {left} ms", Bytes(rate))
+            });
+            format!("available {available}{of} is under {line}{}", soon.unwrap_or_default())
+        }
+        Reason::Recovered { available, until } => format!("{available} are available again, {until} or more"),
+        Reason::NoJob { considered: 0, .. } => "there is no job that could give way".into(),
+        Reason::NoJob { considered, left_out } => format!(
+            "none of {considered} jobs can give way: {left_out} ask to be left out or could not be killed, the rest hold nothing"
+        ),
         Reason::Relieved { value, until } => format!("{value} is back at or under {until}"),
         Reason::RuleGone => "the rule or control is no longer in force".into(),
         Reason::TargetGone => "the target is gone".into(),
@@ -57,6 +71,15 @@ pub fn reason(reason: &Reason, group: Option<&[u8]>) -> String {
         Reason::FreeingPending { expected } => {
             format!("{expected} of an earlier kill are still on their way back")
         }
+    }
+}
+
+/// What a job asks for itself.
+pub const fn wish(wish: Wish) -> &'static str {
+    match wish {
+        Wish::Prefer => "prefer",
+        Wish::Avoid => "avoid",
+        Wish::Omit => "omit",
     }
 }
 

@@ -13,6 +13,9 @@
 //! group= 3 8192 max max 0 0 0 0 0 0  slot, a reading from a pass over all groups (`overlaid.rs`)
 //! group! 3 8388608 0                 slot, usage as seen inside the kernel, over what was read
 //! group!kernel 3 8388608 0           likewise, its kernel memory
+//! group~ 3 0 - avoid 0                slot, owner or -, what it asks for by trusted. and by user. attributes
+//! host 29                             payload: what was read of /proc/meminfo
+//! MemAvailable:    1048576 kB
 //! decision 1 312                      number; payload: JSON
 //! ```
 //!
@@ -27,11 +30,13 @@ use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
 use memgov_decide::control::MemControl;
 use memgov_decide::decision::{EpisodeId, Report};
 use memgov_decide::governor::{Elsewhere, Numbers};
+use memgov_decide::jobs::Wish;
 use memgov_decide::snapshot::{Group, GroupSlot, Host, Process, ProcessId, ProcessSlot, Rss};
 use memgov_decide::units::{Bytes, Time};
 
 use super::event;
 use super::overlaid::Overlaid;
+use super::text;
 use crate::kernel::{Error, Reading};
 
 /// The frame for the engine's turn.
@@ -181,6 +186,16 @@ impl Tape {
             Elsewhere::Unseen => "unseen",
         };
         self.frame(format_args!("elsewhere {word}"), b"");
+    }
+    /// What a group asks for itself has changed, or its owner.
+    pub fn group_preference(&mut self, slot: GroupSlot, group: &Group) {
+        let word = |wish: Option<Wish>| Opt(wish.map(text::wish));
+        let (trusted, user) = (word(group.preference.trusted), word(group.preference.user));
+        self.frame(format_args!("group~ {} {} {trusted} {user}", slot.0, Opt(group.owner)), b"");
+    }
+    /// The host's memory was read.
+    pub fn host_memory(&mut self, text: &[u8]) {
+        self.frame(format_args!("host"), text);
     }
     /// A group is gone.
     pub fn group_gone(&mut self, slot: GroupSlot) {

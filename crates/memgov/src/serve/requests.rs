@@ -388,6 +388,10 @@ pub fn group_rule(request: wire::GroupRule) -> Result<GroupRule, Failure> {
             let line = words::size(&request.over).map_err(|e| invalid("over", e))?;
             Condition { group: Some(Over::Kernel(line)), rss: None }
         }
+        Meter::Available => {
+            let why = "what is available has a line `under` it, which only the configuration can give";
+            return Err(invalid("meter", why.into()));
+        }
         Meter::Rss(kinds) => {
             let over = words::size(&request.over).map_err(|e| invalid("over", e))?;
             Condition { group: group_over, rss: Some(RssOver { kinds, over }) }

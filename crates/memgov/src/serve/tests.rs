@@ -55,8 +55,13 @@ fn event(id: u64, uid: u32, padding: usize) -> wire::Event {
             usage_line_bytes: None,
             rss_bytes: Some(2),
             rss_line_bytes: Some(1),
+            available_bytes: None,
+            available_line_bytes: None,
+            falling_bytes_per_second: None,
         },
         ranking: Vec::new(),
+        jobs: Vec::new(),
+        jobs_considered: None,
         outcome: wire::Outcome {
             kind: wire::OutcomeKind::Done,
             processes: Some(1),

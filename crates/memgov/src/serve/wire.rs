@@ -127,6 +127,8 @@ pub enum ReasonKind {
     TooManyKills,
     Protected,
     FreeingPending,
+    Available,
+    NoJob,
     Asked,
     Denied,
     Oom,
@@ -151,6 +153,15 @@ pub struct Reason {
     /// Its line.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rss_line_bytes: Option<u64>,
+    /// What is available: on the host, or under a group's limit.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub available_bytes: Option<u64>,
+    /// Its line; of a relief, its relief level.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub available_line_bytes: Option<u64>,
+    /// How fast it falls, where the rule asks for that.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub falling_bytes_per_second: Option<u64>,
 }
 
 /// One of a ranking, best victim first.
@@ -161,6 +172,27 @@ pub struct Candidate {
     pub start: u64,
     pub comm: String,
     pub rss_bytes: u64,
+}
+
+/// One of a ranking of jobs, first to give way first.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Job {
+    /// Path in the memory hierarchy.
+    pub path: String,
+    /// Inode of its directory.
+    pub id: u64,
+    /// Lower gives way first.
+    pub priority: i32,
+    /// What it used.
+    pub usage_bytes: u64,
+    /// What is reserved for it.
+    pub reservation_bytes: u64,
+    /// By how much it is over that; absent: it is not.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub over_bytes: Option<u64>,
+    /// What it asks for itself by an extended attribute: `prefer` or `avoid`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub asks: Option<String>,
 }
 
 /// What came of it, as a word.
@@ -245,6 +277,12 @@ pub struct Event {
     /// For kills of one among many.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub ranking: Vec<Candidate>,
+    /// For kills by priority: the first of all jobs that were asked.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub jobs: Vec<Job>,
+    /// How many that were.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub jobs_considered: Option<u32>,
     /// Of an `oom`: whose allocation the kernel could not satisfy.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub allocating: Option<Candidate>,

@@ -283,7 +283,7 @@ pub fn identify(pid: u32) -> ProcessId {
 pub fn pid(target: Target) -> u32 {
     match target {
         Target::Process(who, _) => who.pid,
-        Target::Group(..) => panic!("a group has no pid"),
+        Target::Group(..) | Target::Host => panic!("neither a group nor the machine has a pid"),
     }
 }
 

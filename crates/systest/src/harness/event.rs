@@ -29,6 +29,9 @@ pub struct Event {
     /// Candidates of a kill.
     #[serde(default)]
     pub ranking: Vec<Candidate>,
+    /// Jobs of a kill by priority.
+    #[serde(default)]
+    pub jobs: Vec<Job>,
     /// What came of it.
     pub outcome: Option<Outcome>,
     /// The letter's log line.
@@ -73,6 +76,8 @@ pub struct Reason {
     pub rss_bytes: Option<u64>,
     /// Its line.
     pub rss_line_bytes: Option<u64>,
+    /// What was available.
+    pub available_bytes: Option<u64>,
 }
 
 /// One of a ranking.
@@ -80,6 +85,21 @@ pub struct Reason {
 pub struct Candidate {
     /// Who.
     pub pid: i32,
+}
+
+/// A job of a ranking.
+#[derive(Clone, Debug, Deserialize)]
+pub struct Job {
+    /// Which.
+    pub path: String,
+    /// Lower gives way first.
+    pub priority: i32,
+    /// What it used.
+    pub usage_bytes: u64,
+    /// What is reserved for it.
+    pub reservation_bytes: u64,
+    /// What it asks for itself.
+    pub asks: Option<String>,
 }
 
 /// What came of an order.

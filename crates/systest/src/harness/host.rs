@@ -64,6 +64,8 @@ pub struct Host {
     pub choose_pid: bool,
     /// The kernel was not told to leave kernel memory out of its accounts.
     pub kernel_accounting: bool,
+    /// The machine is there for the tests and nothing else.
+    pub own_machine: bool,
     /// The clock counts instructions: what is measured is exact.
     pub counts_instructions: bool,
     /// Directory of this run, removed at its end.
@@ -95,6 +97,8 @@ pub enum Need {
     InstructionClock,
     /// Programs that use libmemgov.
     Clients,
+    /// A machine whose memory may be used up.
+    OwnMachine,
     /// A kernel that accounts kernel memory.
     KernelAccounting,
     /// One that was told not to.
@@ -122,6 +126,9 @@ impl Need {
                 "shown on a machine whose clock counts instructions: 6.12-v2-cost and 6.1-v2-cost",
             ),
             Self::Clients => (host.is_bare(), "shown on the machine that builds them"),
+            Self::OwnMachine => {
+                (host.own_machine, "uses up all memory: shown in machines of the tests' own (cargo xtask vm)")
+            }
             Self::KernelAccounting => (
                 host.kernel_accounting,
                 "this kernel was started with cgroup.memory=nokmem and accounts no kernel memory",
@@ -172,6 +179,8 @@ impl Host {
             clean_cache: clean_cache(&dir),
             choose_pid: fs::OpenOptions::new().write(true).open("/proc/sys/kernel/ns_last_pid").is_ok(),
             kernel_accounting: !fs::read_to_string("/proc/cmdline").is_ok_and(|line| line.contains("nokmem")),
+            own_machine: fs::read_to_string("/proc/cmdline")
+                .is_ok_and(|line| line.contains("memgov.machine=own")),
             counts_instructions: fs::read_to_string("/proc/cmdline")
                 .is_ok_and(|line| line.contains("memgov.clock=instructions")),
             dir,

@@ -96,6 +96,14 @@ pub fn wakeups(pid: i32) -> Option<u64> {
     Some(threads.flatten().filter_map(of).sum())
 }
 
+/// Major page faults of one thread so far: those that had to wait for a disk (proc_pid_stat(5)).
+pub fn major_faults(pid: i32, tid: i32) -> Option<u64> {
+    let stat = fs::read(format!("/proc/{pid}/task/{tid}/stat")).ok()?;
+    let text = String::from_utf8_lossy(&stat);
+    // state ppid pgrp session tty tpgid flags minflt cminflt majflt
+    text.rsplit_once(')')?.1.trim().split(' ').nth(9)?.parse().ok()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -6,6 +6,7 @@ mod control_plane;
 mod cost;
 mod crash;
 mod deny;
+mod dr;
 mod gk;
 mod hostile;
 mod kernel_accounting;
@@ -23,7 +24,7 @@ use crate::harness::run::Test;
 
 /// Every test, in the order they run.
 pub fn all() -> Vec<Test> {
-    let themes: [fn() -> Vec<Test>; 17] = [
+    let themes: [fn() -> Vec<Test>; 18] = [
         wl::tests,
         deny::tests,
         slow::tests,
@@ -38,6 +39,7 @@ pub fn all() -> Vec<Test> {
         records::tests,
         control_plane::tests,
         gk::tests,
+        dr::tests,
         cost::tests,
         kernel_accounting::tests,
         bpf::tests,

@@ -78,6 +78,7 @@ impl Inside {
                 let counter = counter_of(&self.maps, told)?;
                 (&mut told.said, counter)
             }
+            Target::Host => return None,
         };
         let calls = said.take(counter);
         let more = calls.saturating_sub(u64::from(said.said));

@@ -3,9 +3,11 @@
 //! wrote is removed or put back.
 
 mod features;
+mod others;
 mod probe;
 
 pub use features::{Feature, State, features};
+pub use others::{OtherKiller, others};
 
 use super::layout::MemoryVersion;
 

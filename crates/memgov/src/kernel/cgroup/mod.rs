@@ -3,6 +3,7 @@
 
 mod find;
 mod kernel_memory;
+mod reclaimable;
 pub mod v1;
 pub mod v2;
 
@@ -26,6 +27,9 @@ pub struct Reading {
     pub usage: Option<Bytes>,
     /// `kernel` of `memory.stat`; v1 `memory.kmem.usage_in_bytes`. Only read of groups that a rule about it concerns.
     pub kernel: Option<Bytes>,
+    /// What of `usage` can be had back (`active_file`, `inactive_file`, `slab_reclaimable` of `memory.stat`); only read where a rule asks what is
+    /// available, and always after `usage`.
+    pub reclaimable: Option<Bytes>,
     /// `memory.high`; v1 has none.
     pub high: Option<Limit>,
     /// `memory.max`; v1 `memory.limit_in_bytes`.
@@ -49,7 +53,10 @@ impl Reading {
     /// What the text does not say becomes `None`. Whether the name is known.
     pub fn apply(&mut self, name: &str, text: &[u8], page: u64) -> bool {
         match name {
-            "memory.current" | "memory.usage_in_bytes" => self.usage = parse_usage(text),
+            "memory.current" | "memory.usage_in_bytes" => {
+                (self.usage, self.reclaimable) = (parse_usage(text), None);
+            }
+            reclaimable::FRAME => self.reclaimable = reclaimable::parse(text),
             "memory.kmem.usage_in_bytes" => self.kernel = parse_usage(text),
             "memory.stat" => self.kernel = v2::parse_kernel(text),
             "memory.high" => self.high = v2::parse_limit(text),
@@ -59,7 +66,7 @@ impl Reading {
             "memory.events" => self.events = v2::parse_events(text),
             "memory.failcnt" => self.events.max = v1::parse_failcnt(text),
             "memory.oom_control" => v1::parse_oom_control(text, self),
-            UNREADABLE => (self.usage, self.kernel) = (None, None),
+            UNREADABLE => (self.usage, self.kernel, self.reclaimable) = (None, None, None),
             _ => return false,
         }
         true
@@ -76,6 +83,8 @@ pub struct GroupDir {
     usage: Option<OwnedFd>,
     /// v2 `memory.stat`, v1 `memory.kmem.usage_in_bytes`; open where a rule asks for it.
     kernel: Option<OwnedFd>,
+    /// `memory.stat`; open where a rule asks what is available.
+    stat: Option<OwnedFd>,
     /// v2 `memory.events`, v1 `memory.failcnt`.
     events: Option<OwnedFd>,
     /// v1 `memory.oom_control`.
@@ -105,6 +114,7 @@ impl GroupDir {
         Ok(Self {
             usage: there(Some(usage))?,
             kernel: None,
+            stat: None,
             events: there(Some(events))?,
             oom_control: there(oom_control)?,
             procs: there(procs)?,
@@ -227,6 +237,33 @@ impl GroupDir {
                 Ok(v2::parse_kernel(line))
             }
         }
+    }
+
+    /// Opens what says how much can be had back, or closes it.
+    pub fn keep_stat(&mut self, keep: bool) {
+        if keep && self.stat.is_none() {
+            self.stat = file::open_if_there(self.dir(), v2::STAT).ok().flatten();
+        } else if !keep {
+            self.stat = None;
+        }
+    }
+
+    /// What of its usage the kernel can have back; `None`: not kept open, or not said. `buffer`: 8 KiB do. `tap` is shown the lines that say it.
+    ///
+    /// The kernel adds up what its processors have counted when enough has changed (`mem_cgroup_flush_stats` in mm/memcontrol.c).
+    pub fn read_reclaimable(&self, buffer: &mut [u8], tap: Tap<'_>) -> Result<Option<Bytes>, Errno> {
+        let Some(fd) = &self.stat else { return Ok(None) };
+        let text = file::pread(fd, buffer)?;
+        let mut said = reclaimable::Said::default();
+        said.collect(text, self.version);
+        tap(reclaimable::FRAME, said.text());
+        Ok(reclaimable::parse(said.text()))
+    }
+
+    /// What it asks for, and who owns the directory now.
+    pub fn preference(&self) -> (memgov_decide::jobs::Preference, Option<u32>) {
+        let owner = rustix::fs::fstat(&self.dir).ok().map(|stat| stat.st_uid);
+        (super::preference::read(self.dir()), owner)
     }
 
     /// Limits: on opening and when an event says so, so these files are not kept open.

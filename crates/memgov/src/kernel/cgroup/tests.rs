@@ -83,6 +83,7 @@ fn missing_files_and_half_read_ones_are_none_never_0() {
     let layout = layout(root.path(), MemoryVersion::V2);
     let stale = Reading {
         kernel: None,
+        reclaimable: None,
         usage: Some(Bytes(1)),
         high: Some(Limit::Max),
         max: Some(Limit::Max),

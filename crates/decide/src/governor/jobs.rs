@@ -1,0 +1,209 @@
+//! The kill of a job for the sake of the machine or of a group above it: may it be now, and who gives way. The order is [`crate::jobs`]'s.
+//!
+//! A job below another belongs to that one. A group around jobs that is indivisible (`memory.oom.group`) is taken as one, as the kernel would
+//! take it. Goes through the rows of groups, in ticks in which such a kill is due and in no other.
+
+use std::time::Duration;
+
+use crate::decision::{Decisions, Order, Ranking, Reason, Target};
+use crate::jobs::{Contender, Wish};
+use crate::policy::{Action, Victim};
+use crate::snapshot::{GroupSlot, Snapshot};
+use crate::units::Time;
+
+use super::brake::{Brake, Branch};
+use super::episode::Episode;
+use super::judge::Excess;
+use super::ladder::Step;
+use super::{Governor, REPEAT};
+
+/// A job that could not be killed is not tried again for so long.
+const SPARED: Duration = Duration::from_secs(10);
+/// So long readings are waited for that are as new as the shortage; then those that are there have to do.
+const PATIENCE: Duration = Duration::from_millis(100);
+
+/// So long a shortage waits for memory of kills elsewhere, at the most: twice as long as any of it is waited for.
+const TIRED: Duration = Duration::from_secs(4);
+
+/// Groups that are taken as one and have several jobs in them, so many of them.
+pub(super) const MOST_INDIVISIBLE: usize = 256;
+
+/// Who could give way.
+struct Choice {
+    ranking: Ranking,
+    /// Somebody was last read before the moment that was given.
+    stale: bool,
+    /// Somebody's usage is not known.
+    unknown: bool,
+}
+
+impl Governor {
+    /// Kills the job that gives way first, if that may be now.
+    pub(super) fn kill_job(
+        &mut self,
+        episode: &mut Episode,
+        step: u8,
+        excess: &Excess,
+        snap: &Snapshot,
+        out: &mut Decisions,
+    ) -> Step {
+        let branch = match episode.target {
+            Target::Group(_, slot) => Branch::Of(Some(slot)),
+            Target::Process(..) => return Step::Failed,
+            Target::Host => Branch::Host,
+        };
+        let last = if step < episode.next { episode.ordered_at[usize::from(step)] } else { Time(0) };
+        // Whoever goes on being killed elsewhere must not keep a shortage from being met: what this one has waited for is long back.
+        let tired = self.now.since(episode.began.max(last)) >= TIRED;
+        if let Some(brake) = self.kills.brake(self.now, branch, snap, &self.tree)
+            && !(tired && matches!(brake, Brake::Freeing(_)))
+        {
+            return self.braked(episode, step, brake, out);
+        }
+        let since = episode.began.max(self.kills.settled());
+        let patient = self.now < since + PATIENCE;
+        // What an earlier kill has brought must show in the meter, or one shortage is met twice.
+        if !tired
+            && self.kills.settled() > Time(0)
+            && self.meter_read_at(episode.target, snap) <= self.kills.settled()
+        {
+            self.read_meter(episode.target);
+            return Step::Waits;
+        }
+        let choice = self.choose_job(episode.target, since, snap);
+        if choice.stale && patient {
+            self.sample_jobs(episode.target, snap);
+            return Step::Waits;
+        }
+        let Some(job) = choice.ranking.jobs().first().copied() else {
+            if choice.unknown && patient {
+                return Step::Waits;
+            }
+            let Ranking { considered, protected: left_out, .. } = choice.ranking;
+            return self.withhold(episode, step, Reason::NoJob { considered, left_out }, out);
+        };
+        // After that only the branch of whoever is hit is waited for, and the budget holds.
+        if let Some(brake) = self.kills.brake(self.now, Branch::Of(Some(job.slot)), snap, &self.tree) {
+            return self.braked(episode, step, brake, out);
+        }
+        let Some(id) = self.emit_job(episode, step, &job, excess.reason, choice.ranking, out) else {
+            return Step::Waits;
+        };
+        episode.noted_freeing = false;
+        self.kills.ordered_job(self.now, id, job.slot, job.usage, snap);
+        Step::Began
+    }
+
+    /// How long after a kill at the end of its ladder the next is tried: a job's death may not be enough, and who is next is known.
+    pub(super) fn kills_again_in(&self, episode: &Episode, action: &Action) -> Duration {
+        let nobody =
+            matches!(episode.last, Some((Order::Record, Reason::NoJob { .. } | Reason::TooManyKills { .. })));
+        match action {
+            Action::Kill { victim: Victim::LowestPriority } if !nobody => self.policy.pace.fastest,
+            _ => REPEAT,
+        }
+    }
+
+    /// It could not be killed, or had nothing to give: the next is taken.
+    pub(super) fn spare_job(&mut self, job: GroupSlot) {
+        if let Some(state) = self.groups.get_mut(job.0 as usize) {
+            state.spared_until = self.now + SPARED;
+        }
+        self.deadline = self.now;
+    }
+
+    /// Has all jobs read that could give way for this target.
+    pub(super) fn sample_jobs(&mut self, target: Target, snap: &Snapshot) {
+        for slot in (0u32..).take(self.groups.len()).map(GroupSlot) {
+            if let Some(unit) = self.unit_of_job(slot, target, snap) {
+                self.timers.bring_forward(self.group_item(slot), self.now);
+                self.timers.bring_forward(self.group_item(unit), self.now);
+            }
+        }
+    }
+
+    fn read_meter(&mut self, target: Target) {
+        match target {
+            Target::Host => self.timers.bring_forward(self.host_item(), self.now),
+            Target::Group(_, slot) => self.timers.bring_forward(self.group_item(slot), self.now),
+            Target::Process(..) => {}
+        }
+    }
+
+    fn choose_job(&mut self, target: Target, since: Time, snap: &Snapshot) -> Choice {
+        let mut choice = Choice { ranking: Ranking::of_jobs(), stale: false, unknown: false };
+        let of = match target {
+            Target::Group(_, slot) => snap.group(slot).and_then(|row| row.owner),
+            _ => Some(0),
+        };
+        self.indivisible.clear();
+        for slot in (0u32..).take(self.groups.len()).map(GroupSlot) {
+            let Some(unit) = self.unit_of_job(slot, target, snap) else { continue };
+            let (Some(job), Some(row)) = (snap.group(slot), snap.group(unit)) else { continue };
+            let Some(worth) = self.groups[slot.0 as usize].worth else { continue };
+            choice.ranking.considered += 1;
+            choice.stale |= row.read_at < since;
+            let Some(usage) = row.usage else {
+                choice.unknown = true;
+                continue;
+            };
+            let wish = job.preference.counts(job.owner, of);
+            let (group, priority, reservation) = (row.id, worth.priority, worth.reservation);
+            let new = Contender { group, usage, reservation, priority, slot: unit, wish };
+            let room = unit != slot && self.indivisible.len() < MOST_INDIVISIBLE;
+            match self.indivisible.iter_mut().find(|other| unit != slot && other.slot == unit) {
+                Some(other) => other.join(&new),
+                None if room => self.indivisible.push(new),
+                // Of more than that each job in them stands for itself.
+                None => self.offer(&new, &mut choice.ranking),
+            }
+        }
+        for job in &self.indivisible {
+            self.offer(job, &mut choice.ranking);
+        }
+        choice
+    }
+
+    /// Ranks one that may be taken and holds something.
+    fn offer(&self, job: &Contender, ranking: &mut Ranking) {
+        let spared = self.groups[job.slot.0 as usize].spared_until > self.now;
+        if spared || job.wish == Some(Wish::Omit) {
+            ranking.protected += 1;
+        } else if job.usage.0 > 0 {
+            ranking.offer_job(*job);
+        }
+    }
+
+    /// Which group dies with a job that could give way for this target: itself, or the outermost around it, up to the target's, that is
+    /// indivisible. `None`: it is no job, or not one that is asked.
+    fn unit_of_job(&self, slot: GroupSlot, target: Target, snap: &Snapshot) -> Option<GroupSlot> {
+        let is_job = |slot: GroupSlot| {
+            let state = &self.groups[slot.0 as usize];
+            let row = snap.group(slot).filter(|row| !row.gone && Some(row.id) == state.id);
+            row.is_some() && state.worth.is_some()
+        };
+        if !is_job(slot) {
+            return None;
+        }
+        let top = match target {
+            Target::Group(_, top) => Some(top),
+            _ => None,
+        };
+        let (mut unit, mut found) = (slot, top.is_none());
+        for above in self.tree.upward(Some(slot)) {
+            let row = snap.group(above)?;
+            if row.oom_group == Some(true) && *row.path != *b"/" {
+                unit = above;
+            }
+            if Some(above) == top {
+                // A job is not asked for its own sake.
+                found = above != slot;
+                break;
+            }
+            if above != slot && is_job(above) {
+                return None;
+            }
+        }
+        found.then_some(unit)
+    }
+}

@@ -1,0 +1,109 @@
+//! What is typed about the host, about what is available, and about jobs that give way: its meaning, and what does not fit.
+
+use memgov_decide::policy::{Action, Condition, GroupPolicy, Meter, Over, Policy, Scope, Step, Victim};
+
+use super::error::{At, Findings, Place};
+use super::text::RuleText;
+use super::words;
+
+/// A priority, in the range that everybody's tools can write.
+pub(super) fn priority(typed: &At<i64>, findings: &mut Findings<'_>) -> Option<i32> {
+    let priority = i32::try_from(typed.it).ok();
+    if priority.is_none() {
+        findings.error(typed.at, "`priority` is between -2147483648 and 2147483647; lower is given up first");
+    }
+    priority
+}
+
+/// `host = true`.
+pub(super) fn host(text: &RuleText, host: &At<bool>, findings: &mut Findings<'_>) -> Option<Scope> {
+    if text.groups.is_some() || text.processes.is_some() {
+        let help = "two rules, one for each".to_owned();
+        findings.error_with(host.at, "a rule is for the host or for others, not both", Some(help));
+        return None;
+    }
+    if !host.it {
+        findings.error(host.at, "`host = false` names nobody: give `groups`, `processes` or `host = true`");
+        return None;
+    }
+    Some(Scope::Host)
+}
+
+/// `under`, and how soon.
+pub(super) fn condition(text: &RuleText, meter: Meter, findings: &mut Findings<'_>) -> Option<Condition> {
+    if meter != Meter::Available {
+        let help = "meter = \"available\" (or none: it is the default of a rule for the host)".to_owned();
+        let at = text.meter.as_ref().map_or(text.at, |typed| typed.at);
+        findings.error_with(at, "of the host what is available is measured, and nothing else", Some(help));
+        return None;
+    }
+    if text.processes.is_some() {
+        findings
+            .error(text.at, "`available` is of the host or of a group: host = true, or groups = \"/jobs\"");
+        return None;
+    }
+    for (key, typed) in [("over", &text.over), ("group-over", &text.group_over)] {
+        if let Some(typed) = typed {
+            let help = "under = \"5%\", or a size".to_owned();
+            let message = format!("`{key}` does not go with `available`, of which less is worse");
+            findings.error_with(typed.at, message, Some(help));
+        }
+    }
+    let Some(typed) = &text.under else {
+        let message = "a rule about what is available needs `under`, for example under = \"5%\"";
+        findings.error(text.at, message);
+        return None;
+    };
+    let under = findings.check(typed.at, words::under(&typed.it));
+    let exhausted_in = match &text.exhausted_in {
+        Some(typed) if text.host.is_none() => {
+            findings.error(typed.at, "`exhausted-in` is for rules of the host: host = true");
+            None
+        }
+        Some(typed) => Some(findings.check(typed.at, words::span(&typed.it))?),
+        None => None,
+    };
+    Some(Condition { group: Some(Over::Available { under: under?, exhausted_in }), rss: None })
+}
+
+/// Steps that a rule of the host, or about what is available, cannot have.
+pub(super) fn fitting(
+    text: &RuleText,
+    scope: Option<&Scope>,
+    meter: Option<Meter>,
+    steps: &[Step],
+    findings: &mut Findings<'_>,
+) {
+    let typed = text.steps.iter().flat_map(|typed| &typed.it);
+    for (step, typed) in steps.iter().zip(typed) {
+        let of_jobs = matches!(step.action, Action::Record | Action::Kill { victim: Victim::LowestPriority });
+        if scope == Some(&Scope::Host) && !of_jobs {
+            let help = "{ action = \"kill\", victim = \"lowest-priority\" }".to_owned();
+            let message = "a rule of the host has `record`, and `kill` of the job that gives way first";
+            findings.error_with(typed.at, message, Some(help));
+        } else if meter == Some(Meter::Available) && matches!(step.action, Action::Reclaim(_)) {
+            findings.error(typed.at, words::RECLAIM_OF_AVAILABLE);
+        }
+    }
+}
+
+/// Where a rule asks for the job that gives way first.
+pub(super) fn asked(text: &RuleText) -> impl Iterator<Item = Place> + '_ {
+    let steps = text.steps.iter().flat_map(|typed| &typed.it);
+    let details = steps.flat_map(|step| &step.details);
+    details
+        .filter(|(key, value)| *key == "victim" && value.it == "lowest-priority")
+        .map(|(_, value)| value.at)
+}
+
+/// Somebody has to be there who can give way.
+pub(super) fn there_are_some(policy: &Policy, asked: &[Place], findings: &mut Findings<'_>) {
+    if policy.groups.iter().any(GroupPolicy::is_job) {
+        return;
+    }
+    for &at in asked {
+        let help = "[[group]] with match = \"/jobs/*\" and priority = 100".to_owned();
+        let message = "nobody could give way: no [[group]] has a `priority` or a `reservation`";
+        findings.error_with(at, message, Some(help));
+    }
+}
