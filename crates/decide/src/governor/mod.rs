@@ -49,6 +49,7 @@ mod ladder;
 mod look;
 mod report;
 mod rows;
+mod seek;
 mod standing;
 mod timers;
 mod tree;
@@ -148,6 +149,8 @@ pub struct Governor {
     asked: u64,
     episodes: episode::Episodes,
     kills: brake::Kills,
+    /// Of rules that move memory between their groups.
+    tallies: Vec<crate::balance::Tally>,
     /// Room for one choice.
     families: crate::victim::Families,
     sent: VecDeque<report::Sent>,
@@ -177,6 +180,7 @@ impl Governor {
             asked: 1,
             episodes: episode::Episodes::with_capacity(episodes),
             kills: brake::Kills::new(policy.kills),
+            tallies: seek::tallies(&policy),
             families: crate::victim::Families::default(),
             sent: VecDeque::with_capacity((episodes as usize).saturating_mul(2).max(64)),
             next_decision: 1,
@@ -228,6 +232,7 @@ impl Governor {
         self.generation += 1;
         self.asked += 1;
         self.roaming = rows::roaming_rules(new);
+        self.tallies = seek::tallies(new);
         self.kills.set_budget(new.kills);
         // Every known row may have other rules now, and so another pace: each is read once.
         for (item, known) in (0u32..).zip(
