@@ -35,6 +35,9 @@ pub const REFAULT: Duration = Duration::from_micros(10);
 /// So often it is decided.
 pub const INTERVAL: Duration = Duration::from_secs(1);
 
+/// A reading is taken for the next one from so much on: no clock is exact.
+pub const DUE: Duration = Duration::from_millis(875);
+
 /// A burst that is forgiven: what is tolerated in so many seconds.
 const WINDOW: u64 = 10;
 /// What is lost is averaged over about so many seconds.
@@ -196,7 +199,7 @@ impl Search {
             return None;
         };
         let passed = at.since(then);
-        if passed < INTERVAL {
+        if passed < DUE {
             return None;
         }
         self.last = Some((at, *strain));
@@ -300,7 +303,7 @@ impl Search {
 
     /// Nobody wants it: it is left as it is. What was learnt of it is forgotten in time.
     fn stand(&mut self, usage: Bytes) -> Bytes {
-        self.level = usage;
+        (self.level, self.settled) = (usage, false);
         self.rest = self.rest.saturating_sub(1);
         self.unwanted = self.unwanted.saturating_add(1);
         if self.unwanted >= FORGOTTEN {

@@ -46,6 +46,13 @@ pub(super) struct Lines {
     pub virtual_high: bool,
     /// Some rule is about its kernel memory, which is then read too.
     pub kernel: bool,
+    /// Some rule asks what it costs the group to do without memory.
+    pub strain: bool,
+}
+
+/// Whether a rule is about this group as a whole.
+fn names(rule: &Rule, path: &[u8]) -> bool {
+    matches!(&rule.scope, Scope::Groups(patterns) if patterns.iter().any(|pattern| pattern.matches(path)))
 }
 
 impl Lines {
@@ -62,7 +69,10 @@ impl Lines {
             |of: &[u8]| of.strip_prefix(path).is_some_and(|rest| rest.is_empty() || rest[0] == b'/');
         let of_controls = controls.iter().filter(|(of, _)| at_or_above(of)).map(|(_, over)| *over);
         let virtual_high = group.high.is_some();
-        let mut lines = Self { amounts: Vec::new(), over_high: Vec::new(), virtual_high, kernel: false };
+        let mut lines =
+            Self { amounts: Vec::new(), over_high: Vec::new(), virtual_high, kernel: false, strain: false };
+        let rules = &governor.policy().rules;
+        lines.strain = rules.iter().any(|rule| rule.asks_for_strain() && names(rule, path));
         for over in of_rules.chain(of_controls) {
             let kind = match over {
                 Over::Amount(_) => &mut lines.amounts,

@@ -3,11 +3,13 @@
 
 mod find;
 mod kernel_memory;
+mod strain;
 pub mod v1;
 pub mod v2;
 
 pub use find::find;
 pub use kernel_memory::{Accounting, Switches, accounting};
+pub use strain::StrainReading;
 
 use super::layout::{Layout, MemoryVersion};
 use super::{Errno, Error, file, text};
@@ -76,6 +78,8 @@ pub struct GroupDir {
     usage: Option<OwnedFd>,
     /// v2 `memory.stat`, v1 `memory.kmem.usage_in_bytes`; open where a rule asks for it.
     kernel: Option<OwnedFd>,
+    /// Open where a rule asks for it.
+    strain: Option<Box<strain::StrainFiles>>,
     /// v2 `memory.events`, v1 `memory.failcnt`.
     events: Option<OwnedFd>,
     /// v1 `memory.oom_control`.
@@ -105,6 +109,7 @@ impl GroupDir {
         Ok(Self {
             usage: there(Some(usage))?,
             kernel: None,
+            strain: None,
             events: there(Some(events))?,
             oom_control: there(oom_control)?,
             procs: there(procs)?,
