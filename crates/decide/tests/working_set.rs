@@ -285,6 +285,31 @@ fn tmo() -> impl FnMut(&mut Memory) {
     }
 }
 
+/// At the pressure that senpai tolerates, and though the simulation takes no time for the reclaim that `memory.high` makes the group's own tasks do.
+#[test]
+fn beside_senpai_less_is_lost_for_as_much_saved() {
+    const LONG: usize = 3600;
+    let tolerance = Tolerance { pressure: 1667, ..TOLERANCE };
+    for (name, periods) in workloads() {
+        let mut found = Search::default();
+        let ours = run(&mut Memory::new(&periods, 0), LONG, search(&mut found, Bytes(0), tolerance));
+        let theirs = run(&mut Memory::new(&periods, 0), LONG, senpai());
+        let (lost, their_loss) = (ours.pressure(LONG / 2, LONG), theirs.pressure(LONG / 2, LONG));
+        assert!(lost * 5 <= their_loss * 4, "{name}: {lost} ppm, senpai {their_loss}");
+        let ((_, mean, _), (_, their_mean, _)) = (ours.band(LONG / 2), theirs.band(LONG / 2));
+        assert!(
+            mean <= their_mean + their_mean / 25,
+            "{name}: {} MiB, senpai {}",
+            mean >> 20,
+            their_mean >> 20
+        );
+        let when = |run: &Run, mean: u64| run.settled(mean + mean / 10).unwrap();
+        assert!(when(&ours, mean) <= when(&theirs, their_mean), "{name}: it settles later");
+        let width = |run: &Run| run.band(LONG / 2).2 - run.band(LONG / 2).0;
+        assert!(width(&ours) <= width(&theirs).max(mean / 16), "{name}: it oscillates more");
+    }
+}
+
 /// Not a test: how it goes, for people.
 #[test]
 #[ignore = "prints a table"]

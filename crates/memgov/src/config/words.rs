@@ -68,7 +68,8 @@ pub const NO_VICTIM: &str = "this rule meets single processes: there is no victi
 pub const NO_RECLAIM: &str = "`reclaim` makes a group smaller; this rule meets single processes";
 
 /// A working set is of all memory.
-pub const NO_TOLERANCE: &str = "`pressure` and `when` go with the meter `usage`: how small a group runs is a question of all its memory";
+pub const NO_TOLERANCE: &str =
+    "`pressure` and `when` go with the meter `usage`: how small a group runs is a question of all its memory";
 
 /// Whether relief at or under `until` can follow what this condition says.
 ///

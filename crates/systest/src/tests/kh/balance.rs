@@ -28,7 +28,7 @@ const IDLE: u64 = 72 * MIB;
 /// What the busy one goes over, again and again.
 const BUSY: u64 = 48 * MIB;
 /// So long it is looked at.
-const TIME: Duration = Duration::from_secs(60);
+const TIME: Duration = Duration::from_secs(40);
 
 /// Two groups under one limit.
 struct Pair {
