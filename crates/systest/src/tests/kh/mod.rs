@@ -6,6 +6,7 @@ mod kill9;
 mod parallel;
 mod rights;
 mod target;
+mod terminal;
 mod working_set;
 
 use std::process::Command;
@@ -26,6 +27,7 @@ const BATCH: u64 = 32 * 4096;
 pub fn tests() -> Vec<Test> {
     [
         target::tests,
+        terminal::tests,
         kill9::tests,
         parallel::tests,
         background::tests,
