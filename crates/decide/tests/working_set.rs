@@ -2,6 +2,12 @@
 //! `cargo test -p memgov-decide --test working_set -- --ignored --nocapture table`.
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test that cannot go on fails")]
+#![allow(
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    reason = "laws that are published with fractions are written with them; amounts here are small and positive"
+)]
+#![allow(clippy::disallowed_macros, reason = "the table is printed")]
 
 #[path = "memory/reuse.rs"]
 mod reuse;

@@ -88,7 +88,7 @@ fn found(bench: &mut Bench<'_>) -> Result<String> {
     let said = status(&daemon)?.context("status says nothing of a working set")?;
     let bytes = |key: &str| said[key].as_u64().with_context(|| format!("no {key} in {said}"));
     let (set, enough) = (bytes("working_set_bytes")?, bytes("enough_bytes")?);
-    ensure!(set >= HOT && set <= HOT * 2 && enough >= set, "{said}");
+    ensure!((HOT..=HOT * 2).contains(&set) && enough >= set, "{said}");
     ensure!(bytes("limit_bytes")? == LIMIT, "{said}");
     let text = daemon.ok(&["status"])?;
     let line = text.lines().find(|line| line.contains("working set about")).context("not in the text")?;
