@@ -235,10 +235,15 @@ impl Search {
         self.phase == Phase::Recovering || self.rest > 0 || at_edge
     }
 
-    /// What was found; `None`: nothing yet.
+    /// What was found so far; `None`: nothing, or nobody wants to know.
     pub fn found(&self) -> Option<Found> {
-        let level = self.level.min(self.usage);
-        (self.peak > Bytes(0)).then_some(Found { working_set: level, peak: self.peak, settled: self.settled })
+        let working_set = self.level.min(self.usage);
+        let peak = self.peak.max(working_set);
+        (self.tolerated > 0 && self.unwanted == 0).then_some(Found {
+            working_set,
+            peak,
+            settled: self.settled,
+        })
     }
 
     fn feel(&mut self, lost: u64, passed: Duration, tolerance: &Tolerance) {
