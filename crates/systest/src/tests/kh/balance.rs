@@ -22,13 +22,13 @@ pub fn tests() -> Vec<Test> {
 }
 
 /// What the two may use together.
-const SHARED: u64 = 96 * MIB;
+const SHARED: u64 = 108 * MIB;
 /// What the idle one has, and does not use.
 const IDLE: u64 = 72 * MIB;
 /// What the busy one goes over, again and again.
 const BUSY: u64 = 48 * MIB;
 /// So long it is looked at.
-const TIME: Duration = Duration::from_secs(40);
+const TIME: Duration = Duration::from_secs(60);
 
 /// Two groups under one limit.
 struct Pair {
@@ -61,23 +61,23 @@ impl Pair {
         Ok(())
     }
 
-    /// Has the busy one work for so long, and the idle one too if it is `used`; the refaults of each in the second half.
+    /// Has the busy one work for so long, and the idle one too if it is `used`; the refaults of the busy one in all and in the second half.
     fn work(&mut self, bench: &Bench<'_>, time: Duration, used: bool) -> Result<(u64, u64)> {
         let begin = Instant::now();
         let refaults = |group: &Group| group.stat("workingset_refault_file");
-        let mut half = None;
+        let (before, mut half) = (refaults(&self.busy)?, None);
         while begin.elapsed() < time {
             cache(bench, &mut self.worker, 1, BUSY)?;
             if used {
                 cache(bench, &mut self.owner, 0, IDLE)?;
             }
             if half.is_none() && begin.elapsed() >= time / 2 {
-                half = Some((refaults(&self.idle)?, refaults(&self.busy)?));
+                half = Some(refaults(&self.busy)?);
             }
             std::thread::sleep(Duration::from_millis(200));
         }
-        let (idle, busy) = half.unwrap_or_default();
-        Ok((refaults(&self.idle)? - idle, refaults(&self.busy)? - busy))
+        let after = refaults(&self.busy)?;
+        Ok((after - before, after - half.unwrap_or(after)))
     }
 
     fn rule(&self) -> String {
@@ -98,26 +98,31 @@ fn moves(bench: &mut Bench<'_>) -> Result<String> {
     let mut pair = Pair::new(bench)?;
     let limits = pair.limits();
     pair.begin(bench)?;
-    let (_, alone) = pair.work(bench, TIME, false)?;
+    let (starved, alone) = pair.work(bench, TIME, false)?;
     let left_alone = pair.idle.usage()?;
     pair.begin(bench)?;
     let before = pair.idle.usage()?;
     let daemon = bench.daemon(&pair.rule())?;
-    let (_, governed) = pair.work(bench, TIME, false)?;
+    let (all, governed) = pair.work(bench, TIME, false)?;
     let (idle, busy) = (pair.idle.usage()?, pair.busy.usage()?);
-    ensure!(alone > 1000, "without memgov it is not starved: {alone} refaults");
+    ensure!(starved > 1000, "without memgov it is not starved: {starved} refaults");
     ensure!(idle + 8 * MIB < before, "the idle one uses {}, before {}", mib(idle), mib(before));
-    ensure!(governed * 4 <= alone, "{governed} refaults of the busy one, {alone} without memgov");
+    // What is tolerated in so long.
+    let tolerated = 100 * TIME.as_secs() / 2 + 1000;
+    ensure!(
+        governed <= tolerated.max(alone / 4),
+        "{governed} refaults of the busy one in the second half, {alone} without memgov"
+    );
     ensure!(pair.limits() == limits, "limits {}, were {limits}", pair.limits());
     ensure!(pair.top.oom_kills()? == 0, "somebody was killed");
     drop(daemon);
     Ok(format!(
-        "the idle one {} to {} (without memgov {}), the busy one {}; its refaults in the last {:.0?}: {governed}, without {alone}",
+        "the idle one {} to {} (without memgov {}), the busy one {}; its refaults {all}, of them in the second half of {:.0?} {governed}; without memgov {starved} and {alone}",
         mib(before),
         mib(idle),
         mib(left_alone),
         mib(busy),
-        TIME / 2
+        TIME
     ))
 }
 
@@ -126,19 +131,14 @@ fn stops(bench: &mut Bench<'_>) -> Result<String> {
     bench.patience *= 3;
     let mut pair = Pair::new(bench)?;
     pair.begin(bench)?;
-    let (idle_alone, _) = pair.work(bench, TIME / 2, true)?;
-    let daemon = bench.daemon(&pair.rule())?;
-    let (idle, _) = pair.work(bench, TIME, true)?;
-    let begun = daemon.events();
-    // Twice the time, and nothing is made worse by more than a quarter.
-    ensure!(
-        idle <= idle_alone * 2 * 5 / 4,
-        "{idle} refaults, {idle_alone} in half of the time without memgov"
-    );
-    Ok(format!(
-        "refaults of who was idle: {idle}, {idle_alone} in half of the time without memgov; {} events",
-        begun.len()
-    ))
+    pair.work(bench, TIME / 2, true)?;
+    let before = pair.idle.usage()?;
+    let _daemon = bench.daemon(&pair.rule())?;
+    let refaults = pair.idle.stat("workingset_refault_file")?;
+    pair.work(bench, TIME, true)?;
+    let (after, refaults) = (pair.idle.usage()?, pair.idle.stat("workingset_refault_file")? - refaults);
+    ensure!(after * 10 >= before * 7, "{} were taken from {}, all in use", mib(before - after), mib(before));
+    Ok(format!("{} to {}, {refaults} refaults of who is not idle any more", mib(before), mib(after)))
 }
 
 fn reserved(bench: &mut Bench<'_>) -> Result<String> {
@@ -151,7 +151,7 @@ fn reserved(bench: &mut Bench<'_>) -> Result<String> {
     pair.begin(bench)?;
     let before = pair.idle.usage()?;
     let _daemon = bench.daemon(&pair.rule())?;
-    pair.work(bench, TIME, false)?;
+    pair.work(bench, TIME / 2, false)?;
     let idle = pair.idle.usage()?;
     // Counters of processors lag behind by some pages.
     ensure!(idle + MIB >= kept, "{} of {} reserved", mib(idle), mib(kept));
