@@ -9,7 +9,7 @@
 //!   that very snapshot.
 //! - `missing_data_never_escalates`: while the meter is not known nothing is begun, sent or killed; nor is anything relieved.
 //! - `more_over_never_weaker`: of two snapshots that differ only in a meter that is further over its line, the one that is further over
-//!   leads to the same orders or more, and to no larger share of running time. (Kills apart: their brakes look at the past.)
+//!   leads to the same orders or more, and to no larger share of running time. (Kills apart, and reclaim with a tolerance: these look at the past.)
 //! - `kills_per_window_bounded`: there are never more kills in a window than the policy's budget.
 //! - `kills_inside_the_kernel_are_braked_alike`: the two above hold for both together: kills that are ordered, and those that a kernel makes with
 //!   [`Governor::kill_allowance`]; and each of the latter is decided on once, whatever the brakes say by then.

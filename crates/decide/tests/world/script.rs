@@ -21,6 +21,8 @@ pub const PROCESSES: [(u32, usize); 7] = [(1, 1), (10, 2), (11, 2), (12, 3), (13
 pub enum Event {
     Usage(usize, Option<u64>),
     Kernel(usize, Option<u64>),
+    /// Refaults so far.
+    Strain(usize, Option<u64>),
     High(usize, Option<Limit>),
     Anon(usize, Option<u64>),
     /// A group or process goes, and comes again as another.
@@ -54,6 +56,7 @@ pub fn ticks(count: usize) -> impl Strategy<Value = Vec<Tick>> {
     let event = prop_oneof![
         12 => (group.clone(), mib.clone()).prop_map(|(g, v)| Event::Usage(g, v)),
         4 => (group.clone(), mib.clone()).prop_map(|(g, v)| Event::Kernel(g, v)),
+        4 => (group.clone(), prop::option::of(0u64..10_000)).prop_map(|(g, v)| Event::Strain(g, v)),
         12 => (process.clone(), mib).prop_map(|(p, v)| Event::Anon(p, v)),
         1 => (group.clone(), prop::sample::select(vec![None, Some(Limit::Max), Some(Limit::At(Bytes::mib(100)))]))
             .prop_map(|(g, high)| Event::High(g, high)),
@@ -95,9 +98,12 @@ pub fn policy_number(number: u8) -> Policy {
     hogs.log = number != 1;
     let kernel = [(Action::Deny, 0), (Action::Freeze, 60), (KILL_LARGEST, 150), (KILL, 700)];
     let kernel = kernel_rule("kernel", "/x/**", 95, &kernel);
+    let tolerance = Some(memgov_decide::working_set::Tolerance::default());
+    let reclaim = Reclaim { tolerance, for_starved: number == 1, ..Reclaim::default() };
+    let patient = usage_rule("patient", "/x/*", 20, &[(Action::Reclaim(reclaim), 0)]);
     let rules = match number {
-        0 => vec![usage_rule("all", "/x/*", 110, &all), each, hogs, kernel],
-        1 => vec![hogs, over_high, usage_rule("all", "/x/*", 110, &all)],
+        0 => vec![usage_rule("all", "/x/*", 110, &all), each, hogs, kernel, patient],
+        1 => vec![hogs, over_high, usage_rule("all", "/x/*", 110, &all), patient],
         _ => vec![],
     };
     let never = vec![ProcessMatch { comm: vec![Pattern::new("never")], ..ProcessMatch::default() }];
@@ -147,6 +153,11 @@ impl Stage {
         match *event {
             Event::Usage(g, usage) => world.usage(self.groups[g], usage.map(Bytes::mib)),
             Event::Kernel(g, kernel) => world.kernel(self.groups[g], kernel.map(Bytes::mib)),
+            Event::Strain(g, refaults) => {
+                let at = world.snap.at;
+                let row = world.row(self.groups[g]);
+                (row.strain.refaults, row.strain_at) = (refaults, at);
+            }
             Event::High(g, high) => world.row(self.groups[g]).high = high,
             Event::Anon(p, anon) => world.anon(self.processes[p], anon.map(Bytes::mib)),
             Event::GroupGone(g) => {
