@@ -7,6 +7,7 @@
 //! themselves ([`control::MemControl`]) and the letters' own files all become rules of that one shape.
 #![forbid(unsafe_code)]
 
+pub mod balance;
 pub mod control;
 pub mod decision;
 pub mod governor;
@@ -19,3 +20,4 @@ pub mod snapshot;
 pub mod trend;
 pub mod units;
 pub mod victim;
+pub mod working_set;

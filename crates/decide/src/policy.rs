@@ -8,6 +8,7 @@ use crate::control::{ControlAction, Flags, MemControl};
 use crate::jobs::Worth;
 use crate::snapshot::{Group, Process};
 use crate::units::{Bytes, Limit};
+use crate::working_set::Tolerance;
 
 /// The position of a rule in [`Policy::rules`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -381,11 +382,30 @@ impl Default for Slow {
 pub struct Reclaim {
     /// Thousandths of one processor that it may use.
     pub share: u16,
+    /// Not all at once, but only as far as costs the group no more than this: how small it runs without feeling it. `None`: down to the relief
+    /// level, whatever it costs.
+    pub tolerance: Option<Tolerance>,
+    /// Only while another group of the same rule is starved ([`crate::balance`]).
+    pub for_starved: bool,
 }
 
 impl Default for Reclaim {
     fn default() -> Self {
-        Self { share: 100 }
+        Self { share: 100, tolerance: None, for_starved: false }
+    }
+}
+
+impl Rule {
+    /// Whether all that it does is reclaim with a tolerance, which takes its time.
+    pub fn is_patient(&self) -> bool {
+        let patient =
+            |step: &Step| matches!(step.action, Action::Reclaim(Reclaim { tolerance: Some(_), .. }));
+        self.steps.iter().all(patient)
+    }
+    /// Whether what it costs a group to do without memory has to be known.
+    pub fn asks_for_strain(&self) -> bool {
+        let asks = |step: &Step| matches!(step.action, Action::Reclaim(Reclaim { tolerance: Some(_), .. }));
+        self.steps.iter().any(asks)
     }
 }
 

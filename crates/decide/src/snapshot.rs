@@ -5,6 +5,7 @@
 //! copied between two ticks; [`Snapshot::fresh_groups`] and [`Snapshot::fresh_processes`] say which rows this tick has read anew.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use crate::jobs::Preference;
 use crate::units::{Bytes, Limit, Time};
@@ -61,6 +62,20 @@ pub struct Events {
     pub oom_kill: Option<u64>,
 }
 
+/// What it costs a group that some of its memory is not there: counters of what has happened since it was made, and what it has in swap. Only read where a
+/// rule is about it, once in [`crate::working_set::INTERVAL`]; v2 only.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Strain {
+    /// Time in which some of its tasks waited for memory: `some total` of `memory.pressure`. `None` too where the kernel has no PSI.
+    pub stalled: Option<Duration>,
+    /// Pages that were wanted again after they had gone: `workingset_refault_anon` and `workingset_refault_file` of `memory.stat`.
+    pub refaults: Option<u64>,
+    /// `memory.swap.current`.
+    pub swap: Option<Bytes>,
+    /// What came back from swap: `workingset_refault_anon` in bytes.
+    pub swapped_in: Option<Bytes>,
+}
+
 /// One control group.
 #[derive(Clone, Debug)]
 pub struct Group {
@@ -93,6 +108,12 @@ pub struct Group {
     pub max: Option<Limit>,
     /// Event counters.
     pub events: Events,
+    /// What it costs that memory is not there.
+    pub strain: Strain,
+    /// When that was read.
+    pub strain_at: Time,
+    /// What is kept for it: the larger of `memory.low` and `memory.min`. Read with `strain`.
+    pub reserved: Option<Limit>,
     /// `memory.oom.group`: the kernel treats the group as one indivisible workload, and so does memgov. v1: always false.
     pub oom_group: Option<bool>,
     /// An event will tell when usage crosses the lowest line that concerns this group (v2: `memory.events` at
@@ -119,6 +140,9 @@ impl Group {
             high: None,
             max: None,
             events: Events::default(),
+            strain: Strain::default(),
+            strain_at: Time(0),
+            reserved: None,
             oom_group: None,
             watched: false,
             gone: false,

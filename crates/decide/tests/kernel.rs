@@ -88,7 +88,7 @@ fn a_group_with_a_line_has_a_peak_and_its_hits() {
 
 #[test]
 fn what_is_pinned_is_not_waited_for() {
-    let ladder = [(Action::Reclaim(Reclaim { share: 100 }), 0), (Action::Deny, 10_000)];
+    let ladder = [(Action::Reclaim(Reclaim { share: 100, ..Reclaim::default() }), 0), (Action::Deny, 10_000)];
     let (mut world, group) = rig(&ladder);
     world.kernel(group, mib(17));
     let begun = world.tick(10);

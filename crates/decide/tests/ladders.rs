@@ -392,8 +392,12 @@ fn observe_learns_what_concerns_the_policy() {
 
 #[test]
 fn reclaim_is_told_how_far_it_is_to_the_relief_level() {
-    let mut rule =
-        usage_rule("low", "/*", 90, &[(Action::Reclaim(Reclaim { share: 50 }), 0), (KILL, 60_000)]);
+    let mut rule = usage_rule(
+        "low",
+        "/*",
+        90,
+        &[(Action::Reclaim(Reclaim { share: 50, ..Reclaim::default() }), 0), (KILL, 60_000)],
+    );
     rule.until = Some(Bytes::mib(80));
     let (mut world, group) = rig([rule]);
     world.usage(group, mib(95));

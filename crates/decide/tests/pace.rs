@@ -247,3 +247,31 @@ fn a_step_of_the_ladder_has_its_own_alarm() {
     let next = world.governor.due(&world.snap, now, &mut Vec::with_capacity(8), &mut Vec::with_capacity(8));
     assert_eq!(next, now + Duration::from_millis(5));
 }
+
+/// Over the line of a rule that takes its time nothing happens between two of its looks.
+#[test]
+fn a_rule_that_takes_its_time_is_looked_at_once_a_second() {
+    let tolerance = Some(memgov_decide::working_set::Tolerance::default());
+    let reclaim = Action::Reclaim(Reclaim { tolerance, ..Reclaim::default() });
+    let rule = usage_rule("small", "/x/*", 8, &[(reclaim, 0)]);
+    let mut world = World::new(Policy { rules: vec![rule.clone()], ..Policy::default() });
+    let group = world.group("/x/a", None);
+    let end = world.snap.at + Duration::from_secs(60);
+    let mut read = |world: &mut World, groups: &[GroupSlot], _: &[ProcessSlot], _: Time| {
+        if !groups.is_empty() {
+            world.usage(group, Bytes::mib(100));
+        }
+    };
+    world.tick(1);
+    let mut run = Run::new(8);
+    run.until(&mut world, end, &mut read, &|_| false);
+    assert!((55..=65).contains(&run.reads), "{} reads in a minute", run.reads);
+    // With a step that does not take its time the pace is that of the others.
+    let mut hasty = rule;
+    hasty.steps.push(Step { action: Action::Record, after: Duration::from_secs(3600) });
+    world.governor.set_policy(Policy { rules: vec![hasty], ..Policy::default() });
+    let end = world.snap.at + Duration::from_secs(1);
+    let mut run = Run::new(8);
+    run.until(&mut world, end, &mut read, &|_| false);
+    assert!(run.reads >= 50, "{} reads in a second", run.reads);
+}

@@ -11,6 +11,7 @@ use crate::policy::{Action, MAX_STEPS, Meter, RuleId, Step, Victim};
 use crate::slow::{ALL, Throttle};
 use crate::snapshot::{GroupId, GroupSlot, ProcessId, Snapshot, Table};
 use crate::units::{Bytes, Time};
+use crate::working_set::{Found, Search};
 
 use super::index::Index;
 use super::judge::{Excess, Question};
@@ -85,6 +86,10 @@ pub(super) struct Episode {
     /// Over its line as of this tick.
     pub over: Option<Excess>,
     pub throttle: Throttle,
+    /// How small its target runs.
+    pub search: Search,
+    /// The last that was asked for by it is more than nothing.
+    pub pressing: bool,
     /// A refused one-shot signal of a control is tried again from here on.
     pub retry_at: Option<Time>,
     /// The last step is a kill that was only rehearsed: it is not tried again.
@@ -122,6 +127,8 @@ impl Episode {
             refused: 0,
             over: None,
             throttle: Throttle::default(),
+            search: Search::default(),
+            pressing: false,
             retry_at: None,
             rehearsed: false,
             noted_freeing: false,
@@ -265,6 +272,8 @@ pub struct EpisodeView {
     pub step: Option<u8>,
     /// The last order and its reason.
     pub last: Option<(Order, Reason)>,
+    /// How small it runs without feeling it, where that is looked for and something is known.
+    pub found: Option<Found>,
 }
 
 impl Governor {
@@ -277,6 +286,7 @@ impl Governor {
             since: e.began,
             step: e.next.checked_sub(1),
             last: e.last,
+            found: e.search.found(),
         })
     }
 

@@ -6,6 +6,7 @@ use crate::policy::{Action, MAX_STEPS, Meter, Reclaim, Slow, Victim};
 use crate::slow::{ALL, Throttle};
 use crate::snapshot::Snapshot;
 use crate::units::{Bytes, Time};
+use crate::working_set::INTERVAL;
 
 use super::Governor;
 use super::episode::{Episode, Phase};
@@ -33,6 +34,7 @@ impl Governor {
             self.advance(slot, snap, out);
             at += usize::from(self.episodes.live.get(at) == Some(&slot));
         }
+        self.tally(snap);
         for at in 0..self.episodes.live.len() {
             self.keep_up(self.episodes.live[at], snap, out);
         }
@@ -178,8 +180,9 @@ impl Governor {
                     episode.throttle.share(excess.value, excess.line, excess.room, slow.budget, slow.floor);
                 (Order::Slow { phase: Keep::Begin, share }, What::Begin)
             }
-            &Action::Reclaim(Reclaim { share }) => {
-                let excess = self.too_much(episode, excess, snap);
+            &Action::Reclaim(Reclaim { share, tolerance, .. }) => {
+                // With a tolerance it is not known yet what may go.
+                let excess = tolerance.map_or_else(|| self.too_much(episode, excess, snap), |_| Bytes(0));
                 let meter = episode.meter;
                 (Order::Reclaim { phase: Keep::Begin, meter, excess, share }, What::Begin)
             }
@@ -316,23 +319,20 @@ impl Governor {
             }
         }
         for step in bits(reclaimed) {
-            let Some(Action::Reclaim(Reclaim { share })) = self.step_of(&episode, step).map(|s| s.action)
-            else {
+            let Some(Action::Reclaim(reclaim)) = self.step_of(&episode, step).map(|s| s.action) else {
                 continue;
             };
-            let order = Order::Reclaim {
-                phase: Keep::Sustain,
-                meter: episode.meter,
-                excess: self.too_much(&episode, &excess, snap),
-                share,
-            };
+            let too_much = self.too_much(&episode, &excess, snap);
+            let Some(ask) = self.sought(&mut episode, &reclaim, too_much, snap) else { continue };
+            let (meter, share) = (episode.meter, reclaim.share);
+            let order = Order::Reclaim { phase: Keep::Sustain, meter, excess: ask, share };
             self.emit(&mut episode, step, order, excess.reason, What::Kept, out);
         }
         self.episodes.put(episode);
     }
 
     /// How far the meter is over the level at which an episode is relieved.
-    fn too_much(&self, episode: &Episode, excess: &Excess, snap: &Snapshot) -> Bytes {
+    pub(super) fn too_much(&self, episode: &Episode, excess: &Excess, snap: &Snapshot) -> Bytes {
         let question = self.question_of(episode);
         let until = question.map_or(excess.line, |question| question.relief(excess.line, &snap.host));
         excess.value.saturating_sub(until)
@@ -344,6 +344,7 @@ impl Governor {
         let busy = episode.denied | episode.frozen | episode.slowed | episode.reclaimed != 0
             || self.step_of(episode, episode.next).is_some();
         let pace = self.policy.pace.fastest * if busy { 1 } else { 8 };
+        let pace = if self.is_patient(episode) { INTERVAL } else { pace };
         let at = self.after(pace.min(self.policy.pace.slowest));
         let item = match episode.target {
             Target::Group(_, slot) => {

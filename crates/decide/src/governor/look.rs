@@ -4,10 +4,11 @@
 use std::time::Duration;
 
 use crate::decision::{Source, Target};
-use crate::policy::{Meter, Over, Policy, RuleId};
+use crate::policy::{Meter, Over, Policy, Rule, RuleId};
 use crate::snapshot::{Group, GroupSlot, Host, ProcessSlot, Snapshot};
 use crate::trend::next_look;
 use crate::units::{Bytes, Limit};
+use crate::working_set::INTERVAL;
 
 use super::Governor;
 use super::judge::{Question, Verdict, judge};
@@ -235,10 +236,16 @@ impl Governor {
             .filter_map(|rule| rule.when.group.filter(|_| rule.when.meter() == Meter::Available))
             .filter_map(|over| Some((over.meter(row).or(row.usage)?, over.line(row)?)))
             .map(|(value, line)| next_look(state.trend.fastest().max(BURST.0), value, line, pace));
-        let own = |kernel: bool| {
-            let lines = state.whole.iter().filter_map(move |rule| line_of(&self.policy, rule, row, kernel));
-            lines.min()
+        // Over the line of a rule that takes its time it is not looked at for that rule's sake but in each interval.
+        let patient = |rule: RuleId| {
+            let over = || row.usage > line_of(&self.policy, rule, row, false);
+            self.policy.rules.get(rule.0 as usize).is_some_and(Rule::is_patient) && over()
         };
+        let own = |kernel: bool| {
+            let rules = state.whole.iter().filter(|&rule| !patient(rule));
+            rules.filter_map(|rule| line_of(&self.policy, rule, row, kernel)).min()
+        };
+        let of_patient = state.whole.iter().any(patient).then_some(INTERVAL.max(pace.fastest));
         let of_kernel = own(true).map(|line| match row.kernel {
             Some(kernel) if !row.kernel_watched => {
                 next_look(state.kernel_trend.fastest().max(BURST.0), kernel, line, pace)
@@ -257,7 +264,7 @@ impl Governor {
             // No line: for good where memory.high is `max` (an event says when that changes), else not known yet.
             (None, _) => row.high.is_none().then_some(pace.slowest),
         };
-        of_kernel.into_iter().chain(of_usage).chain(of_available).min()
+        of_kernel.into_iter().chain(of_usage).chain(of_available).chain(of_patient).min()
     }
 
     /// When to sample a process again; `None`: nothing is learnt by it now.

@@ -9,7 +9,7 @@
 //!   that very snapshot.
 //! - `missing_data_never_escalates`: while the meter is not known nothing is begun, sent or killed; nor is anything relieved.
 //! - `more_over_never_weaker`: of two snapshots that differ only in a meter that is further over its line, the one that is further over
-//!   leads to the same orders or more, and to no larger share of running time. (Kills apart: their brakes look at the past.)
+//!   leads to the same orders or more, and to no larger share of running time. (Kills apart, and reclaim with a tolerance: these look at the past.)
 //! - `kills_per_window_bounded`: there are never more kills in a window than the policy's budget.
 //! - `kills_inside_the_kernel_are_braked_alike`: the two above hold for both together: kills that are ordered, and those that a kernel makes with
 //!   [`Governor::kill_allowance`]; and each of the latter is decided on once, whatever the brakes say by then.
@@ -55,6 +55,7 @@ mod look;
 mod marks;
 mod report;
 mod rows;
+mod seek;
 mod standing;
 mod timers;
 mod tree;
@@ -156,6 +157,8 @@ pub struct Governor {
     episodes: episode::Episodes,
     kills: brake::Kills,
     host: host::HostState,
+    /// Of rules that move memory between their groups.
+    tallies: Vec<crate::balance::Tally>,
     /// Room for one choice.
     families: crate::victim::Families,
     /// Room for one choice of jobs.
@@ -188,6 +191,7 @@ impl Governor {
             episodes: episode::Episodes::with_capacity(episodes),
             kills: brake::Kills::new(policy.kills),
             host: host::HostState::default(),
+            tallies: seek::tallies(&policy),
             families: crate::victim::Families::default(),
             indivisible: Vec::with_capacity(jobs::MOST_INDIVISIBLE),
             sent: VecDeque::with_capacity((episodes as usize).saturating_mul(2).max(64)),
@@ -240,6 +244,7 @@ impl Governor {
         self.generation += 1;
         self.asked += 1;
         self.roaming = rows::roaming_rules(new);
+        self.tallies = seek::tallies(new);
         self.kills.set_budget(new.kills);
         // Every known row may have other rules now, and so another pace: each is read once.
         for (item, known) in (0u32..).zip(

@@ -27,6 +27,8 @@ pub enum Event {
     Available(Option<u64>),
     /// What a group asks for itself.
     Wish(usize, Option<Wish>),
+    /// Refaults so far.
+    Strain(usize, Option<u64>),
     High(usize, Option<Limit>),
     Anon(usize, Option<u64>),
     /// A group or process goes, and comes again as another.
@@ -64,6 +66,7 @@ pub fn ticks(count: usize) -> impl Strategy<Value = Vec<Tick>> {
         6 => mib.clone().prop_map(Event::Available),
         1 => (group.clone(), prop::sample::select(vec![None, Some(Wish::Prefer), Some(Wish::Avoid), Some(Wish::Omit)]))
             .prop_map(|(g, wish)| Event::Wish(g, wish)),
+        4 => (group.clone(), prop::option::of(0u64..10_000)).prop_map(|(g, v)| Event::Strain(g, v)),
         12 => (process.clone(), mib).prop_map(|(p, v)| Event::Anon(p, v)),
         1 => (group.clone(), prop::sample::select(vec![None, Some(Limit::Max), Some(Limit::At(Bytes::mib(100)))]))
             .prop_map(|(g, high)| Event::High(g, high)),
@@ -107,9 +110,12 @@ pub fn policy_number(number: u8) -> Policy {
     let kernel = kernel_rule("kernel", "/x/**", 95, &kernel);
     let host = host_rule("host", 100, &[(Action::Record, 0), (KILL_JOB, 20)]);
     let parent = available_rule("parent", "/x", 120, &[(signal(10), 0), (KILL_JOB, 50)]);
+    let tolerance = Some(memgov_decide::working_set::Tolerance::default());
+    let reclaim = Reclaim { tolerance, for_starved: number == 1, ..Reclaim::default() };
+    let patient = usage_rule("patient", "/x/*", 20, &[(Action::Reclaim(reclaim), 0)]);
     let rules = match number {
-        0 => vec![usage_rule("all", "/x/*", 110, &all), each, hogs, kernel, host, parent],
-        1 => vec![host, hogs, over_high, usage_rule("all", "/x/*", 110, &all)],
+        0 => vec![usage_rule("all", "/x/*", 110, &all), each, hogs, kernel, host, parent, patient],
+        1 => vec![host, hogs, over_high, usage_rule("all", "/x/*", 110, &all), patient],
         _ => vec![],
     };
     let never = vec![ProcessMatch { comm: vec![Pattern::new("never")], ..ProcessMatch::default() }];
@@ -169,6 +175,11 @@ impl Stage {
             Event::Wish(g, user) => {
                 let row = world.row(self.groups[g]);
                 (row.preference, row.owner) = (Preference { user, trusted: None }, Some(0));
+            }
+            Event::Strain(g, refaults) => {
+                let at = world.snap.at;
+                let row = world.row(self.groups[g]);
+                (row.strain.refaults, row.strain_at) = (refaults, at);
             }
             Event::High(g, high) => world.row(self.groups[g]).high = high,
             Event::Anon(p, anon) => world.anon(self.processes[p], anon.map(Bytes::mib)),

@@ -111,6 +111,24 @@ struct Task {
     share: u16,
 }
 
+impl Word {
+    /// Nobody's. One that still runs for an episode that is over is about to look.
+    fn is_free(&self, _: Time) -> bool {
+        self.task.is_none() && !self.running
+    }
+
+    /// Its last try got what it was asked for, or what came of it was told and is long ago.
+    fn has_nothing_to_do(&self, now: Time) -> bool {
+        let known = |(how, _): (Result<Ended, Errno>, Time)| self.told || how.is_ok_and(Ended::well);
+        !self.running && !self.asked && !self.is_left_alone(now) && self.ended.is_some_and(known)
+    }
+
+    /// Nothing could be had just now.
+    fn is_left_alone(&self, now: Time) -> bool {
+        self.ended.is_some_and(|(how, at)| !how.is_ok_and(Ended::well) && now.since(at) < LEFT_ALONE)
+    }
+}
+
 impl Slot {
     fn lock(&self) -> MutexGuard<'_, Word> {
         self.word.lock().unwrap_or_else(PoisonError::into_inner)
@@ -202,7 +220,8 @@ impl Reclaims {
         if self.leave_word(task, phase) { done } else { Outcome::Nothing }
     }
 
-    /// In the slot that has the episode, else in a free one; whether there was one.
+    /// In the slot that has the episode, else in a free one, else in one that has nothing to do just now (rules that reclaim with a tolerance may have more
+    /// groups than there are threads, for days); whether there was one.
     fn leave_word(&mut self, task: Task, phase: Phase) -> bool {
         let now = sys::now();
         for slot in &self.slots {
@@ -211,22 +230,22 @@ impl Reclaims {
                 continue;
             };
             (known.target, known.share) = (task.target, task.share);
-            let soon =
-                word.ended.is_some_and(|(how, at)| !how.is_ok_and(Ended::well) && now.since(at) < LEFT_ALONE);
+            let soon = word.is_left_alone(now);
             if !word.running && !soon {
                 word.asked = true;
                 slot.bell.notify_one();
             }
             return true;
         }
-        for slot in &self.slots {
-            let Some(mut word) = slot.try_lock() else { continue };
-            // One that still runs for an episode that is over is about to look.
-            if word.task.is_none() && !word.running {
-                *word =
-                    Word { task: Some(task), asked: true, told: phase == Phase::Sustain, ..Word::default() };
-                slot.bell.notify_one();
-                return true;
+        for rests in [Word::is_free, Word::has_nothing_to_do] {
+            for slot in &self.slots {
+                let Some(mut word) = slot.try_lock() else { continue };
+                if rests(&word, now) {
+                    let told = phase == Phase::Sustain;
+                    *word = Word { task: Some(task), asked: true, told, ..Word::default() };
+                    slot.bell.notify_one();
+                    return true;
+                }
             }
         }
         false
@@ -415,4 +434,60 @@ fn usage(dir: &GroupDir) -> Result<Bytes, Errno> {
     let mut reading = Reading::default();
     dir.read_usage(&mut [0; 64], &mut reading, &mut |_, _| {})?;
     reading.usage.ok_or(Errno::IO)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn task(number: u64) -> Task {
+        Task {
+            episode: EpisodeId(number),
+            decision: DecisionId(number),
+            group: GroupId(number),
+            path: Arc::from(&b"/a"[..]),
+            meter: Meter::Usage,
+            target: Bytes(0),
+            share: 10,
+        }
+    }
+
+    /// Two slots whose threads are played by the test.
+    fn reclaims() -> Reclaims {
+        let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../../fixtures/v2");
+        let mut reclaims = Reclaims::new(&Layout::detect(&root).unwrap());
+        reclaims.slots = vec![Arc::default(), Arc::default()];
+        reclaims
+    }
+
+    fn end(reclaims: &Reclaims, slot: usize, how: Result<End, Errno>, told: bool) {
+        let mut word = reclaims.slots[slot].lock();
+        (word.asked, word.running, word.told) = (false, false, told);
+        word.ended = Some((how.map(Ended::Shrunk), sys::now()));
+    }
+
+    #[test]
+    fn more_groups_than_threads_take_turns() {
+        let mut reclaims = reclaims();
+        assert!(reclaims.leave_word(task(1), Phase::Begin) && reclaims.leave_word(task(2), Phase::Begin));
+        assert!(!reclaims.leave_word(task(3), Phase::Begin), "both are at work");
+        end(&reclaims, 1, Ok(End::Reached), false);
+        assert!(reclaims.leave_word(task(3), Phase::Sustain), "the second has nothing to do");
+        assert!(!reclaims.leave_word(task(2), Phase::Sustain), "and waits now");
+        end(&reclaims, 0, Ok(End::Already), false);
+        assert!(reclaims.leave_word(task(1), Phase::Sustain), "whoever has a place keeps it");
+        assert!(!reclaims.leave_word(task(2), Phase::Sustain));
+    }
+
+    #[test]
+    fn what_could_not_be_had_is_told_before_its_place_is_taken() {
+        let mut reclaims = reclaims();
+        assert!(reclaims.leave_word(task(1), Phase::Begin) && reclaims.leave_word(task(2), Phase::Begin));
+        end(&reclaims, 0, Ok(End::Hard), false);
+        assert!(!reclaims.leave_word(task(3), Phase::Begin), "not told yet");
+        reclaims.slots[0].lock().told = true;
+        assert!(!reclaims.leave_word(task(3), Phase::Begin), "left alone for a second");
+        reclaims.slots[0].lock().ended = Some((Ok(Ended::Shrunk(End::Hard)), Time(0)));
+        assert!(reclaims.leave_word(task(3), Phase::Begin));
+    }
 }

@@ -5,7 +5,7 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use clap::Args;
-use memgov_decide::policy::{Action, Meter, Over, Rule, Scope, Victim};
+use memgov_decide::policy::{Action, Meter, Over, Reclaim, Rule, Scope, Victim};
 use serde::Serialize;
 
 use super::output;
@@ -204,6 +204,7 @@ fn needs(rule: &Rule, virtual_high: bool) -> Vec<&'static str> {
             Action::Freeze => "slow-group",
             Action::Slow(_) if each_process => "slow-process",
             Action::Slow(_) => "slow-group",
+            Action::Reclaim(Reclaim { tolerance: Some(_), .. }) => "working-set",
             Action::Reclaim(_) => "reclaim",
             Action::Kill { victim: Victim::Group | Victim::LowestPriority } if !each_process => "kill-group",
             Action::Signal { .. } | Action::Kill { .. } => "signal",

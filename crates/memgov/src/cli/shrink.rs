@@ -352,7 +352,8 @@ impl Line {
     }
 
     fn show(&mut self, job: &Job) {
-        if !self.on {
+        // It has not begun: there is nothing to show yet.
+        if !self.on || job.before_bytes == 0 {
             return;
         }
         let rate = job.rate_bytes.map(|rate| format!(", {}/s", Bytes(rate))).unwrap_or_default();

@@ -192,6 +192,19 @@ fn step(episode: &wire::EpisodeStatus) -> String {
     }
 }
 
+/// What a limit could be.
+fn working_set(found: &wire::WorkingSetStatus) -> String {
+    let looking = if found.settled { "" } else { ", still being looked for" };
+    let (working_set, enough) = (Bytes(found.working_set_bytes), Bytes(found.enough_bytes));
+    let limit = match found.limit_bytes {
+        None => "no limit".to_owned(),
+        Some(limit) => format!("limit {}", Bytes(limit)),
+    };
+    format!(
+        "working set about {working_set}{looking}; {limit}, could be {enough} (an eighth over the most that was)"
+    )
+}
+
 fn goings_on(status: &wire::Status, out: &mut dyn Write) -> std::io::Result<()> {
     if !status.episodes.is_empty() {
         writeln!(out)?;
@@ -206,6 +219,11 @@ fn goings_on(status: &wire::Status, out: &mut dyn Write) -> std::io::Result<()> 
         };
         let rows: Vec<_> = status.episodes.iter().map(row).collect();
         output::table(out, &["BY", "WHO", "OVER SINCE", "STEP", "WHY"], &rows)?;
+    }
+    for episode in &status.episodes {
+        if let Some(found) = &episode.working_set {
+            writeln!(out, "{}: {}", output::target(&episode.target), working_set(found))?;
+        }
     }
     if !status.holds.is_empty() {
         writeln!(out)?;

@@ -11,7 +11,7 @@ use memgov_decide::policy::{
 use memgov_decide::units::{Bytes, Limit};
 
 use super::signals;
-use super::words::{duration_text, kinds_text, under_text};
+use super::words::{self, duration_text, kinds_text, under_text};
 use crate::terminal::shown;
 
 /// One rule in a sentence.
@@ -161,7 +161,14 @@ fn action(action: &Action, meter: Meter, target: &str) -> String {
                 }
                 Meter::Usage | Meter::Available | Meter::Rss(_) => "",
             };
-            format!("reclaim its memory in the background, with at most {share}% of a processor{pinned}")
+            let how = format!("in the background, with at most {share}% of a processor");
+            let Some(tolerance) = &reclaim.tolerance else { return format!("reclaim its memory {how}{pinned}") };
+            let (pressure, swap_out) = (words::pressure_text(tolerance.pressure), tolerance.swap_out);
+            let when = if reclaim.for_starved { ", while another group of this rule is starved" } else { "" };
+            format!(
+                "reclaim its memory {how}, as far as costs it no more than {pressure} of its time and swaps out no more than {swap_out} a \
+                 second{when}"
+            )
         }
         Action::Signal { signal, repeat } => {
             let again = repeat.map(|r| format!(", again every {}", duration_text(r))).unwrap_or_default();

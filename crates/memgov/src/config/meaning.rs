@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use memgov_decide::policy::Reclaim;
 use memgov_decide::policy::{
     Action, Condition, GroupPolicy, KillBudget, MAX_RULES, MAX_STEPS, Meter, Over, Pace, Pattern, Policy,
     ProcessMatch, RssOver, Rule, Scope, Step, Victim,
@@ -279,6 +280,10 @@ fn notes(text: &RuleText, meter: Option<Meter>, steps: &[Step], findings: &mut F
     }
     for (step, text) in steps.iter().zip(&typed.it) {
         signal_note(step, text, findings);
+        let tolerant = matches!(step.action, Action::Reclaim(Reclaim { tolerance: Some(_), .. }));
+        if kernel && tolerant {
+            findings.error(text.at, words::NO_TOLERANCE);
+        }
     }
     // A job's death need not be enough, so its step goes on; one behind it is for when no job is left.
     let whole = |s: &Step| s.action == Action::Kill { victim: Victim::Group };

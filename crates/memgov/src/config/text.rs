@@ -129,7 +129,10 @@ const RULE: Schema = Schema {
 const PROCESSES: Schema = Schema { name: "`processes`", keys: &["exe", "comm", "uid", "groups"], later: &[] };
 const STEP: Schema = Schema {
     name: "a step of `do`",
-    keys: &["action", "after", "signal", "repeat", "victim", "budget", "floor", "share"],
+    keys: &[
+        "action", "after", "signal", "repeat", "victim", "budget", "floor", "share", "pressure", "swap-out",
+        "when",
+    ],
     later: &["to", "hook", "timeout", "ask", "swappiness"],
 };
 

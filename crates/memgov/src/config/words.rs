@@ -8,13 +8,15 @@ use memgov_decide::policy::{
     Action, Condition, Kinds, Meter, Over, Pattern, Reclaim, Slow, Step, Under, Victim,
 };
 use memgov_decide::units::{Bytes, Limit, QuantityError};
+use memgov_decide::working_set::Tolerance;
 
 use super::signals;
 use super::table::cut;
 use super::text::none_of;
 
 /// What can be given with an action.
-pub const STEP_KEYS: &[&str] = &["after", "signal", "repeat", "victim", "budget", "floor", "share"];
+pub const STEP_KEYS: &[&str] =
+    &["after", "signal", "repeat", "victim", "budget", "floor", "share", "pressure", "swap-out", "when"];
 /// Actions of this version.
 pub const ACTIONS: &[&str] = &["record", "reclaim", "deny", "slow", "freeze", "signal", "kill"];
 const LATER_ACTIONS: &[&str] = &["lend", "ask", "hook", "squeeze", "shrink"];
@@ -100,6 +102,10 @@ pub const NO_VICTIM: &str = "this rule meets single processes: there is no victi
 
 /// Nor has it a group to make smaller.
 pub const NO_RECLAIM: &str = "`reclaim` makes a group smaller; this rule meets single processes";
+
+/// A working set is of all memory.
+pub const NO_TOLERANCE: &str =
+    "`pressure` and `when` go with the meter `usage`: how small a group runs is a question of all its memory";
 
 /// Whether relief at or under `until` can follow what this condition says.
 ///
@@ -324,7 +330,7 @@ pub fn step<'a>(
     let allowed: &[&str] = match action {
         "record" | "deny" | "freeze" => &["after"],
         "slow" => &["after", "budget", "floor"],
-        "reclaim" => &["after", "share"],
+        "reclaim" => &["after", "share", "pressure", "swap-out", "when"],
         "signal" => &["after", "signal", "repeat"],
         "kill" => &["after", "victim"],
         other => {
@@ -349,7 +355,7 @@ pub fn step<'a>(
         "record" => Action::Record,
         "deny" => Action::Deny,
         "freeze" => Action::Freeze,
-        "reclaim" => Action::Reclaim(reclaim(details("share"))?),
+        "reclaim" => Action::Reclaim(reclaim(&mut details)?),
         "slow" => Action::Slow(slow(budget, details("floor"))?),
         "signal" => Action::Signal { signal: signal(details("signal"))?, repeat },
         _ => Action::Kill { victim: victim(details("victim"))? },
@@ -364,9 +370,65 @@ fn slow(budget: Option<Duration>, floor: Option<&str>) -> Result<Slow, StepError
     Ok(Slow { budget: budget.unwrap_or(default.budget), floor: floor.unwrap_or(default.floor) })
 }
 
-fn reclaim(word: Option<&str>) -> Result<Reclaim, StepError> {
-    let share = word.map(share).transpose().map_err(|message| StepError { key: "share", message })?;
-    Ok(Reclaim { share: share.unwrap_or(Reclaim::default().share) })
+fn reclaim<'a>(details: &mut dyn FnMut(&'static str) -> Option<&'a str>) -> Result<Reclaim, StepError> {
+    let wrong = |key| move |message| StepError { key, message };
+    let given = details("share").map(share).transpose().map_err(wrong("share"))?;
+    let pressure = details("pressure").map(pressure).transpose().map_err(wrong("pressure"))?;
+    let swap_out = details("swap-out").map(rate).transpose().map_err(wrong("swap-out"))?;
+    let for_starved = match details("when") {
+        None => false,
+        Some("starved") => true,
+        Some(other) => {
+            let message = none_of("condition", other, &["starved"], &[]);
+            return Err(StepError { key: "when", message });
+        }
+    };
+    let default = Tolerance::default();
+    let tolerance = (pressure.is_some() || for_starved).then(|| Tolerance {
+        pressure: pressure.unwrap_or(default.pressure),
+        swap_out: swap_out.unwrap_or(default.swap_out),
+    });
+    if swap_out.is_some() && tolerance.is_none() {
+        let message = "`swap-out` goes with `pressure`: { action = \"reclaim\", pressure = \"0.1%\", swap-out = \"1MiB/s\" }";
+        return Err(StepError { key: "swap-out", message: message.into() });
+    }
+    Ok(Reclaim { share: given.unwrap_or(Reclaim::default().share), tolerance, for_starved })
+}
+
+/// A part of the time, per cent with at most two decimals, in millionths: 0.01 % to 10 %.
+///
+/// # Errors
+/// Says how to write it.
+pub fn pressure(text: &str) -> Result<u32, String> {
+    let wrong = || format!("`{}` is not a part of the time; write for example `0.1%` or `1%`", cut(text));
+    let number = text.trim().strip_suffix('%').ok_or_else(wrong)?;
+    let (whole, fraction) = number.split_once('.').unwrap_or((number, "0"));
+    let digits = |t: &str| !t.is_empty() && t.bytes().all(|b| b.is_ascii_digit());
+    if !digits(whole) || !digits(fraction) || whole.len() > 3 || fraction.len() > 2 {
+        return Err(wrong());
+    }
+    let part = |t: &str| t.parse::<u32>().map_err(|_| wrong());
+    let hundredths = part(whole)? * 100 + part(fraction)? * if fraction.len() == 1 { 10 } else { 1 };
+    match hundredths {
+        1..=1000 => Ok(hundredths * 100),
+        _ => Err("the pressure to be tolerated is between 0.01% and 10%".into()),
+    }
+}
+
+/// As [`pressure`] reads it.
+pub fn pressure_text(millionths: u32) -> String {
+    format!("{}%", f64::from(millionths) / 10_000.0)
+}
+
+/// An amount of memory a second.
+///
+/// # Errors
+/// As [`size`]; or it does not say that it is a second's.
+pub fn rate(text: &str) -> Result<Bytes, String> {
+    match text.trim().strip_suffix("/s") {
+        Some(amount) => size(amount),
+        None => Err(format!("`{0}` is no rate; write for example `1MiB/s`", cut(text))),
+    }
 }
 
 fn signal(word: Option<&str>) -> Result<u8, StepError> {

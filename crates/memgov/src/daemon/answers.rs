@@ -6,7 +6,7 @@ use memgov_decide::control::MemControl;
 use memgov_decide::decision::{Source, Target};
 use memgov_decide::governor::{EpisodeView, KernelMark};
 use memgov_decide::snapshot::{GroupId, Lost, ProcessId};
-use memgov_decide::units::Time;
+use memgov_decide::units::{Bytes, Time};
 
 use super::governing::Governing;
 use super::queue::{NewPolicy, Request};
@@ -29,6 +29,8 @@ pub(super) struct Held {
 pub(super) struct Running {
     pub view: EpisodeView,
     pub names: Names,
+    /// Of a group, its limit.
+    pub limit: Option<Bytes>,
 }
 
 /// Room for a status, brought by whoever asks.
@@ -203,7 +205,11 @@ fn status(governing: &Governing, mut buffer: Box<StatusBuffer>) -> Box<StatusBuf
             snap,
             rule,
         );
-        keep(&mut buffer.episodes, &mut buffer.left_out, Running { view, names });
+        let limit = match view.target {
+            Target::Group(_, slot) => snap.group(slot).and_then(|group| group.max?.bytes()),
+            Target::Process(..) | Target::Host => None,
+        };
+        keep(&mut buffer.episodes, &mut buffer.left_out, Running { view, names, limit });
     }
     buffer.happenings_left_out = governing.happenings.all_left_out;
     if let Some(inside) = &actor.inside {

@@ -37,6 +37,13 @@ pub(super) fn episode(running: &Running, at: Time) -> wire::EpisodeStatus {
         step: view.step,
         order: view.last.map(|(order, _)| event::order(&order)),
         reason: view.last.map(|(_, reason)| event::reason(&reason, names.compared())),
+        working_set: view.found.map(|found| wire::WorkingSetStatus {
+            working_set_bytes: found.working_set.0,
+            peak_bytes: found.peak.0,
+            limit_bytes: running.limit.map(|limit| limit.0),
+            enough_bytes: found.limit().0,
+            settled: found.settled,
+        }),
     }
 }
 

@@ -12,7 +12,7 @@ use super::discovery::ControlledLines;
 use super::lines::{Alarm, Lines};
 use super::overlay::{At, Overlay};
 use super::wake::Wake;
-use crate::kernel::cgroup::Tap;
+use crate::kernel::cgroup::{StrainReading, Tap};
 use crate::kernel::notify::Threshold;
 use crate::kernel::{Errno, Error, GroupDir, Layout, MemoryVersion, Reading, sys};
 use crate::record::trace::Tape;
@@ -22,6 +22,8 @@ const MAX_THRESHOLDS: usize = 4;
 /// Limits and counters are read again at least so often, and sooner when an event says so (on v1 none does, and only the limit
 /// itself is read, for the ceiling of a slowdown).
 const LIMITS_AGE: Duration = Duration::from_secs(10);
+/// How a group fares is read no more often, however often it is looked at.
+const STRAIN_AGE: Duration = memgov_decide::working_set::DUE;
 /// v1 thresholds are set so many a tick: each takes the kernel some 10 ms. Until then the group is sampled.
 const ARMED_A_TICK: usize = 2;
 
@@ -102,6 +104,7 @@ impl GroupRows {
         let slot = GroupSlot(index);
         dir.keep_kernel(lines.kernel);
         dir.keep_stat(!lines.available.is_empty());
+        dir.keep_strain(lines.strain);
         let mut row = Row {
             dir,
             alarm: Alarm::default(),
@@ -144,6 +147,7 @@ impl GroupRows {
                 row.lines = lines;
                 row.dir.keep_kernel(row.lines.kernel);
                 row.dir.keep_stat(!row.lines.available.is_empty());
+                row.dir.keep_strain(row.lines.strain);
                 row.limits_stale = true;
                 match layout.version {
                     MemoryVersion::V2 => row.set_alarm(slot, layout.version, wake),
@@ -279,6 +283,16 @@ impl GroupRows {
             if row.lines.may_be_short(&reading) {
                 reading.reclaimable =
                     row.dir.read_reclaimable(buffer, &mut |name, text| tape.group_file(slot, name, text))?;
+            }
+            Ok(())
+        });
+        let result = result.and_then(|()| {
+            if at.since(group.strain_at) >= STRAIN_AGE {
+                let strain =
+                    row.dir.read_strain(buffer, &mut |name, text| tape.group_file(slot, name, text))?;
+                if let Some(StrainReading { strain, reserved }) = strain {
+                    (group.strain, group.strain_at, group.reserved) = (strain, at, reserved);
+                }
             }
             Ok(())
         });

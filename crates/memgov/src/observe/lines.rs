@@ -50,6 +50,13 @@ pub(super) struct Lines {
     pub available: Vec<Under>,
     /// It may have to give way for others: what it asks for itself is read too.
     pub job: bool,
+    /// Some rule asks what it costs the group to do without memory.
+    pub strain: bool,
+}
+
+/// Whether a rule is about this group as a whole.
+fn names(rule: &Rule, path: &[u8]) -> bool {
+    matches!(&rule.scope, Scope::Groups(patterns) if patterns.iter().any(|pattern| pattern.matches(path)))
 }
 
 impl Lines {
@@ -68,8 +75,7 @@ impl Lines {
         let of_controls = controls.iter().filter(|(of, _)| at_or_above(of)).map(|(_, over)| *over);
         let virtual_high = group.high.is_some();
         let policy = governor.policy();
-        let names_it = |rule: &&Rule| matches!(&rule.scope, Scope::Groups(patterns) if patterns.iter().any(|p| p.matches(path)));
-        let of_it = policy.rules.iter().filter(names_it).filter_map(|rule| rule.when.group);
+        let of_it = policy.rules.iter().filter(|rule| names(rule, path)).filter_map(|rule| rule.when.group);
         let available = of_it.filter_map(|over| match over {
             Over::Available { under, .. } => Some(under),
             _ => None,
@@ -80,6 +86,7 @@ impl Lines {
             virtual_high,
             kernel: false,
             available: available.collect(),
+            strain: policy.rules.iter().any(|rule| rule.asks_for_strain() && names(rule, path)),
             job: policy.chooses_jobs() && policy.worth(path).is_some(),
         };
         for over in of_rules.chain(of_controls) {

@@ -143,6 +143,39 @@ mod tests {
         assert!(by_pass.len() >= 2, "it was denied and let go: {by_pass:?}");
     }
 
+    /// What a rule with a tolerance asks for hangs on how the group fares: a trace has it.
+    #[test]
+    fn a_trace_has_how_a_group_fares() {
+        let run = |refaults: u64| {
+            let seconds = std::cell::Cell::new(0);
+            let bytes = trace(|tape, _| {
+                seconds.set(seconds.get() + 1);
+                let lines = format!(
+                    "workingset_refault_anon 0\nworkingset_refault_file {}\n",
+                    seconds.get() * refaults
+                );
+                let slot = GroupSlot(3);
+                tape.group_file(slot, "memory.current", b"104857600\n");
+                tape.group_file(slot, "memory.max", b"max\n");
+                tape.group_file(slot, "memory.stat:workingset_refault", lines.as_bytes());
+            });
+            let tolerance = Some(memgov_decide::working_set::Tolerance::default());
+            let reclaim = memgov_decide::policy::Reclaim { tolerance, ..Default::default() };
+            let rule = Rule {
+                name: "small".into(),
+                scope: Scope::Groups(vec![Pattern::new("/a")]),
+                when: Condition { group: Some(Over::Amount(Bytes(4096))), rss: None },
+                until: None,
+                steps: vec![Step { action: Action::Reclaim(reclaim), after: std::time::Duration::ZERO }],
+                log: false,
+            };
+            let policy = Policy { rules: vec![rule], ..Policy::default() };
+            replay(&bytes, vec![policy]).unwrap().events.len()
+        };
+        assert_eq!(run(1_000_000), 1, "it begins, and is not kept up while it hurts");
+        assert!(run(0) >= 3, "while nothing is lost it is asked for again and again");
+    }
+
     #[test]
     fn other_words_are_refused() {
         assert_eq!(Overlaid(&Reading::default()).to_string(), "- - - - - - - -");

@@ -20,6 +20,7 @@ use memgov_decide::units::{Bytes, Limit, Time};
 
 use super::trace::{self, Frame, TraceError};
 use super::{event, overlaid, text};
+use crate::kernel::cgroup::StrainReading;
 use crate::kernel::{Reading, meminfo, proc};
 use crate::serve::wire::{self, Event};
 use crate::terminal;
@@ -285,11 +286,29 @@ impl Player {
     fn group_file(&mut self, words: &Words<'_>) -> Result<(), TraceError> {
         let slot = words.slot(1)?;
         let page = self.snap.host.page.0;
+        if self.group_strain(words.text(2)?, slot, words.frame.payload) {
+            return Ok(());
+        }
         let reading = self.readings.entry(slot).or_default();
         if !reading.apply(words.text(2)?, words.frame.payload, page) {
             return Err(words.bad("unknown file of a group"));
         }
         self.group_read(words, slot)
+    }
+
+    /// Whether a file says how a group fares; then it is taken over.
+    fn group_strain(&mut self, name: &str, slot: u32, text: &[u8]) -> bool {
+        let Some(group) = self.snap.groups.get_mut(slot) else { return false };
+        let mut reading = StrainReading { strain: group.strain, reserved: group.reserved };
+        if group.strain_at != self.snap.at {
+            reading = StrainReading::default();
+        }
+        let known = reading.apply(name, text, self.snap.host.page.0);
+        if known {
+            (group.strain, group.reserved, group.strain_at) =
+                (reading.strain, reading.reserved, self.snap.at);
+        }
+        known
     }
 
     fn group_overlay(&mut self, words: &Words<'_>) -> Result<(), TraceError> {

@@ -115,7 +115,7 @@ pub fn group_set(
     // It is memgov's time, which nobody else accounts for.
     let most = Reclaim::default().share;
     let steps = rule.into_iter().flat_map(|rule| &rule.steps);
-    let asks = |step: &Step| matches!(step.action, Action::Reclaim(Reclaim { share }) if share > most);
+    let asks = |step: &Step| matches!(step.action, Action::Reclaim(Reclaim { share, .. }) if share > most);
     if steps.into_iter().any(asks) {
         return denied(format!("a share of more than {}% for reclaim is root's to give", most / 10));
     }
@@ -285,7 +285,10 @@ mod tests {
         for (share, allowed) in
             [(1, true), (Reclaim::default().share, true), (Reclaim::default().share + 1, false)]
         {
-            let step = Step { action: Action::Reclaim(Reclaim { share }), after: std::time::Duration::ZERO };
+            let step = Step {
+                action: Action::Reclaim(Reclaim { share, ..Reclaim::default() }),
+                after: std::time::Duration::ZERO,
+            };
             let rule = Rule {
                 name: "x".into(),
                 scope: Scope::Groups(Vec::new()),

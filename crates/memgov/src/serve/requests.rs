@@ -408,6 +408,10 @@ pub fn group_rule(request: wire::GroupRule) -> Result<GroupRule, Failure> {
     if when.rss.is_some() && request.steps.iter().any(|step| step.action == "reclaim") {
         return Err(invalid("do", words::NO_RECLAIM.into()));
     }
+    let tolerant = |step: &wire::Step| step.pressure.is_some() || step.when.is_some();
+    if when.meter() == Meter::Kernel && request.steps.iter().any(tolerant) {
+        return Err(invalid("do", words::NO_TOLERANCE.into()));
+    }
     let high = request.high.as_deref().map(words::limit).transpose().map_err(|e| invalid("high", e))?;
     let rule = Rule {
         name: format!("set {}", request.path),
@@ -433,6 +437,9 @@ fn steps(typed: &[wire::Step]) -> Result<Vec<Step>, Failure> {
             "victim" => step.victim.as_deref(),
             "budget" => step.budget.as_deref(),
             "share" => step.share.as_deref(),
+            "pressure" => step.pressure.as_deref(),
+            "swap-out" => step.swap_out.as_deref(),
+            "when" => step.when.as_deref(),
             _ => step.floor.as_deref(),
         };
         words::step(&step.action, i == 0, detail)

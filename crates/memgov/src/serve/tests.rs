@@ -134,6 +134,7 @@ impl Governed for Fake {
                 step: Some(0),
                 order: Some(e.order),
                 reason: Some(e.reason),
+                working_set: None,
             }
         });
         Ok(wire::Status { version: "test".into(), episodes: episodes.into(), ..wire::Status::default() })

@@ -411,6 +411,15 @@ pub struct Step {
     pub floor: Option<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub share: Option<String>,
+    /// As `pressure` of the configuration.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pressure: Option<String>,
+    /// As `swap-out` of the configuration.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub swap_out: Option<String>,
+    /// As `when` of the configuration.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub when: Option<String>,
 }
 
 /// A rule for one running group, in the words of the configuration.
@@ -574,6 +583,25 @@ pub struct EpisodeStatus {
     /// ...and why it was given.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reason: Option<Reason>,
+    /// How small the group runs without feeling it, where a rule looks for that and something is known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub working_set: Option<WorkingSetStatus>,
+}
+
+/// What a rule that reclaims with a tolerance has found.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct WorkingSetStatus {
+    /// About so much is in use.
+    pub working_set_bytes: u64,
+    /// The most that was since the episode began.
+    pub peak_bytes: u64,
+    /// The group's limit (`memory.max`); absent: it has none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub limit_bytes: Option<u64>,
+    /// A limit that would do: an eighth over the peak.
+    pub enough_bytes: u64,
+    /// It has been found, and is not still looked for.
+    pub settled: bool,
 }
 
 /// A process or group that is denied or slowed.

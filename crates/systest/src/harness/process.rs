@@ -21,6 +21,19 @@ pub fn cpu_ticks(pid: i32) -> Option<u64> {
     Some(next()? + next()?)
 }
 
+/// Processor time of its threads whose name begins so, in nanoseconds: `/proc/PID/task/*/schedstat` (Documentation/scheduler/sched-stats.rst). What
+/// ended threads used is not in it.
+pub fn thread_time(pid: i32, name: &str) -> Option<u64> {
+    let mut sum = 0;
+    for task in fs::read_dir(format!("/proc/{pid}/task")).ok()?.flatten() {
+        if fs::read_to_string(task.path().join("comm")).is_ok_and(|comm| comm.starts_with(name)) {
+            let text = fs::read_to_string(task.path().join("schedstat")).ok()?;
+            sum += text.split(' ').next()?.parse::<u64>().ok()?;
+        }
+    }
+    Some(sum)
+}
+
 fn after_comm(pid: i32) -> Option<String> {
     let stat = fs::read(format!("/proc/{pid}/stat")).ok()?;
     let text = String::from_utf8_lossy(&stat);

@@ -58,6 +58,7 @@ pub fn features(facts: &Facts) -> Vec<Feature> {
         slow_group(facts),
         slow_process(facts),
         reclaim(facts),
+        working_set(facts),
         signal(facts),
         kill_group(facts),
         release_memory(facts),
@@ -146,6 +147,28 @@ fn reclaim(facts: &Facts) -> Feature {
         ),
         Some(MemoryVersion::V1) => Feature::available(name, "memory.limit_in_bytes, lowered at moments"),
         None => Feature::unavailable(name, "no memory controller is mounted", MOUNT_MEMORY),
+    }
+}
+
+/// `reclaim` with a tolerance.
+fn working_set(facts: &Facts) -> Feature {
+    let name = "working-set";
+    match (facts.memory, yes(facts.groups.reclaim), yes(facts.wake.group_psi)) {
+        (Some(MemoryVersion::V2), true, true) => {
+            Feature::available(name, "memory.reclaim, by pressure and refaults")
+        }
+        (Some(MemoryVersion::V2), true, false) => Feature::degraded(
+            name,
+            "memory.reclaim, by refaults",
+            "groups have no memory.pressure: what it costs is guessed from refaults alone",
+            "boot with psi=1 on a kernel with CONFIG_PSI",
+        ),
+        _ => Feature::unavailable(
+            name,
+            "there is no memory.reclaim: on cgroup v1 and before Linux 5.19 a group cannot be made smaller without lowering a limit, \
+             and that would be felt; nothing is asked there",
+            "boot Linux 5.19 or later with systemd.unified_cgroup_hierarchy=1 for cgroup v2",
+        ),
     }
 }
 

@@ -125,6 +125,7 @@ fn v1_has_a_virtual_high_and_denies_only_its_own_without_sys_resource() {
         [
             ("high", "virtual high"),
             ("deny", "prlimit (RLIMIT_DATA, RLIMIT_AS, RLIMIT_MEMLOCK)"),
+            ("working-set", "none"),
             ("pressure", "PSI triggers"),
             ("survive", "mlockall"),
         ]
@@ -147,7 +148,12 @@ fn v1_without_its_freezer_uses_the_unified_tree_and_last_signals() {
 fn uml_lacks_pressure_and_the_inner_tier() {
     assert_eq!(
         lacking(&uml()),
-        [("deny-kernel", "pids.max"), ("enforce-inside", "none"), ("pressure", "none")]
+        [
+            ("deny-kernel", "pids.max"),
+            ("enforce-inside", "none"),
+            ("working-set", "memory.reclaim, by refaults"),
+            ("pressure", "none")
+        ]
     );
 }
 

@@ -4,11 +4,13 @@
 mod find;
 mod kernel_memory;
 mod reclaimable;
+mod strain;
 pub mod v1;
 pub mod v2;
 
 pub use find::find;
 pub use kernel_memory::{Accounting, Switches, accounting};
+pub use strain::StrainReading;
 
 use super::layout::{Layout, MemoryVersion};
 use super::{Errno, Error, file, text};
@@ -85,6 +87,8 @@ pub struct GroupDir {
     kernel: Option<OwnedFd>,
     /// `memory.stat`; open where a rule asks what is available.
     stat: Option<OwnedFd>,
+    /// Open where a rule asks for it.
+    strain: Option<Box<strain::StrainFiles>>,
     /// v2 `memory.events`, v1 `memory.failcnt`.
     events: Option<OwnedFd>,
     /// v1 `memory.oom_control`.
@@ -115,6 +119,7 @@ impl GroupDir {
             usage: there(Some(usage))?,
             kernel: None,
             stat: None,
+            strain: None,
             events: there(Some(events))?,
             oom_control: there(oom_control)?,
             procs: there(procs)?,

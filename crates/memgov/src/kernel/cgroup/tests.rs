@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::kernel::layout::{Hierarchy, MountedRoots, OwnGroups};
+use crate::kernel::sys;
 use std::fs;
 use std::path::Path;
 
@@ -130,5 +131,54 @@ fn kernel_memory_is_read_where_it_is_kept() {
         let mut reading = Reading::default();
         assert!(reading.apply(&shown[0].0, &shown[0].1, 4096));
         assert_eq!(reading.kernel, Some(Bytes(4096)));
+    }
+}
+
+#[test]
+fn how_a_group_fares_is_read_where_it_is_kept_and_it_can_be_reclaimed_from() {
+    let pressure =
+        "some avg10=0.00 avg60=0.00 avg300=0.00 total=77\nfull avg10=0.00 avg60=0.00 avg300=0.00 total=7\n";
+    let stat = format!(
+        "anon 1\n{}workingset_refault_anon 2\nworkingset_refault_file 3\nzswpin 0\n",
+        "filler 0\n".repeat(200)
+    );
+    let files = [
+        ("memory.pressure", pressure),
+        ("memory.stat", &stat),
+        ("memory.swap.current", "8192\n"),
+        ("memory.low", "4096\n"),
+        ("memory.min", "0\n"),
+    ];
+    for (version, with_reclaim) in
+        [(MemoryVersion::V2, true), (MemoryVersion::V2, false), (MemoryVersion::V1, true)]
+    {
+        let root = tempfile::tempdir().unwrap();
+        let layout = layout(root.path(), version);
+        for (name, text) in files {
+            std::fs::write(layout.memory.mount.join(name), text).unwrap();
+        }
+        if with_reclaim {
+            std::fs::write(layout.memory.mount.join("memory.reclaim"), "").unwrap();
+        }
+        let mut dir = GroupDir::open(&layout, b"/").unwrap();
+        let mut read = |keep| {
+            dir.keep_strain(keep);
+            let mut shown = StrainReading::default();
+            let mut tap =
+                |name: &str, text: &[u8]| assert!(shown.apply(name, text, sys::page_size()), "{name}");
+            let read = dir.read_strain(&mut [0; 8192], &mut tap).unwrap();
+            // A trace is read back by what was shown.
+            assert!(read.is_none_or(|read| read == shown));
+            read
+        };
+        assert_eq!(read(false), None, "nobody asked");
+        let found = read(true);
+        assert_eq!(found.is_some(), version == MemoryVersion::V2 && with_reclaim);
+        if let Some(StrainReading { strain, reserved }) = found {
+            assert_eq!(strain.stalled, Some(std::time::Duration::from_micros(77)));
+            assert_eq!((strain.refaults, strain.swap), (Some(5), Some(Bytes(8192))));
+            assert_eq!(reserved, Some(Limit::At(Bytes(4096))));
+        }
+        assert_eq!(read(false), None);
     }
 }

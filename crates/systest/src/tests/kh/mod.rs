@@ -1,10 +1,13 @@
 //! Shrinking a group on purpose: the criteria of the letter about `memory.shrink_in_bytes`, by their numbers.
 
 mod background;
+mod balance;
 mod kill9;
 mod parallel;
 mod rights;
 mod target;
+mod terminal;
+mod working_set;
 
 use std::process::Command;
 
@@ -22,10 +25,19 @@ const HARD: i32 = 8;
 const BATCH: u64 = 32 * 4096;
 
 pub fn tests() -> Vec<Test> {
-    [target::tests, kill9::tests, parallel::tests, background::tests, rights::tests]
-        .iter()
-        .flat_map(|tests| tests())
-        .collect()
+    [
+        target::tests,
+        terminal::tests,
+        kill9::tests,
+        parallel::tests,
+        background::tests,
+        balance::tests,
+        working_set::tests,
+        rights::tests,
+    ]
+    .iter()
+    .flat_map(|tests| tests())
+    .collect()
 }
 
 /// Has a workload fill its group with page cache that can go at any time: no two with the same number share a page. Gives how long

@@ -1,5 +1,6 @@
 //! KH 6: many at a time, one of them stuck.
 
+use std::process::Stdio;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
@@ -11,9 +12,13 @@ use crate::harness::group::Group;
 use crate::harness::host::Need;
 use crate::harness::run::Test;
 use crate::harness::{MIB, poll_until};
+use crate::sys::signal;
 
 pub fn tests() -> Vec<Test> {
-    vec![Test::new("kh_06_one_stuck_holds_up_nobody", parallel).needs(&[Need::CleanCache]).seconds(90)]
+    vec![
+        Test::new("kh_06_one_stuck_holds_up_nobody", parallel).needs(&[Need::CleanCache]).seconds(90),
+        Test::new("kh_06_watched_and_called_off", watched).seconds(60),
+    ]
 }
 
 const TARGET: u64 = 16 * MIB;
@@ -90,4 +95,35 @@ fn parallel(bench: &mut Bench<'_>) -> Result<String> {
         "nine alone {alone:.1?}, beside a stuck one ({}) {beside:.1?}; called off in {took:.1?}",
         state["state"]
     ))
+}
+
+/// `--watch` follows one that runs by itself: Ctrl-C ends the watching and not the shrink; calling that off ends both.
+fn watched(bench: &mut Bench<'_>) -> Result<String> {
+    let daemon = bench.daemon("")?;
+    let group = bench.group("stuck")?;
+    let mut hog = bench.agent(&group, "hog")?;
+    hog.take("anon", 48 * MIB)?;
+    let limits = group.limits();
+    let id = begin(&daemon, &group)?;
+    let watch = || -> Result<std::process::Child> {
+        let mut command = daemon.command(&["shrink", "--watch", &id.to_string(), "--json"]);
+        Ok(command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn()?)
+    };
+    let interrupted = watch()?;
+    std::thread::sleep(Duration::from_millis(300));
+    signal::send(i32::try_from(interrupted.id())?, libc::SIGINT).ok().context("it had ended already")?;
+    let ended = interrupted.wait_with_output()?;
+    ensure!(ended.status.code() == Some(130), "watching ended with {}", ended.status);
+    ensure!(job(&daemon, id)?["state"] == "running", "Ctrl-C of who only watches called it off");
+    let watching = watch()?;
+    std::thread::sleep(Duration::from_millis(150));
+    daemon.ok(&["shrink", "--cancel", &id.to_string()])?;
+    let ended = watching.wait_with_output()?;
+    let said = String::from_utf8_lossy(&ended.stdout);
+    let lines: Vec<serde_json::Value> = said.lines().map(serde_json::from_str).collect::<Result<_, _>>()?;
+    let last = lines.last().context("it said nothing")?;
+    ensure!(last["state"] == "cancelled" && ended.status.code() == Some(1), "{}: {said}", ended.status);
+    ensure!(lines[0]["state"] == "running", "{said}");
+    ensure!(group.limits() == limits, "limits {}, were {limits}", group.limits());
+    Ok(format!("{} lines", lines.len()))
 }

@@ -1,0 +1,126 @@
+//! Proactive reclaim: how small a group runs without feeling it is found, said, and kept to; and nothing is asked where that cannot be known.
+
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, ensure};
+
+use super::{cache, json};
+use crate::harness::agent::Agent;
+use crate::harness::bench::Bench;
+use crate::harness::daemon::Daemon;
+use crate::harness::group::Group;
+use crate::harness::host::{Need, Version};
+use crate::harness::run::Test;
+use crate::harness::{MIB, mib, process};
+
+pub fn tests() -> Vec<Test> {
+    vec![
+        Test::new("kh_working_set_is_found", found).needs(&[Need::CleanCache, Need::V2]).seconds(240),
+        Test::new("kh_working_set_needs_memory_reclaim", unavailable).needs(&[Need::CleanCache]).seconds(30),
+    ]
+}
+
+/// Read again and again.
+const HOT: u64 = 24 * MIB;
+/// Read once.
+const COLD: u64 = 72 * MIB;
+const LIMIT: u64 = 256 * MIB;
+/// It sinks by a 64th a second: to a quarter in 90 s.
+const FOUND_WITHIN: Duration = Duration::from_secs(150);
+
+fn rule(group: &Group) -> String {
+    format!(
+        "[[rule]]\nname = \"small\"\ngroups = {:?}\nover = \"8MiB\"\nuntil = \"8MiB\"\n\
+         do = [{{ action = \"reclaim\", pressure = \"0.1%\", share = \"20%\" }}]\n",
+        group.path()
+    )
+}
+
+/// What `memgov status` says of it.
+fn status(daemon: &Daemon) -> Result<Option<serde_json::Value>> {
+    let status = json(&daemon.cli(&["status", "--json"])?)?;
+    let episodes = status["episodes"].as_array().context("no episodes")?;
+    Ok(episodes.iter().find_map(|episode| episode.get("working_set").cloned()))
+}
+
+/// Uses the hot part for so long, about twice a second; how often `enough` was asked before it said yes.
+fn work(
+    bench: &Bench<'_>,
+    reader: &mut Agent,
+    time: Duration,
+    mut enough: impl FnMut() -> Result<bool>,
+) -> Result<Duration> {
+    let begin = Instant::now();
+    while begin.elapsed() < time && !enough()? {
+        cache(bench, reader, 1, HOT)?;
+        std::thread::sleep(Duration::from_millis(400));
+    }
+    Ok(begin.elapsed())
+}
+
+fn found(bench: &mut Bench<'_>) -> Result<String> {
+    bench.patience *= 3;
+    let job = bench.group("job")?;
+    job.set_max(LIMIT)?;
+    let limits = job.limits();
+    let mut reader = bench.agent(&job, "reader")?;
+    work(bench, &mut reader, Duration::from_secs(2), || Ok(false))?;
+    cache(bench, &mut reader, 0, COLD)?;
+    let full = job.usage()?;
+    ensure!(full >= HOT + COLD, "the group could not be filled: {}", mib(full));
+    let daemon = bench.daemon(&rule(&job))?;
+    let took = work(bench, &mut reader, FOUND_WITHIN, || Ok(job.usage()? <= HOT * 3 / 2))?;
+    let usage = job.usage()?;
+    ensure!(usage <= HOT * 3 / 2, "{} after {took:.0?}, {} are in use", mib(usage), mib(HOT));
+    // Kept to, and not felt.
+    let refaults = || job.stat("workingset_refault_file");
+    let (before, mut least, mut most) = (refaults()?, u64::MAX, 0);
+    let watched = work(bench, &mut reader, Duration::from_secs(20), || {
+        let usage = job.usage()?;
+        (least, most) = (least.min(usage), most.max(usage));
+        Ok(false)
+    })?;
+    let refaulted = refaults()? - before;
+    // 0.1 % of the time at 10 us each is 100 a second; and a burst of ten seconds' worth.
+    let tolerated = 100 * (watched.as_secs() + 20);
+    ensure!(refaulted <= tolerated, "{refaulted} refaults in {watched:.0?}, {tolerated} are tolerated");
+    ensure!(least >= HOT && most <= HOT * 2, "between {} and {}", mib(least), mib(most));
+    let said = status(&daemon)?.context("status says nothing of a working set")?;
+    let bytes = |key: &str| said[key].as_u64().with_context(|| format!("no {key} in {said}"));
+    let (set, enough) = (bytes("working_set_bytes")?, bytes("enough_bytes")?);
+    ensure!((HOT..=HOT * 2).contains(&set) && enough >= set, "{said}");
+    ensure!(bytes("limit_bytes")? == LIMIT, "{said}");
+    let text = daemon.ok(&["status"])?;
+    let line = text.lines().find(|line| line.contains("working set about")).context("not in the text")?;
+    ensure!(job.limits() == limits && job.oom_kills()? == 0, "limits {}, were {limits}", job.limits());
+    ensure!(process::is_alive(reader.pid), "somebody was killed");
+    Ok(format!(
+        "{} to {} in {took:.0?} ({} in use), then {refaulted} refaults in {watched:.0?}; {line}",
+        mib(full),
+        mib(usage),
+        mib(HOT)
+    ))
+}
+
+/// On v1 `check --host` refuses such a rule, and a daemon that runs all the same takes nothing.
+fn unavailable(bench: &mut Bench<'_>) -> Result<String> {
+    let job = bench.group("job")?;
+    let has = bench.host.version == Version::V2 && job.write("memory.reclaim", "0").is_ok();
+    let config = bench.dir.join("small.toml");
+    std::fs::write(&config, rule(&job))?;
+    let daemon = bench.daemon(&rule(&job))?;
+    let path = config.to_string_lossy().into_owned();
+    let checked = daemon.cli(&["check", "--host", &path])?;
+    let refused = checked.stdout.contains("working-set") && checked.stdout.contains("cannot be obeyed");
+    ensure!(refused != has, "memory.reclaim is there: {has}, and check says: {}", checked.stdout);
+    if has {
+        return Ok("memory.reclaim is there".to_owned());
+    }
+    let mut reader = bench.agent(&job, "reader")?;
+    cache(bench, &mut reader, 0, COLD)?;
+    let before = job.usage()?;
+    std::thread::sleep(Duration::from_secs(5));
+    let after = job.usage()?;
+    ensure!(after.abs_diff(before) <= MIB, "usage {}, was {}", mib(after), mib(before));
+    Ok("nothing is taken".to_owned())
+}
