@@ -294,6 +294,7 @@ fn tmo() -> impl FnMut(&mut Memory) {
 /// At the pressure that senpai tolerates, and though the simulation takes no time for the reclaim that `memory.high` makes the group's own tasks do.
 #[test]
 fn beside_senpai_less_is_lost_for_as_much_saved() {
+    table();
     const LONG: usize = 3600;
     let tolerance = Tolerance { pressure: 1667, ..TOLERANCE };
     for (name, periods) in workloads() {
@@ -316,9 +317,7 @@ fn beside_senpai_less_is_lost_for_as_much_saved() {
     }
 }
 
-/// Not a test: how it goes, for people.
-#[test]
-#[ignore = "prints a table"]
+/// How it goes, for people: `cargo test -p memgov-decide --test working_set senpai -- --nocapture`.
 fn table() {
     const LONG: usize = 3600;
     println!(

@@ -9,7 +9,7 @@ use crate::decision::{Decisions, Order, Ranking, Reason, Target};
 use crate::jobs::{Contender, Wish};
 use crate::policy::{Action, Victim};
 use crate::snapshot::{GroupSlot, Snapshot};
-use crate::units::Time;
+use crate::units::{Bytes, Time};
 
 use super::brake::{Brake, Branch};
 use super::episode::Episode;
@@ -22,6 +22,8 @@ const SPARED: Duration = Duration::from_secs(10);
 /// So long readings are waited for that are as new as the shortage; then those that are there have to do.
 const PATIENCE: Duration = Duration::from_millis(100);
 
+/// Whoever uses so much more than was left of him when he was dead has begun anew.
+const STIRS: Bytes = Bytes::mib(1);
 /// So long a shortage waits for memory of kills elsewhere, at the most: twice as long as any of it is waited for.
 const TIRED: Duration = Duration::from_secs(4);
 
@@ -89,7 +91,8 @@ impl Governor {
         let Some(id) = self.emit_job(episode, step, &job, excess.reason, choice.ranking, out) else {
             return Step::Waits;
         };
-        episode.noted_freeing = false;
+        // That its own kill is waited for goes without saying.
+        episode.noted_freeing = true;
         self.kills.ordered_job(self.now, id, job.slot, job.usage, snap);
         Step::Began
     }
@@ -107,9 +110,16 @@ impl Governor {
     /// It could not be killed, or had nothing to give: the next is taken.
     pub(super) fn spare_job(&mut self, job: GroupSlot) {
         if let Some(state) = self.groups.get_mut(job.0 as usize) {
-            state.spared_until = self.now + SPARED;
+            (state.spared_until, state.left) = (self.now + SPARED, Some(Bytes(u64::MAX)));
         }
         self.deadline = self.now;
+    }
+
+    /// Nobody is in it any more. What it has left, page cache, it cannot give back: it is not asked again unless somebody begins anew in it.
+    pub(super) fn job_is_dead(&mut self, job: GroupSlot) {
+        if let Some(state) = self.groups.get_mut(job.0 as usize) {
+            (state.spared_until, state.left) = (self.now + SPARED, None);
+        }
     }
 
     /// Has all jobs read that could give way for this target.
@@ -166,7 +176,8 @@ impl Governor {
 
     /// Ranks one that may be taken and holds something.
     fn offer(&self, job: &Contender, ranking: &mut Ranking) {
-        let spared = self.groups[job.slot.0 as usize].spared_until > self.now;
+        let state = &self.groups[job.slot.0 as usize];
+        let spared = state.spared_until > self.now && state.left.is_none_or(|left| job.usage <= left + STIRS);
         if spared || job.wish == Some(Wish::Omit) {
             ranking.protected += 1;
         } else if job.usage.0 > 0 {

@@ -235,7 +235,7 @@ impl Governor {
         let of_available = available
             .filter_map(|rule| rule.when.group.filter(|_| rule.when.meter() == Meter::Available))
             .filter_map(|over| Some((over.meter(row).or(row.usage)?, over.line(row)?)))
-            .map(|(value, line)| next_look(state.trend.fastest().max(BURST.0), value, line, pace));
+            .map(|(value, line)| next_look(state.trend.fastest().max(FILLING.0), value, line, pace));
         // Over the line of a rule that takes its time it is not looked at for that rule's sake but in each interval.
         let patient = |rule: RuleId| {
             let over = || row.usage > line_of(&self.policy, rule, row, false);
@@ -297,6 +297,10 @@ impl Governor {
 
 /// Nobody forks slowly for a while before he forks fast: what no event tells of is looked at as if it grew at this rate, a second.
 const BURST: Bytes = Bytes::mib(64);
+
+/// The same of what fills a limit. Less than a processor could ([`super::host`]): there may be a thousand groups that stand at their limits with page cache,
+/// and on v2 an event tells when a limit is met.
+const FILLING: Bytes = Bytes::mib(256);
 
 /// Where the group part of a rule lies for a group, if it has one: for its usage, or for its kernel memory. (What is available has its own pace.)
 pub(super) fn line_of(policy: &Policy, rule: RuleId, row: &Group, kernel: bool) -> Option<Bytes> {

@@ -56,6 +56,9 @@ impl Governor {
             self.kills.failed(sent.id);
             return;
         }
+        if let (What::KillJob(job), Outcome::Dead { .. }) = (sent.what, report.outcome) {
+            self.job_is_dead(job);
+        }
         match report.outcome {
             Outcome::Done { .. } | Outcome::Partial { .. } => self.reached(sent),
             Outcome::Dead { expected, .. } => self.kills.dead(self.now, sent.id, expected),

@@ -112,8 +112,10 @@ pub(super) struct GroupState {
     pub kernel_mark: Watermark,
     /// What it is worth as a job, if it is one.
     pub worth: Option<Worth>,
-    /// It could not be killed as a job: not tried again until then.
+    /// It could not be killed as a job, or was: not tried again until then...
     pub spared_until: Time,
+    /// ...unless it uses more than this, which it was first seen with after that; `None`: not seen yet.
+    pub left: Option<Bytes>,
     /// The interval after which to look again, should a look bring nothing.
     pub interval: Interval,
     /// Some process in it or below has a condition with a group part; checked again after [`super::look::RECHECK`].
@@ -180,6 +182,7 @@ impl Governor {
         let Some(state) = self.groups.get_mut(slot.0 as usize) else { return };
         if let Some(usage) = row.usage {
             state.trend.observe(row.read_at, usage);
+            state.left = state.left.or(Some(usage));
         }
         if let Some(kernel) = row.kernel {
             state.kernel_trend.observe(row.read_at, kernel);

@@ -78,7 +78,7 @@ const ON_USER_MODE_LINUX: [&str; 17] = [
 ];
 
 /// What does not come near the tier, and takes long: shown with the portable one.
-const NOT_INSIDE: [&str; 11] = [
+const NOT_INSIDE: [&str; 12] = [
     "slow_",
     "wl_06",
     "socket",
@@ -90,6 +90,7 @@ const NOT_INSIDE: [&str; 11] = [
     "reload",
     "gk_05",
     "kh_",
+    "dr_",
 ];
 
 /// An emulated machine stands still at times, in ways no bound allows for: there a test that fails is run once more, and
