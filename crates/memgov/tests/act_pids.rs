@@ -204,6 +204,15 @@ fn who_meets_it_with_room_left_gets_more_at_once() {
 fn a_limit_of_the_administrators_is_never_raised() {
     rig::with_actor(|mut rig, mut actor| {
         let _waiter = rig.waiter();
+        fs::write(pids(&rig).join("pids.max"), "1").unwrap();
+        room(&mut rig, 100);
+        assert_eq!(stand(&mut actor, &mut rig, Some(LINE)), Stood::Began);
+        assert_eq!(
+            stand(&mut actor, &mut rig, Some(LINE)),
+            Stood::Same,
+            "it is at his limit, which is not ours"
+        );
+        assert_eq!((limit(&rig).as_str(), actor.holds().count()), ("1", 0));
         fs::write(pids(&rig).join("pids.max"), "60").unwrap();
         room(&mut rig, 100);
         stand(&mut actor, &mut rig, Some(LINE));

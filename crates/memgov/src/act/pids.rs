@@ -182,14 +182,16 @@ impl Caps {
         }
         let cap = &mut self.caps[i];
         let held = cap.holders.any();
+        // Where it is the administrator's own limit that is met, that is his.
+        let met = !held && cap.binds() && tasks >= cap.set;
+        let most = (!held && cap.binds()).then_some(cap.set);
         let standing =
             cap.standing.get_or_insert(Standing { headroom: Headroom::default(), most: 0, checked: now });
-        let most = (!held).then_some(cap.set);
         standing.most = standing.headroom.most(Tasks { kernel, line, tasks, most });
         if held {
             return Stood::Same;
         }
-        let (most, met) = (standing.most, tasks >= cap.set);
+        let most = standing.most;
         if met && now.since(standing.checked) >= CHECK {
             standing.checked = now;
             if !self.is_still_its(kit, i, row, dir) {
