@@ -84,8 +84,25 @@ fn no_order_and_no_tick_allocates() {
             rig::run(&mut actor, Duration::from_millis(100));
             assert_eq!(actor.ledger().entries(), 0);
         }
+        standing(&mut rig);
         kills(&mut rig, one);
     });
+}
+
+fn standing(rig: &mut Rig) {
+    let mut actor = rig.actor();
+    let Target::Group(_, slot) = rig.group else { unreachable!("a group") };
+    let line = Bytes::mib(16);
+    for (kernel, asked) in [(1, true), (9, true), (17, true), (3, true), (3, false)] {
+        let row = rig.snap.groups.get_mut(slot.0).expect("its row");
+        row.kernel = Some(Bytes::mib(kernel));
+        let line = asked.then_some(line);
+        let count = allocations(|| {
+            std::hint::black_box(actor.stand(slot, &rig.snap, rig, line));
+        });
+        assert_eq!(count, 0, "{kernel} {line:?}");
+        assert_eq!(actor.ledger().entries(), u32::from(asked));
+    }
 }
 
 fn kills(rig: &mut Rig, one: Target) {

@@ -7,8 +7,11 @@ mod rig;
 use std::fs;
 use std::path::PathBuf;
 
-use memgov::act::{HoldView, Ledger, Verdict};
-use memgov_decide::decision::{Mechanism, Operation, Outcome, Phase};
+use memgov::act::{Actor, HoldView, Ledger, Stood, Verdict};
+use memgov::kernel::sys;
+use memgov_decide::decision::{Mechanism, Operation, Outcome, Phase, Target};
+use memgov_decide::kernel_memory::Headroom;
+use memgov_decide::units::Bytes;
 use rig::{Rig, deny_kernel, eventually, line, order};
 
 /// Forks for each line it gets; a shell that cannot gives up.
@@ -119,5 +122,146 @@ fn who_may_not_be_touched_is_not_refused_a_fork_either() {
         let outcome = order(&mut actor, &rig, 1, group, deny_kernel(Phase::Begin));
         assert_eq!(outcome, Outcome::Refused { at: Operation::PidsMax, errno: libc::EPERM });
         assert_eq!(limit(&rig), "max");
+    });
+}
+
+/// Room under a line for so many processes more.
+const LINE: Bytes = Bytes::mib(16);
+
+fn room(rig: &mut Rig, processes: u64) {
+    let Target::Group(_, slot) = rig.group else { unreachable!("a group") };
+    rig.snap.groups.get_mut(slot.0).unwrap().kernel = Some(Bytes(LINE.0 - processes * Headroom::PROCESS.0));
+}
+
+/// A reading of the group, with a rule that refuses over [`LINE`].
+fn stand(actor: &mut Actor, rig: &mut Rig, line: Option<Bytes>) -> Stood {
+    let Target::Group(_, slot) = rig.group else { unreachable!("a group") };
+    rig.snap.at = sys::now();
+    actor.stand(slot, &rig.snap, rig, line)
+}
+
+#[test]
+fn under_its_line_it_may_have_what_there_is_room_for() {
+    rig::with_actor(|mut rig, mut actor| {
+        let _waiter = rig.waiter();
+        room(&mut rig, 100);
+        assert_eq!(stand(&mut actor, &mut rig, None), Stood::Same);
+        assert_eq!(limit(&rig), "max");
+        assert_eq!(stand(&mut actor, &mut rig, Some(LINE)), Stood::Began);
+        assert_eq!((limit(&rig).as_str(), actor.ledger().entries()), ("101", 1));
+        assert!(actor.holds().any(|hold| matches!(hold, HoldView::Bounded(_, 101))));
+        room(&mut rig, 98);
+        stand(&mut actor, &mut rig, Some(LINE));
+        assert_eq!(limit(&rig), "101", "what changes by little is left");
+        room(&mut rig, 50);
+        stand(&mut actor, &mut rig, Some(LINE));
+        assert_eq!(limit(&rig), "51");
+        room(&mut rig, 200);
+        stand(&mut actor, &mut rig, Some(LINE));
+        assert_eq!(limit(&rig), "201");
+        room(&mut rig, 0);
+        stand(&mut actor, &mut rig, Some(LINE));
+        assert_eq!(limit(&rig), (1 + Headroom::SPARE).to_string(), "a little there is always");
+        // The line is crossed: an order.
+        let group = rig.group;
+        order(&mut actor, &rig, 1, group, deny_kernel(Phase::Begin));
+        assert_eq!(limit(&rig), "1");
+        assert!(actor.holds().all(|hold| matches!(hold, HoldView::Capped(_))));
+        room(&mut rig, 30);
+        assert_eq!(stand(&mut actor, &mut rig, Some(LINE)), Stood::Same);
+        assert_eq!(limit(&rig), "1", "an episode holds it");
+        order(&mut actor, &rig, 1, group, deny_kernel(Phase::End));
+        assert_eq!(limit(&rig), "31", "back to what stands");
+        assert_eq!(stand(&mut actor, &mut rig, None), Stood::Ended);
+        assert_eq!((limit(&rig).as_str(), actor.ledger().entries()), ("max", 0));
+    });
+}
+
+#[test]
+fn who_meets_it_with_room_left_gets_more_at_once() {
+    rig::with_actor(|mut rig, mut actor| {
+        let (forker, mut out) =
+            rig.spawn("echo up; i=0; while read x; do sleep 60 & i=$((i+1)); echo $i; done");
+        assert_eq!(line(&mut out), "up");
+        room(&mut rig, 20);
+        stand(&mut actor, &mut rig, Some(LINE));
+        let most = 21;
+        assert_eq!(limit(&rig), most.to_string());
+        for _ in 1..most {
+            rig.tell(forker, "fork");
+            line(&mut out);
+        }
+        // They cost next to nothing: threads, it seems.
+        assert_eq!(stand(&mut actor, &mut rig, Some(LINE)), Stood::Met);
+        let room = 20 * Headroom::PROCESS.0 / Headroom::THREAD.0;
+        assert_eq!(limit(&rig), (most + room).to_string());
+        rig.tell(forker, "fork");
+        assert_eq!(line(&mut out), most.to_string());
+    });
+}
+
+#[test]
+fn a_limit_of_the_administrators_is_never_raised() {
+    rig::with_actor(|mut rig, mut actor| {
+        let _waiter = rig.waiter();
+        fs::write(pids(&rig).join("pids.max"), "1").unwrap();
+        room(&mut rig, 100);
+        assert_eq!(stand(&mut actor, &mut rig, Some(LINE)), Stood::Began);
+        assert_eq!(
+            stand(&mut actor, &mut rig, Some(LINE)),
+            Stood::Same,
+            "it is at his limit, which is not ours"
+        );
+        assert_eq!((limit(&rig).as_str(), actor.holds().count()), ("1", 0));
+        fs::write(pids(&rig).join("pids.max"), "60").unwrap();
+        room(&mut rig, 100);
+        stand(&mut actor, &mut rig, Some(LINE));
+        assert_eq!(limit(&rig), "60");
+        assert_eq!(actor.holds().count(), 0, "nothing is bound by it");
+        room(&mut rig, 40);
+        stand(&mut actor, &mut rig, Some(LINE));
+        assert_eq!(limit(&rig), "41");
+        // Lower by his hand: that is what it had from now on.
+        fs::write(pids(&rig).join("pids.max"), "30").unwrap();
+        room(&mut rig, 80);
+        stand(&mut actor, &mut rig, Some(LINE));
+        assert_eq!(limit(&rig), "30");
+        actor.release_all();
+        assert_eq!((limit(&rig).as_str(), actor.ledger().entries()), ("30", 0));
+    });
+}
+
+#[test]
+fn what_stands_is_undone_after_a_crash() {
+    rig::on_each_layout(|| {
+        let mut rig = Rig::new();
+        let mut actor = rig.actor();
+        let _waiter = rig.waiter();
+        let before = rig.state();
+        room(&mut rig, 100);
+        stand(&mut actor, &mut rig, Some(LINE));
+        room(&mut rig, 50);
+        stand(&mut actor, &mut rig, Some(LINE));
+        assert_ne!(rig.state(), before);
+        let entries = || Ledger::peek(&rig.ledger_path()).unwrap().into_iter().map(|l| l.entry).collect();
+        let verdicts =
+            |entries| memgov::act::ledger::put_back(entries).iter().map(|u| u.verdict).collect::<Vec<_>>();
+        // It died before the second was set.
+        fs::write(pids(&rig).join("pids.max"), "101").unwrap();
+        assert_eq!(verdicts(entries()), [Verdict::Undone]);
+        assert_eq!(rig.state(), before);
+        fs::write(pids(&rig).join("pids.max"), "51").unwrap();
+        assert_eq!(verdicts(entries()), [Verdict::Undone]);
+        assert_eq!(rig.state(), before);
+    });
+}
+
+#[test]
+fn nothing_stands_where_somebody_is_protected() {
+    rig::with_actor_of(&|| rig::sparing("sleep"), |mut rig, mut actor| {
+        let _sleeper = rig.sleeper();
+        room(&mut rig, 100);
+        assert_eq!(stand(&mut actor, &mut rig, Some(LINE)), Stood::Same);
+        assert_eq!((limit(&rig).as_str(), actor.ledger().entries()), ("max", 0));
     });
 }

@@ -292,8 +292,14 @@ fn a_limit_lowered_for_a_shrink_is_raised_again() {
     let read = || fs::read_to_string(&file).unwrap();
     let unlimited = read();
     let (mut ledger, _) = Ledger::open_sized(&rig.ledger_path(), 64).unwrap();
-    let entry =
-        |inode, before| Entry::GroupLimit { path: path.as_bytes(), inode, which, before, set: 64 << 20 };
+    let entry = |inode, before| Entry::GroupLimit {
+        path: path.as_bytes(),
+        inode,
+        which,
+        before,
+        set: 64 << 20,
+        was: 64 << 20,
+    };
     let mut undo = |entry: &Entry<'_>| {
         ledger.record(entry).unwrap();
         let leftovers = ledger.leftovers().unwrap();
@@ -309,6 +315,17 @@ fn a_limit_lowered_for_a_shrink_is_raised_again() {
     assert_eq!((undo(&entry(inode, 128 << 20)).0, read()), (vec![Verdict::Undone], "134217728\n".into()));
     // It was never lowered.
     assert_eq!((undo(&entry(inode, 128 << 20)).0, read()), (vec![Verdict::Undone], "134217728\n".into()));
+    // It died between writing another one down and setting it.
+    fs::write(&file, "33554432").unwrap();
+    let between = Entry::GroupLimit {
+        path: path.as_bytes(),
+        inode,
+        which,
+        before: 128 << 20,
+        set: 64 << 20,
+        was: 32 << 20,
+    };
+    assert_eq!((undo(&between).0, read()), (vec![Verdict::Undone], "134217728\n".into()));
     // Somebody has set another one, or it is another group.
     fs::write(&file, "33554432").unwrap();
     assert_eq!((undo(&entry(inode, 128 << 20)).0, read()), (vec![Verdict::Changed], "33554432\n".into()));

@@ -89,8 +89,13 @@ impl Governed for Fake {
     }
     fn status(&self) -> Result<wire::Status, Failure> {
         let target = event(1).target;
-        let hold =
-            wire::HoldStatus { target, action: "deny".into(), by: "rlimit".into(), share_permille: None };
+        let hold = wire::HoldStatus {
+            target,
+            action: "deny".into(),
+            by: "rlimit".into(),
+            share_permille: None,
+            tasks: None,
+        };
         let files = vec![format!("/{HOSTILE}")];
         let mut status =
             wire::Status { version: "0.1.0".into(), memory: "v1".into(), ..wire::Status::default() };

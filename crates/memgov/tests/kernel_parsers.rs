@@ -62,8 +62,12 @@ fn a_stat_cut_off_before_the_end_of_the_start_time_is_none() {
     for cut in 0..end {
         assert_eq!(proc::parse_stat(&text[..cut]), None, "{cut}");
     }
+    let whole = proc::parse_stat(&text).unwrap();
+    assert!(whole.resident.is_some());
     for cut in end..=text.len() {
-        assert_eq!(proc::parse_stat(&text[..cut]), proc::parse_stat(&text), "{cut}");
+        let stat = proc::parse_stat(&text[..cut]).unwrap();
+        assert!(stat.resident.is_none() || stat.resident == whole.resident, "{cut}");
+        assert_eq!(proc::Stat { resident: whole.resident, ..stat }, whole, "{cut}");
     }
 }
 
@@ -77,6 +81,7 @@ fn stat_agrees_with_procfs() {
         assert_eq!(i64::from(ours.ppid), i64::from(theirs.ppid));
         assert_eq!(char::from(ours.state), theirs.state);
         assert_eq!((ours.start, i64::from(ours.threads)), (theirs.starttime, theirs.num_threads));
+        assert_eq!((ours.resident, ours.exiting), (Some(theirs.rss), theirs.flags & 4 != 0));
         assert_eq!(&ours.comm[..comm.len()], theirs.comm.as_bytes());
     }
 }

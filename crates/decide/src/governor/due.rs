@@ -71,6 +71,13 @@ impl Governor {
         }
     }
 
+    /// A group that has just been read is to be read again soon: at the fastest pace.
+    pub fn pace_hint_soon(&mut self, group: GroupSlot) {
+        if self.groups.get(group.0 as usize).is_some_and(|state| state.id.is_some()) {
+            self.timers.bring_forward(self.group_item(group), self.after(self.policy.pace.fastest));
+        }
+    }
+
     /// An event says that a process is over its line: it is due now.
     pub fn pace_hint_process(&mut self, process: ProcessSlot, now: Time) {
         self.now = self.now.max(now);

@@ -5,11 +5,13 @@
 //! `the_kind_named_is_the_one_that_grew_or_holds_most`, `what_is_unknown_is_never_named`, `offenders_account_for_every_process_once`.
 
 mod diagnosis;
+mod headroom;
 mod offender;
 pub mod trial;
 mod watermark;
 
 pub use diagnosis::{Basis, Diagnosis, diagnose};
+pub use headroom::{Headroom, Tasks};
 pub use offender::{Holding, Offender, offenders};
 pub use watermark::Watermark;
 

@@ -1,19 +1,19 @@
 //! Who is never touched: pid 1, memgov and its guardian, memgov's ancestors, kernel threads, and the administrator's never-list. Asked
 //! anew for every process just before it is touched, from facts read at that moment.
 
-use std::mem::MaybeUninit;
 use std::sync::Arc;
 
 use memgov_decide::decision::Protected;
 use memgov_decide::policy::{Pattern, ProcessMatch};
 use memgov_decide::snapshot::Untouchable;
 
+use super::guardian::Heart;
 use super::paths;
 use crate::bpf::Maps;
 use crate::kernel::file::ShortPath;
 use crate::kernel::layout::{Controller, Layout};
 use crate::kernel::proc::{self, Stat};
-use crate::kernel::sys;
+use crate::kernel::{Errno, sys};
 
 /// More generations than that between memgov and pid 1 are not looked for.
 const MOST_ANCESTORS: usize = 64;
@@ -31,10 +31,25 @@ pub struct Guard {
     lease: Lease,
 }
 
-/// The lease of enforcement inside the kernel. Every long look at many processes asks the guard about each: as long as it gets on, it is alive. Without
-/// that a sweep of a fork bomb, on a processor that has it to share with the bomb, would outlast the lease and let the bomb go.
+/// The lease of enforcement inside the kernel, and the guardian's. Every long look at many processes asks the guard about each: as long as it gets on, it is
+/// alive. Without that a sweep of a fork bomb, on a processor that has it to share with the bomb, would outlast the lease and let the bomb go.
 #[derive(Default)]
-struct Lease(Option<Arc<Maps>>);
+struct Lease {
+    maps: Option<Arc<Maps>>,
+    heart: Option<Heart>,
+}
+
+impl Lease {
+    fn go_on(&self) {
+        let now = sys::now();
+        if let Some(maps) = &self.maps {
+            maps.go_on(now);
+        }
+        if let Some(heart) = &self.heart {
+            heart.beat(now);
+        }
+    }
+}
 
 impl std::fmt::Debug for Lease {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -45,7 +60,12 @@ impl std::fmt::Debug for Lease {
 impl Guard {
     /// Renews the lease of these from now on.
     pub fn keep_alive(&mut self, maps: Arc<Maps>) {
-        self.lease = Lease(Some(maps));
+        self.lease.maps = Some(maps);
+    }
+
+    /// Tells the guardian from now on that the loop lives.
+    pub fn beat(&mut self, heart: Heart) {
+        self.lease.heart = Some(heart);
     }
 
     /// `guardian`: its pid, if there is one.
@@ -83,9 +103,7 @@ impl Guard {
 
     /// Why the process may not be touched; `None`: it may.
     pub fn forbids(&mut self, stat: &Stat) -> Option<Protected> {
-        if let Some(maps) = &self.lease.0 {
-            maps.go_on(sys::now());
-        }
+        self.lease.go_on();
         if stat.pid == 1 {
             return Some(Protected::Fact(Untouchable::Init));
         }
@@ -96,35 +114,22 @@ impl Guard {
             return Some(Protected::Fact(Untouchable::Governor));
         }
         let never = std::mem::take(&mut self.never);
-        let listed = never.iter().any(|entry| self.matches(entry, stat));
+        let mut facts = Facts::of(stat);
+        let listed = never.iter().any(|entry| self.matches(entry, &mut facts));
         self.never = never;
         listed.then_some(Protected::Never)
     }
 
-    /// All that the entry gives must match. What cannot be read counts as a match: the list is there to protect.
-    fn matches(&mut self, entry: &ProcessMatch, stat: &Stat) -> bool {
+    /// All that the entry gives must match. What cannot be read counts as a match: the list is there to protect. What costs least is asked first, and
+    /// each of it once for all entries: this is asked of every process of a fork bomb, while that has the processor.
+    fn matches(&mut self, entry: &ProcessMatch, of: &mut Facts<'_>) -> bool {
         let given =
             [!entry.comm.is_empty(), !entry.uid.is_empty(), !entry.exe.is_empty(), !entry.groups.is_empty()];
         given.contains(&true)
-            && (entry.comm.is_empty() || any(&entry.comm, comm(stat)))
-            && (entry.uid.is_empty() || uid(stat.pid).is_none_or(|uid| entry.uid.contains(&uid)))
-            && (entry.exe.is_empty() || self.exe_matches(&entry.exe, stat.pid))
-            && (entry.groups.is_empty() || self.group_matches(&entry.groups, stat.pid))
-    }
-
-    fn exe_matches(&mut self, patterns: &[Pattern], pid: u32) -> bool {
-        let mut space = [MaybeUninit::uninit(); 4096];
-        // A process whose first thread has ended shows its program only in the others.
-        let mut buffer = [0; proc::STAT_BUFFER];
-        let shows_it = proc::surviving_thread(pid, &mut buffer).unwrap_or(pid);
-        let Ok(link) = ShortPath::of_process(shows_it, b"exe") else { return true };
-        match rustix::fs::readlinkat_raw(rustix::fs::CWD, link.as_c_str(), &mut space[..]) {
-            // A program replaced by an upgrade is still that program.
-            Ok((exe, _)) => {
-                any(patterns, exe) || exe.strip_suffix(b" (deleted)").is_some_and(|exe| any(patterns, exe))
-            }
-            Err(_) => true,
-        }
+            && (entry.comm.is_empty() || any(&entry.comm, comm(of.stat)))
+            && (entry.exe.is_empty() || of.exe_matches(&entry.exe))
+            && (entry.uid.is_empty() || of.uid().is_none_or(|uid| entry.uid.contains(&uid)))
+            && (entry.groups.is_empty() || self.group_matches(&entry.groups, of.stat.pid))
     }
 
     fn group_matches(&mut self, patterns: &[Pattern], pid: u32) -> bool {
@@ -144,6 +149,78 @@ fn any(patterns: &[Pattern], text: &[u8]) -> bool {
 
 fn comm(stat: &Stat) -> &[u8] {
     stat.comm.split(|&b| b == 0).next().unwrap_or_default()
+}
+
+/// What is read of a process for the never-list, when the first entry asks for it.
+struct Facts<'a> {
+    stat: &'a Stat,
+    exe: Option<Exe>,
+    uid: Option<Option<u32>>,
+}
+
+/// The program of a process, on the stack.
+struct Exe {
+    space: [u8; 4096],
+    found: Found,
+}
+
+enum Found {
+    /// A path of this length.
+    Path(usize),
+    /// None any more: the process has given its memory back and ends.
+    Ended,
+    /// Not to be read.
+    Unknown,
+}
+
+impl Exe {
+    fn of(pid: u32) -> Self {
+        let mut exe = Self { space: [0; 4096], found: Found::Unknown };
+        let found = exe.read(pid).or_else(|_| {
+            // A process whose first thread has ended shows its program only in the others.
+            let mut buffer = [0; proc::STAT_BUFFER];
+            match proc::read_stat(pid, &mut buffer) {
+                Ok(stat) if stat.is_ending() => Ok(Found::Ended),
+                Err(Errno::NOENT | Errno::SRCH) => Ok(Found::Ended),
+                _ => exe.read(proc::surviving_thread(pid, &mut buffer).unwrap_or(pid)),
+            }
+        });
+        exe.found = found.unwrap_or(Found::Unknown);
+        exe
+    }
+
+    fn read(&mut self, pid: u32) -> Result<Found, Errno> {
+        let link = ShortPath::of_process(pid, b"exe")?;
+        rustix::fs::readlinkat_raw(rustix::fs::CWD, link.as_c_str(), &mut self.space[..]).map(Found::Path)
+    }
+
+    fn matches(&self, patterns: &[Pattern]) -> bool {
+        match self.found {
+            Found::Path(length) => {
+                let exe = &self.space[..length];
+                // A program replaced by an upgrade is still that program.
+                any(patterns, exe) || exe.strip_suffix(b" (deleted)").is_some_and(|exe| any(patterns, exe))
+            }
+            Found::Ended => false,
+            Found::Unknown => true,
+        }
+    }
+}
+
+impl<'a> Facts<'a> {
+    const fn of(stat: &'a Stat) -> Self {
+        Self { stat, exe: None, uid: None }
+    }
+
+    fn uid(&mut self) -> Option<u32> {
+        *self.uid.get_or_insert_with(|| uid(self.stat.pid))
+    }
+
+    fn exe_matches(&mut self, patterns: &[Pattern]) -> bool {
+        let pid = self.stat.pid;
+        let exe = self.exe.get_or_insert_with(|| Exe::of(pid));
+        exe.matches(patterns)
+    }
 }
 
 fn uid(pid: u32) -> Option<u32> {

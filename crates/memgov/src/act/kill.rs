@@ -53,6 +53,8 @@ struct Emptying {
     expected: Bytes,
     by: Mechanism,
     since: Time,
+    /// When they are gone through again, to kill those born since.
+    again: Time,
 }
 
 /// Kills whose end is waited for.
@@ -176,26 +178,28 @@ impl Kills {
             // Everybody in it is protected.
             None => (at.snap.group(slot).and_then(|row| row.usage).unwrap_or_default(), Outcome::Withheld),
         };
-        let mut tally = Tally::default();
+        let (mut tally, mut large) = (Tally::default(), Large::default());
         let mut by = Mechanism::Pidfd;
-        if family.is_none() && spares_nobody(kit) && dir.kill().is_ok() {
+        if family.is_none() && spares_nobody(kit, &mut large) && dir.kill().is_ok() {
             by = Mechanism::CgroupKill;
             tally = Tally::of(&kit.sweep);
-            release_memory(kit);
         } else {
-            kill_swept(kit, &mut tally, family);
+            large = Large::default();
+            kill_swept(kit, &mut tally, &mut large, family);
             // Those born meanwhile. The dying are still listed, so only the first round counts.
             for _ in 1..ROUNDS {
                 if at.sweep_group(kit, id, slot).is_err()
-                    || kill_swept(kit, &mut Tally::default(), family) == 0
+                    || kill_swept(kit, &mut Tally::default(), &mut large, family) == 0
                 {
                     break;
                 }
             }
         }
+        large.release_memory();
         if tally.reached > 0 && self.groups.len() < self.groups.capacity() {
             let (decision, since, processes) = (at.decision.id, sys::now(), tally.reached);
-            self.groups.push(Emptying { decision, dir: kept, family, processes, expected, by, since });
+            let again = since + patience_of(by, since, since);
+            self.groups.push(Emptying { decision, dir: kept, family, processes, expected, by, since, again });
         }
         if tally.reached == 0 && tally.failure.is_none() {
             return nobody;
@@ -240,58 +244,91 @@ impl Kills {
     }
 }
 
-/// `Some`: it is over. Whoever is left and may be killed is killed again: it may have been born meanwhile.
+/// `Some`: it is over. Whoever is left and may be killed is killed again, though not at every look: the killed need the processor to die, and each that is looked
+/// at takes some of it.
 fn empty(kit: &mut Kit, group: &mut Emptying, now: Time) -> Option<Outcome> {
     let dead = |processes| Outcome::Dead { processes, by: group.by, choice: 0, expected: group.expected };
-    if kit.sweep.collect(std::os::fd::AsFd::as_fd(&group.dir)).is_err() {
+    if kit.sweep.collect(std::os::fd::AsFd::as_fd(&group.dir)).is_err() || kit.sweep.pids().is_empty() {
         return Some(dead(group.processes));
     }
-    if kill_swept(kit, &mut Tally::default(), group.family) == 0 {
+    if now < group.again {
+        return None;
+    }
+    let begin = sys::now();
+    if kill_swept(kit, &mut Tally::default(), &mut Large::default(), group.family) == 0 {
         return Some(dead(group.processes));
     }
+    group.again = sys::now() + patience_of(group.by, begin, sys::now());
     (now.since(group.since) >= PATIENCE).then_some(refused(Operation::SendSignal, Errno::TIMEDOUT))
 }
 
+/// How long the killed are left to die after a round through them. `cgroup.kill` takes along who is being born (kernel/cgroup/cgroup.c), so nobody has to come
+/// back for those.
+fn patience_of(by: Mechanism, begin: Time, end: Time) -> Duration {
+    let least = if by == Mechanism::CgroupKill { LOOK * 40 } else { LOOK };
+    least.max(end.since(begin) * 4)
+}
+
 /// Kills each of the last sweep (of the family, if one is given) that may be and is not dying; returns how many.
-fn kill_swept(kit: &mut Kit, tally: &mut Tally, family: Option<Family>) -> u32 {
+fn kill_swept(kit: &mut Kit, tally: &mut Tally, large: &mut Large, family: Option<Family>) -> u32 {
     let mut killed = 0;
     let mut buffer = [0; proc::STAT_BUFFER];
     for i in 0..kit.sweep.pids().len() {
         let pid = kit.sweep.pids()[i];
         let Ok(stat) = proc::read_stat(pid, &mut buffer) else { continue };
         let is_of = |family| Family { session: stat.session, comm: stat.comm } == family;
-        if stat.has_ended() || !family.is_none_or(is_of) || spared(kit, &stat) {
+        if stat.is_ending() || !family.is_none_or(is_of) || spared(kit, &stat) {
             continue;
         }
-        let done =
-            PidFd::open(stat.id()).map_err(|errno| (Operation::PidfdOpen, errno)).and_then(|process| {
-                process.send(KILL).map_err(|errno| (Operation::SendSignal, errno))?;
-                let _ = process.release_memory();
-                Ok(())
-            });
+        let done = PidFd::open(stat.id())
+            .map_err(|errno| (Operation::PidfdOpen, errno))
+            .and_then(|process| process.send(KILL).map_err(|errno| (Operation::SendSignal, errno)));
+        large.note(&stat);
         killed += u32::from(done.is_ok());
         tally.count(done);
     }
     killed
 }
 
-fn release_memory(kit: &Kit) {
-    let mut buffer = [0; proc::STAT_BUFFER];
-    for &pid in kit.sweep.pids().iter().take(MOST_VICTIMS) {
-        if let Ok(process) = proc::identify(pid, &mut buffer).and_then(PidFd::open) {
-            let _ = process.release_memory();
+/// Those of a group whose memory is worth a call of its own, when all have their signal. Such a call waits for whoever has the lock on that address space: a process
+/// of a fork bomb in the middle of its fork, which may not get a processor for a long time. (A loop that did it for each took 50 s to kill a few hundred, and
+/// was taken for hung.) The small ones give theirs back as they end.
+#[derive(Default)]
+struct Large {
+    processes: [Option<ProcessId>; 4],
+}
+
+impl Large {
+    /// From here on it is.
+    const LEAST: u64 = 32 << 20;
+
+    fn note(&mut self, stat: &Stat) {
+        let pages = Self::LEAST / sys::page_size();
+        if stat.resident.is_some_and(|resident| resident >= pages)
+            && let Some(free) = self.processes.iter_mut().find(|place| place.is_none())
+        {
+            *free = Some(stat.id());
+        }
+    }
+
+    fn release_memory(&self) {
+        for &who in self.processes.iter().flatten() {
+            let _ = PidFd::open(who).and_then(|process| process.release_memory());
         }
     }
 }
 
 /// Whether everybody of the last sweep may be killed, so that the kernel can do it in one go.
-fn spares_nobody(kit: &mut Kit) -> bool {
+fn spares_nobody(kit: &mut Kit, large: &mut Large) -> bool {
     let mut buffer = [0; proc::STAT_BUFFER];
     kit.sweep.overflow() == 0
         && (0..kit.sweep.pids().len()).all(|i| {
             let pid = kit.sweep.pids()[i];
             match proc::read_stat(pid, &mut buffer) {
-                Ok(stat) => !spared(kit, &stat),
+                Ok(stat) => {
+                    large.note(&stat);
+                    stat.is_ending() || !spared(kit, &stat)
+                }
                 Err(errno) => matches!(errno, Errno::NOENT | Errno::SRCH),
             }
         })

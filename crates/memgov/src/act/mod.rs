@@ -28,6 +28,7 @@ pub use deny::DeniedView;
 pub use guardian::{Guardian, Heart, Post, stand_guard};
 pub use inside::{Inside, Of, Refused, SWEPT};
 pub use ledger::{Ledger, Leftover, Undone, Verdict};
+pub use pids::Stood;
 pub use reclaim::MakeBook;
 pub use rehearsal::Finding;
 pub use slow::SlowedView;
@@ -129,6 +130,8 @@ pub enum HoldView {
     Slowed(SlowedView),
     /// A group that may have no more processes.
     Capped(GroupId),
+    /// A group that is under its line and may have so many, threads included.
+    Bounded(GroupId, u64),
 }
 
 impl HoldView {
@@ -137,7 +140,7 @@ impl HoldView {
         match self {
             Self::Denied(denied) => denied.by,
             Self::Slowed(slowed) => slowed.by,
-            Self::Capped(_) => Mechanism::PidsMax,
+            Self::Capped(_) | Self::Bounded(..) => Mechanism::PidsMax,
         }
     }
 }
@@ -375,7 +378,10 @@ impl Actor {
     /// Who is held at this moment.
     pub fn holds(&self) -> impl Iterator<Item = HoldView> {
         let slowed = self.slowdowns.views().map(HoldView::Slowed);
-        let capped = self.caps.views().map(HoldView::Capped);
+        let capped = self.caps.views().map(|(group, most)| match most {
+            None => HoldView::Capped(group),
+            Some(most) => HoldView::Bounded(group, most),
+        });
         self.denials.views().map(HoldView::Denied).chain(slowed).chain(capped)
     }
 
@@ -408,6 +414,11 @@ impl Actor {
             self.kit.guard.keep_alive(inside.maps());
         }
         self.inside = inside;
+    }
+
+    /// What is beaten while many processes are gone through: the round of the loop is not over then, but it goes on.
+    pub fn beat(&mut self, heart: Heart) {
+        self.kit.guard.beat(heart);
     }
 
     /// Another guardian, or none: never to be touched.

@@ -1,42 +1,45 @@
-//! Refusing new processes and threads from outside: `pids.max` of a group at the count it has. Of kernel memory this is what can be refused
-//! without a program inside the kernel; files, directories and sockets go on, and the next step of the ladder meets those.
+//! Refusing new processes and threads from outside by `pids.max` of a group. Of kernel memory this is what can be refused without a program
+//! inside the kernel; files, directories and sockets go on, and the next step of the ladder meets those.
+//!
+//! Over its line a group may have no more than it has ([`Caps::hold`], an order). Under it what there is room for ([`Caps::stand`], no order): a fork
+//! bomb that is faster than any look ends there. How many that are is `decide`'s ([`memgov_decide::kernel_memory::Headroom`]).
 //!
 //! The kernel refuses with EAGAIN (kernel/cgroup/pids.c). On v1 the pids hierarchy is one of its own: there the limit is that of the pids group that
 //! the group's processes are in, if nobody else is in it.
 
-use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
+mod cap;
+mod place;
+
+use std::os::fd::{AsFd as _, BorrowedFd};
+use std::time::Duration;
 
 use memgov_decide::decision::{EpisodeId, Operation, Order, Outcome, Phase};
-use memgov_decide::snapshot::{GroupId, GroupSlot};
+use memgov_decide::kernel_memory::{Headroom, Tasks};
+use memgov_decide::snapshot::{Group, GroupId, GroupSlot, Snapshot};
+use memgov_decide::units::{Bytes, Time};
 
-use super::holders::Holders;
-use super::ledger::{Entry, GroupLimit, Ledger, MAX_PATH, Place};
-use super::{Aim, Kit, Tally, nobody_is_protected, paths, refused};
+use super::{Actor, Aim, GroupDirs, Kit, Tally, nobody_is_protected, refused};
 use crate::kernel::layout::Controller;
-use crate::kernel::{Errno, MemoryVersion, file, freeze, text};
+use crate::kernel::{Errno, GroupDir, MemoryVersion};
+use cap::{Cap, Standing};
+use place::Finder;
 
 /// Groups that can be limited at once.
-const MOST: usize = 256;
-
-/// One limited group.
-#[derive(Debug)]
-struct Cap {
-    group: GroupId,
-    dir: OwnedFd,
-    before: u64,
-    set: u64,
-    place: Place,
-    holders: Holders<8>,
-}
+const MOST: usize = 512;
+/// A group that may not be limited (somebody protected is in it, or it shares its pids group) is asked again after so long.
+const DECLINED: Duration = Duration::from_secs(10);
+/// One that is at its limit is gone through at most so often: whether it is its own still, and nobody protected has come.
+const CHECK: Duration = Duration::from_secs(1);
+/// A limit that stands is changed when it is off by this part of what is free under it: each change is two writes.
+const PART: u64 = 16;
 
 /// All limited groups.
 #[derive(Debug)]
 pub struct Caps {
     caps: Vec<Cap>,
-    /// Room for the path of one that begins.
-    path: Vec<u8>,
-    line: Box<[u8]>,
-    below: Box<[u8]>,
+    /// Groups that may have no standing limit, and until when.
+    declined: Vec<(GroupId, Time)>,
+    finder: Finder,
 }
 
 type Failure = (Operation, Errno);
@@ -45,35 +48,80 @@ const fn failed(errno: Errno) -> Failure {
     (Operation::PidsMax, errno)
 }
 
+/// What has become of a limit that stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stood {
+    /// There is none, or it is as it was.
+    Same,
+    /// It has begun: [`Actor::standing_dir`](super::Actor::standing_dir) has the file that tells of refusals.
+    Began,
+    /// It was met, and is raised as far as there is room.
+    Met,
+    /// It has ended.
+    Ended,
+}
+
+impl Actor {
+    /// Before its `line` for kernel memory is met a group may have so many processes as there is room for: set from a row that was read in this tick, where
+    /// its programs inside the kernel do not refuse that memory themselves. `None`: nothing of the kind is asked for, or no more.
+    pub fn stand(
+        &mut self,
+        slot: GroupSlot,
+        snap: &Snapshot,
+        groups: &dyn GroupDirs,
+        line: Option<Bytes>,
+    ) -> Stood {
+        let Some(row) = snap.group(slot).filter(|_| !self.dry_run) else { return Stood::Same };
+        let inside = self.inside.as_ref().is_some_and(|inside| inside.counts) && row.kernel_watched;
+        let dir = groups.dir(slot).filter(|dir| dir.id() == row.id);
+        self.caps.stand(&mut self.kit, row, dir, line.filter(|_| !inside), snap.at)
+    }
+
+    /// Where such a limit stands: `pids.events` there tells when it is met.
+    pub fn standing_dir(&self, group: GroupId) -> Option<BorrowedFd<'_>> {
+        self.caps.dir(group)
+    }
+}
+
 impl Caps {
     /// Allocates the tables.
     pub fn new() -> Self {
-        Self {
-            caps: Vec::with_capacity(MOST),
-            path: Vec::with_capacity(MAX_PATH),
-            line: vec![0; paths::LINE_BUFFER].into_boxed_slice(),
-            below: vec![0; paths::LINE_BUFFER].into_boxed_slice(),
-        }
+        Self { caps: Vec::with_capacity(MOST), declined: Vec::with_capacity(MOST), finder: Finder::default() }
     }
 
-    /// Who is limited, for status.
-    pub fn views(&self) -> impl Iterator<Item = GroupId> {
-        self.caps.iter().map(|cap| cap.group)
+    /// Who may have no more processes, or, while under its line, so many; for status.
+    pub fn views(&self) -> impl Iterator<Item = (GroupId, Option<u64>)> {
+        let limited = self.caps.iter().filter(|cap| cap.holders.any() || cap.binds());
+        limited.map(|cap| (cap.group, (!cap.holders.any()).then_some(cap.set)))
+    }
+
+    /// The directory in whose `pids.max` a limit stands.
+    pub fn dir(&self, group: GroupId) -> Option<BorrowedFd<'_>> {
+        self.at(group).map(|i| self.caps[i].dir.as_fd())
+    }
+
+    fn at(&self, group: GroupId) -> Option<usize> {
+        self.caps.iter().position(|cap| cap.group == group)
     }
 
     /// Limits a group to the processes and threads it has now, or keeps it so.
     pub(super) fn hold(&mut self, kit: &mut Kit, at: &Aim<'_>, id: GroupId, slot: GroupSlot) -> Outcome {
         let episode = at.decision.episode;
-        let known = self.caps.iter().position(|cap| cap.group == id);
+        let known = self.at(id);
         let sustained = matches!(at.decision.order, Order::Deny { phase: Phase::Sustain, .. });
-        // What stands is only looked at: who is in the group is nothing to it.
-        let kept = sustained && known.is_some();
+        // What is held is only looked at: who is in the group is nothing to it.
+        let kept = sustained && known.is_some_and(|i| self.caps[i].holders.any());
+        // First it holds, then who is in there is looked at: that takes its time.
+        let held = known.map(|i| self.caps[i].keep(&mut kit.ledger, episode));
         if !kept && let Err(outcome) = at.sweep_group(kit, id, slot) {
             return outcome;
         }
-        let done = match known {
-            Some(i) => self.caps[i].keep(&mut kit.ledger, episode),
-            None => self.begin(kit, at, id, slot),
+        let done = match (known, held) {
+            (Some(i), _) if !kept && !nobody_is_protected(kit) => {
+                self.lift(kit, i).and(Err(failed(Errno::PERM)))
+            }
+            (_, Some(held)) => held,
+            (_, None) => self.begin(kit, at, id, slot),
         };
         match done {
             Ok(()) if kept => Outcome::Nothing,
@@ -84,82 +132,148 @@ impl Caps {
     }
 
     fn begin(&mut self, kit: &mut Kit, at: &Aim<'_>, id: GroupId, slot: GroupSlot) -> Result<(), Failure> {
+        let row = at.snap.group(slot).ok_or(failed(Errno::NODEV))?;
+        let dir = at.group(id, slot).map_err(|_| failed(Errno::NODEV))?;
+        let mut cap = self.limit(kit, row, dir, &mut cap::no_more)?;
+        cap.holders.add(at.decision.episode);
+        self.caps.push(cap);
+        Ok(())
+    }
+
+    /// Sets the first limit of a group whose processes have just been swept, at what `most` says of their count.
+    fn limit(
+        &mut self,
+        kit: &mut Kit,
+        row: &Group,
+        dir: &GroupDir,
+        most: &mut dyn FnMut(u64) -> u64,
+    ) -> Result<Cap, Failure> {
         if self.caps.len() == self.caps.capacity() {
             return Err((Operation::Ledger, Errno::NOSPC));
         }
         if !nobody_is_protected(kit) {
             return Err(failed(Errno::PERM));
         }
-        let dir = self.find(kit, at, id, slot)?;
-        let cap = Cap::begin(&mut kit.ledger, at.decision.episode, id, dir, &self.path)?;
-        self.caps.push(cap);
-        Ok(())
+        let found = self.finder.find(kit, row, dir)?;
+        Cap::begin(&mut kit.ledger, row.id, found, self.finder.path(), most)
     }
 
-    /// The group whose `pids.max` counts exactly the processes of the last sweep, with its absolute path.
-    fn find(
+    /// What a group may have of processes and threads by this reading of it, if that is to be limited before its `line` is met; `None`: it is not.
+    /// While an episode holds it, what comes after is noted.
+    pub(super) fn stand(
         &mut self,
         kit: &mut Kit,
-        at: &Aim<'_>,
-        id: GroupId,
-        slot: GroupSlot,
-    ) -> Result<OwnedFd, Failure> {
-        let mount = kit.layout.pids.as_deref().ok_or(failed(Errno::OPNOTSUPP))?;
-        self.path.clear();
-        extend(&mut self.path, std::os::unix::ffi::OsStrExt::as_bytes(mount.as_os_str()))?;
-        if kit.layout.version == MemoryVersion::V2 && kit.layout.is_unified(Controller::Pids) {
-            let row = at.snap.group(slot).ok_or(failed(Errno::NODEV))?;
-            let dir = at.group(id, slot).map_err(|_| failed(Errno::NODEV))?;
-            extend(&mut self.path, &row.path)?;
-            return freeze::open_group(dir.dir(), c".").map_err(failed);
+        row: &Group,
+        dir: Option<&GroupDir>,
+        line: Option<Bytes>,
+        now: Time,
+    ) -> Stood {
+        let known = self.at(row.id);
+        let (Some(line), Some(dir), false) = (line, dir, row.gone) else {
+            return known.map_or(Stood::Same, |i| self.fall(kit, i));
+        };
+        // Not known now: as it was.
+        let Some(kernel) = row.kernel else { return Stood::Same };
+        let Some(i) = known else { return self.stand_up(kit, row, dir, (kernel, line), now) };
+        let Ok(tasks) = self.caps[i].tasks() else { return self.fall(kit, i) };
+        if tasks == 0 && kit.sweep.collect(dir.dir()).is_ok() && !kit.sweep.pids().is_empty() {
+            // On v1: who is in the one is not in the other.
+            return self.fall(kit, i);
         }
-        let first = *kit.sweep.pids().first().ok_or(failed(Errno::SRCH))?;
-        let length = paths::of_process(&kit.layout, Controller::Pids, first, &mut self.line, &mut self.below);
-        let length = length.map_err(failed)?;
-        if &self.below[..length] == b"/" {
-            // Everything that has no group of its own there: not this group's alone.
-            return Err(failed(Errno::XDEV));
+        let cap = &mut self.caps[i];
+        let held = cap.holders.any();
+        // Where it is the administrator's own limit that is met, that is his.
+        let met = !held && cap.binds() && tasks >= cap.set;
+        let most = (!held && cap.binds()).then_some(cap.set);
+        let standing =
+            cap.standing.get_or_insert(Standing { headroom: Headroom::default(), most: 0, checked: now });
+        standing.most = standing.headroom.most(Tasks { kernel, line, tasks, most });
+        if held {
+            return Stood::Same;
         }
-        extend(&mut self.path, &self.below[..length])?;
-        let dir = paths::open_path(&self.path).map_err(failed)?;
-        self.is_its_alone(kit, at, id, slot, dir.as_fd())?;
-        Ok(dir)
+        let most = standing.most;
+        if met && now.since(standing.checked) >= CHECK {
+            standing.checked = now;
+            if !self.is_still_its(kit, i, row, dir) {
+                self.decline(row.id, now);
+                return self.fall(kit, i);
+            }
+        }
+        let cap = &mut self.caps[i];
+        let off = most.abs_diff(cap.set);
+        if off > (most - tasks) / PART {
+            // What could not be written is tried again with the next look.
+            let _ = cap.change(&mut kit.ledger, most);
+        }
+        if met { Stood::Met } else { Stood::Same }
     }
 
-    /// Whether nobody else is in the pids group, and all of the group are. `XDEV`: no.
-    fn is_its_alone(
+    fn stand_up(
         &mut self,
         kit: &mut Kit,
-        at: &Aim<'_>,
-        id: GroupId,
-        slot: GroupSlot,
-        pids: BorrowedFd<'_>,
-    ) -> Result<(), Failure> {
-        let row = at.snap.group(slot).ok_or(failed(Errno::NODEV))?;
-        let members = kit.sweep.pids().len();
-        kit.sweep.collect(pids).map_err(failed)?;
-        let mut others = 0;
-        for i in 0..kit.sweep.pids().len() {
-            let pid = kit.sweep.pids()[i];
-            let found =
-                paths::of_process(&kit.layout, Controller::Memory, pid, &mut self.line, &mut self.below);
-            // Whoever cannot be found has gone meanwhile.
-            let Ok(length) = found else { continue };
-            let inside = self.below[..length].strip_prefix(&*row.path);
-            others += usize::from(!inside.is_some_and(|rest| rest.is_empty() || rest[0] == b'/'));
+        row: &Group,
+        dir: &GroupDir,
+        (kernel, line): (Bytes, Bytes),
+        now: Time,
+    ) -> Stood {
+        self.declined.retain(|(_, until)| *until > now);
+        if self.declined.iter().any(|(id, _)| *id == row.id) || kit.sweep.collect(dir.dir()).is_err() {
+            return Stood::Same;
         }
-        let counted = kit.sweep.pids().len();
-        at.sweep_group(kit, id, slot).map_err(|_| failed(Errno::NODEV))?;
-        // A few are born or die between the two looks; a group that is spread over several is another thing.
-        if others > 0 || counted * 2 < members { Err(failed(Errno::XDEV)) } else { Ok(()) }
+        let mut standing = Standing { headroom: Headroom::default(), most: 0, checked: now };
+        let limited = self.limit(kit, row, dir, &mut |tasks| {
+            standing.most = standing.headroom.most(Tasks { kernel, line, tasks, most: None });
+            standing.most
+        });
+        match limited {
+            Ok(mut cap) => {
+                cap.standing = Some(standing);
+                self.caps.push(cap);
+                Stood::Began
+            }
+            // On v1 nobody is in it who could say which pids group is its own, or whoever was is gone: soon somebody may be.
+            Err((_, Errno::SRCH | Errno::NOENT)) => Stood::Same,
+            Err(_) => {
+                self.decline(row.id, now);
+                Stood::Same
+            }
+        }
     }
 
-    /// Ends an episode: a group that no other holds gets its limit back.
+    fn decline(&mut self, group: GroupId, now: Time) {
+        if self.declined.len() < self.declined.capacity() {
+            self.declined.push((group, now + DECLINED));
+        }
+    }
+
+    fn is_still_its(&mut self, kit: &mut Kit, i: usize, row: &Group, dir: &GroupDir) -> bool {
+        kit.sweep.collect(dir.dir()).is_ok()
+            && nobody_is_protected(kit)
+            && (kit.layout.version == MemoryVersion::V2 && kit.layout.is_unified(Controller::Pids)
+                || self.finder.is_its_alone(kit, row, dir, self.caps[i].dir.as_fd()).is_ok())
+    }
+
+    /// Nothing stands any more; what an episode holds it holds.
+    fn fall(&mut self, kit: &mut Kit, i: usize) -> Stood {
+        if self.caps[i].standing.take().is_none() {
+            return Stood::Same;
+        }
+        if !self.caps[i].holders.any() {
+            // What cannot be given back stays in the ledger.
+            let _ = self.lift(kit, i);
+        }
+        Stood::Ended
+    }
+
+    /// Ends an episode: a group that no other holds gets its limit back, or the one that stands.
     pub(super) fn release(&mut self, kit: &mut Kit, episode: EpisodeId, tally: &mut Tally) {
         for i in (0..self.caps.len()).rev() {
             let cap = &mut self.caps[i];
             if cap.holders.remove(episode) && !cap.holders.any() {
-                tally.count(self.lift(kit, i));
+                tally.count(match cap.standing {
+                    Some(Standing { most, .. }) => cap.change(&mut kit.ledger, most),
+                    None => self.lift(kit, i),
+                });
             }
         }
     }
@@ -174,86 +288,4 @@ impl Caps {
     fn lift(&mut self, kit: &mut Kit, i: usize) -> Result<(), Failure> {
         self.caps.swap_remove(i).lift(&mut kit.ledger)
     }
-}
-
-impl Cap {
-    fn begin(
-        ledger: &mut Ledger,
-        episode: EpisodeId,
-        group: GroupId,
-        dir: OwnedFd,
-        path: &[u8],
-    ) -> Result<Self, Failure> {
-        let before = GroupLimit::Pids.read(dir.as_fd()).map_err(none_there)?;
-        let set = count(dir.as_fd())?.min(before);
-        let inode = paths::inode(dir.as_fd()).map_err(failed)?;
-        let entry = Entry::GroupLimit { path, inode, which: GroupLimit::Pids, before, set };
-        let place = ledger.record(&entry).map_err(|errno| (Operation::Ledger, errno))?;
-        let mut holders = Holders::default();
-        holders.add(episode);
-        match GroupLimit::Pids.write(dir.as_fd(), set) {
-            Ok(()) => Ok(Self { group, dir, before, set, place, holders }),
-            Err(errno) => {
-                // If this fails the entry is found at the next start, and found to be done with.
-                let _ = ledger.erase(place);
-                Err(failed(errno))
-            }
-        }
-    }
-
-    /// Looks whether it still stands; whoever has set another meanwhile gets that back in the end. Follows the count downwards.
-    fn keep(&mut self, ledger: &mut Ledger, episode: EpisodeId) -> Result<(), Failure> {
-        self.holders.add(episode);
-        let has = GroupLimit::Pids.read(self.dir.as_fd()).map_err(failed)?;
-        let wanted = count(self.dir.as_fd())?.min(self.set);
-        if has == self.set && wanted == self.set {
-            return Ok(());
-        }
-        if has != self.set {
-            self.before = has;
-        }
-        self.set = wanted.min(self.before);
-        ledger
-            .set_group_limit(self.place, self.before, self.set)
-            .map_err(|errno| (Operation::Ledger, errno))?;
-        GroupLimit::Pids.write(self.dir.as_fd(), self.set).map_err(failed)
-    }
-
-    /// Gives the limit back, unless somebody else has set one.
-    fn lift(&self, ledger: &mut Ledger) -> Result<(), Failure> {
-        let has = GroupLimit::Pids.read(self.dir.as_fd());
-        let done = match has {
-            Ok(has) if has == self.set => GroupLimit::Pids.write(self.dir.as_fd(), self.before),
-            other => other.map(|_| ()),
-        };
-        match done {
-            // Gone with its group.
-            Ok(()) | Err(Errno::NODEV | Errno::NOENT) => {
-                ledger.erase(self.place).map_err(|errno| (Operation::Ledger, errno))
-            }
-            Err(errno) => Err(failed(errno)),
-        }
-    }
-}
-
-/// Allocates nothing.
-fn extend(path: &mut Vec<u8>, part: &[u8]) -> Result<(), Failure> {
-    if path.len() + part.len() > path.capacity() {
-        return Err(failed(Errno::NAMETOOLONG));
-    }
-    path.extend_from_slice(part);
-    Ok(())
-}
-
-/// The processes and threads a pids group has now. At least 1: a limit of 0 says that the last one, too, is one too many.
-fn count(dir: BorrowedFd<'_>) -> Result<u64, Failure> {
-    let mut buffer = [0; 32];
-    let text = file::read_in(dir, c"pids.current", &mut buffer).map_err(none_there)?;
-    let current = text::only_line(text).and_then(text::number).ok_or(failed(Errno::IO))?;
-    Ok(current.max(1))
-}
-
-/// A group without the file is one whose parent does not enable the controller.
-fn none_there(errno: Errno) -> Failure {
-    failed(if errno == Errno::NOENT { Errno::OPNOTSUPP } else { errno })
 }

@@ -14,7 +14,7 @@ use rustix::fd::{AsFd as _, OwnedFd};
 
 use super::queue::Ticket;
 use super::succession::Sentry;
-use crate::act::{Actor, Heart};
+use crate::act::{Actor, Heart, Stood};
 use crate::kernel::{Error, sys};
 use crate::observe::Observer;
 use crate::record::Recorder;
@@ -189,6 +189,7 @@ impl Governing {
         }
         self.observe(now);
         self.decide();
+        self.stand();
         self.act();
         self.tell_happenings();
         self.tell();
@@ -265,6 +266,25 @@ impl Governing {
         if std::mem::replace(elsewhere, word) != word || word == Elsewhere::Unseen {
             tape.elsewhere(word);
             governor.kill_elsewhere(word);
+        }
+    }
+
+    /// Sets how many processes groups may have before their lines for kernel memory are met, as the readings of this tick leave room. Before orders are
+    /// carried out: what ends with an episode goes back to that.
+    fn stand(&mut self) {
+        let Self { actor, governor, snap, observer, .. } = self;
+        for &slot in &snap.fresh_groups {
+            let line = governor.standing_of_group(slot, snap).kernel_deny;
+            match actor.stand(slot, snap, observer, line) {
+                Stood::Same => {}
+                Stood::Began => {
+                    let group = snap.group(slot).and_then(|row| actor.standing_dir(row.id));
+                    group.into_iter().for_each(|dir| observer.hear_refusals(slot, dir));
+                }
+                // The next burst may be on its way, and not every kernel tells of it.
+                Stood::Met => governor.pace_hint_soon(slot),
+                Stood::Ended => observer.ignore_refusals(slot),
+            }
         }
     }
 

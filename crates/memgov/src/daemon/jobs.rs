@@ -211,8 +211,10 @@ pub(super) struct LoopBook(pub Asker);
 
 impl Book for LoopBook {
     fn record(&mut self, entry: &Entry<'_>) -> Result<Place, Errno> {
-        let Entry::GroupLimit { path, inode, which, before, set } = *entry else { return Err(Errno::INVAL) };
-        let entry = OwnedEntry::GroupLimit { path: path.into(), inode, which, before, set };
+        let Entry::GroupLimit { path, inode, which, before, set, was } = *entry else {
+            return Err(Errno::INVAL);
+        };
+        let entry = OwnedEntry::GroupLimit { path: path.into(), inode, which, before, set, was };
         self.0.ask(|reply| Request::WriteDown { entry, reply }).unwrap_or(Err(Errno::AGAIN))
     }
 

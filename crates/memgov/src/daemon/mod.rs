@@ -198,6 +198,9 @@ impl Started {
         }
         let ready = format!("{ready}; tier {}", attached.status(dry_run).name);
         actor.enforce_inside(inside);
+        if let Some(heart) = succession.heart() {
+            actor.beat(heart);
+        }
         let attached = Arc::new(attached);
         // A number names one decision in all that is kept, also after a restart.
         let next = journal::numbers_after(&state.join(JOURNAL));

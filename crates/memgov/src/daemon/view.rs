@@ -74,12 +74,15 @@ pub(super) fn hold(held: &mut Held) -> wire::HoldStatus {
         HoldView::Slowed(slowed) if slowed.share == 0 => ("freeze", None),
         HoldView::Slowed(slowed) => ("slow", Some(slowed.share)),
         HoldView::Capped(_) => ("deny", None),
+        HoldView::Bounded(..) => ("bound", None),
     };
+    let tasks = if let HoldView::Bounded(_, most) = held.view { Some(most) } else { None };
     wire::HoldStatus {
         target: event::target(target, &held.names),
         action: action.into(),
         by: text::mechanism(held.view.mechanism()).into(),
         share_permille: share,
+        tasks,
     }
 }
 

@@ -17,6 +17,8 @@ pub const STATUS_BUFFER: usize = 4096;
 
 /// `PF_KTHREAD` in the flags of `/proc/PID/stat`.
 const PF_KTHREAD: u64 = 0x0020_0000;
+/// `PF_EXITING`, likewise.
+const PF_EXITING: u64 = 4;
 /// The bit of CAP_IPC_LOCK in `CapEff`.
 const CAP_IPC_LOCK: u64 = 1 << 14;
 
@@ -35,10 +37,14 @@ pub struct Stat {
     pub session: u32,
     /// A kernel thread.
     pub kernel_thread: bool,
+    /// Its first thread is on its way out: it will not return to its program.
+    pub exiting: bool,
     /// Start time in clock ticks since boot.
     pub start: u64,
     /// Threads; 0 once the last has exited.
     pub threads: u32,
+    /// Resident memory in pages, as far as it has been added up; `None`: cut off.
+    pub resident: Option<u64>,
 }
 
 impl Stat {
@@ -51,6 +57,11 @@ impl Stat {
     /// program could hide so.)
     pub const fn has_ended(&self) -> bool {
         matches!(self.state, b'Z' | b'X') && self.threads <= 1
+    }
+
+    /// It has ended, or is about to and has no other thread: nothing that is done to it matters any more.
+    pub const fn is_ending(&self) -> bool {
+        self.has_ended() || (self.exiting && self.threads <= 1)
     }
 
     /// Its first thread has ended, and others go on.
@@ -120,7 +131,9 @@ pub fn parse_stat(text: &[u8]) -> Option<Stat> {
     let flags = text::number(fields.nth(2)?)?; // field 9
     let threads = text::number32(fields.nth(10)?)?; // field 20
     let start = text::number(fields.nth(1)?)?; // field 22
-    Some(Stat { pid, comm, state, ppid, session, kernel_thread: flags & PF_KTHREAD != 0, start, threads })
+    let resident = fields.nth(1).and_then(text::number); // field 24
+    let (kernel_thread, exiting) = (flags & PF_KTHREAD != 0, flags & PF_EXITING != 0);
+    Some(Stat { pid, comm, state, ppid, session, kernel_thread, exiting, start, threads, resident })
 }
 
 /// Parses `/proc/PID/status`.

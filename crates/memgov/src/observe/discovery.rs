@@ -11,7 +11,7 @@ use memgov_decide::units::Time;
 
 use super::groups::parent_of;
 use super::lines::Lines;
-use super::wake::{FILE, FOLDER};
+use super::wake::{FILE, FOLDER, REFUSALS};
 use super::{Observer, Woken};
 use crate::act::ledger::HOLD_PREFIX;
 use crate::kernel::notify::Notice;
@@ -327,6 +327,9 @@ impl Observer {
                 let slot = GroupSlot(low(token));
                 groups.limits_stale(slot);
                 governor.pace_hint_event(slot, now);
+            }
+            Notice::Changed { token } if token & REFUSALS != 0 => {
+                governor.pace_hint_event(GroupSlot(low(token)), now);
             }
             Notice::Created { token, name } if !name.starts_with(HOLD_PREFIX) => {
                 came.extend(folders.path(low(token)).map(|path| child_of(&path, name)));

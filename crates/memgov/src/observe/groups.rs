@@ -221,6 +221,7 @@ impl GroupRows {
             self.by_id.remove(&row.dir.id());
         }
         wake.ignore_group(slot);
+        wake.ignore_refusals(slot);
         if self.slot(path) == Some(slot) {
             self.by_path.remove(path);
         }

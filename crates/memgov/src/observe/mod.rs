@@ -19,6 +19,8 @@ pub use births::set_control;
 pub use processes::Own;
 pub use wake::Woken;
 
+use std::os::fd::BorrowedFd;
+
 use memgov_decide::governor::Governor;
 use memgov_decide::snapshot::{GroupSlot, ProcessSlot, Snapshot};
 use memgov_decide::units::Time;
@@ -97,6 +99,16 @@ impl Observer {
     /// Another guardian, or none: it is memgov's own.
     pub fn set_guardian(&mut self, guardian: Option<u32>) {
         self.processes.set_guardian(guardian);
+    }
+
+    /// Looks at a group as soon as it is refused a process by the limit in this directory.
+    pub fn hear_refusals(&mut self, slot: GroupSlot, pids: BorrowedFd<'_>) {
+        self.wake.watch_refusals(slot, pids);
+    }
+
+    /// And no more.
+    pub fn ignore_refusals(&mut self, slot: GroupSlot) {
+        self.wake.ignore_refusals(slot);
     }
 
     /// Reads the rows that are due.

@@ -28,6 +28,8 @@ const PRESSURE: u64 = 5 << 32;
 /// inotify tokens: a row's event file, or a watched directory.
 pub(super) const FILE: u64 = 1 << 32;
 pub(super) const FOLDER: u64 = 2 << 32;
+/// ...or the file that tells that a row's group was refused a process.
+pub(super) const REFUSALS: u64 = 4 << 32;
 
 /// What the loop was woken by, besides what observe handles itself.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -56,8 +58,8 @@ pub(super) struct Wake {
 impl Wake {
     pub(super) fn new(groups: u32) -> Result<Self, Error> {
         let epoll = epoll::create(CreateFlags::CLOEXEC).map_err(|e| Error::new("opening", "epoll", e))?;
-        // Two watches for each row's files, and one for each directory.
-        let inotify = Inotify::new(groups as usize * 3 + 1024)?;
+        // Three watches for each row's files, and one for each directory.
+        let inotify = Inotify::new(groups as usize * 4 + 1024)?;
         let wake = Self {
             epoll,
             events: Vec::with_capacity(EVENTS),
@@ -136,6 +138,19 @@ impl Wake {
         // A write to memory.high raises no event of the group's, but one of the file's.
         self.inotify.watch_file(dir.dir(), name, token).is_ok()
             && self.inotify.watch_file(dir.dir(), crate::kernel::cgroup::v2::HIGH, token).is_ok()
+    }
+
+    /// On some kernels the file speaks of refusals in the group itself only, not of those below it (kernel/cgroup/pids.c before 6.11): then they are found by
+    /// sampling.
+    pub(super) fn watch_refusals(&mut self, slot: GroupSlot, pids: BorrowedFd<'_>) {
+        let token = REFUSALS | u64::from(slot.0);
+        self.inotify.unwatch(token);
+        // Without it they are found by sampling.
+        let _ = self.inotify.watch_file(pids, c"pids.events", token);
+    }
+
+    pub(super) fn ignore_refusals(&mut self, slot: GroupSlot) {
+        self.inotify.unwatch(REFUSALS | u64::from(slot.0));
     }
 
     pub(super) fn watch_folder(&mut self, dir: &GroupDir, number: u32) -> bool {

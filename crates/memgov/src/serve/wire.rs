@@ -609,13 +609,16 @@ pub struct WorkingSetStatus {
 pub struct HoldStatus {
     /// Who.
     pub target: Target,
-    /// `deny` or `slow`.
+    /// `deny`, `slow` or `freeze`; `bound`: it is under its line for kernel memory, and may have so many processes and threads as there is room for.
     pub action: String,
     /// By which mechanism.
     pub by: String,
     /// Share of running time, in thousandths.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub share_permille: Option<u16>,
+    /// Processes and threads that a bounded group may have.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tasks: Option<u64>,
 }
 
 /// Calls that were refused to a group or process.

@@ -93,6 +93,8 @@ pub enum Need {
     ChoosePid,
     /// The daemon enforces inside the kernel.
     Bpf,
+    /// The daemon enforces from outside.
+    Portable,
     /// A machine whose clock counts instructions.
     InstructionClock,
     /// Programs that use libmemgov.
@@ -120,6 +122,9 @@ impl Need {
             Self::ChoosePid => (host.choose_pid, "/proc/sys/kernel/ns_last_pid cannot be written"),
             Self::Bpf => {
                 (host.tier == Tier::Bpf, "about enforcement inside the kernel: shown with --tier bpf")
+            }
+            Self::Portable => {
+                (host.tier == Tier::Portable, "about enforcement from outside: shown with --tier portable")
             }
             Self::InstructionClock => (
                 host.counts_instructions,

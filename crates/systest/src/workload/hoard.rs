@@ -21,6 +21,8 @@ pub enum Kind {
     Forks,
     /// Sleeping threads.
     Threads,
+    /// The same, and tries again for as long as it is refused one.
+    StubbornThreads,
     /// A directory in a directory in a directory.
     Dirs,
     /// Plain files that stay.
@@ -57,6 +59,7 @@ impl Kind {
         Some(match name {
             "forks" => Self::Forks,
             "threads" => Self::Threads,
+            "stubborn-threads" => Self::StubbornThreads,
             "dirs" => Self::Dirs,
             "files" => Self::Files,
             "unlinked" => Self::Unlinked,
@@ -149,6 +152,11 @@ impl Hoard {
         match kind {
             Kind::Forks => self.children.push(hoard::sleeping_child()?),
             Kind::Threads => thread()?,
+            Kind::StubbornThreads => {
+                while thread() == Err(libc::EAGAIN) {
+                    std::thread::sleep(std::time::Duration::from_millis(2));
+                }
+            }
             Kind::Dirs => {
                 fs::mkdir(c"d", Mode::RWXU).map_err(raw)?;
                 rustix::process::chdir(c"d").map_err(raw)?;

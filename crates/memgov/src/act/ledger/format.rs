@@ -17,6 +17,8 @@ const IN_FORCE: u8 = 0xA5;
 const FILE_MAGIC: [u8; 8] = *b"memgovLD";
 const SLOT_MAGIC: [u8; 4] = *b"slot";
 const SUM: usize = 8;
+/// Of a group's limit: how what was set before differs from what is set. So nothing is the same, also in what was written before there was this.
+const WAS: usize = 56;
 const HEAD_PATH: usize = 64;
 const HEAD_ROOM: usize = STATE - HEAD_PATH;
 const TAIL_PATH: usize = 32;
@@ -104,6 +106,8 @@ pub enum Entry<'a> {
         before: u64,
         /// What it has meanwhile.
         set: u64,
+        /// What it had of memgov before that: whoever dies between writing this down and changing it leaves that. Where it is the first, `set`.
+        was: u64,
     },
 }
 
@@ -157,6 +161,8 @@ pub enum OwnedEntry {
         before: u64,
         /// What it was set to.
         set: u64,
+        /// What it was set to before that.
+        was: u64,
     },
 }
 
@@ -209,7 +215,7 @@ impl Entry<'_> {
                 (slot[4], slot[6]) = (4, now.into());
                 put_process(&mut slot, who);
             }
-            Self::GroupLimit { inode, which, before, set, .. } => {
+            Self::GroupLimit { inode, which, before, set, was, .. } => {
                 slot[4] = 6;
                 slot[5] = match which {
                     GroupLimit::Max => 1,
@@ -219,6 +225,7 @@ impl Entry<'_> {
                 put(&mut slot, 24, &before.to_le_bytes());
                 put(&mut slot, 32, &set.to_le_bytes());
                 put(&mut slot, 40, &inode.to_le_bytes());
+                put(&mut slot, WAS, &(was ^ set).to_le_bytes());
             }
         }
         sealed(slot)
@@ -233,9 +240,14 @@ impl OwnedEntry {
             Self::Hold { freezer, path, inode } => Entry::Hold { freezer: *freezer, path, inode: *inode },
             Self::Frozen { path, inode, now } => Entry::Frozen { path, inode: *inode, now: *now },
             Self::Stopped { who, now } => Entry::Stopped { who: *who, now: *now },
-            Self::GroupLimit { path, inode, which, before, set } => {
-                Entry::GroupLimit { path, inode: *inode, which: *which, before: *before, set: *set }
-            }
+            Self::GroupLimit { path, inode, which, before, set, was } => Entry::GroupLimit {
+                path,
+                inode: *inode,
+                which: *which,
+                before: *before,
+                set: *set,
+                was: *was,
+            },
         }
     }
 }
@@ -276,6 +288,7 @@ pub fn decode(slots: &[u8], place: u32) -> Option<(OwnedEntry, usize)> {
             },
             before: u64::from_le_bytes(take(head, 24)),
             set: u64::from_le_bytes(take(head, 32)),
+            was: u64::from_le_bytes(take(head, WAS)) ^ u64::from_le_bytes(take(head, 32)),
         },
         _ => return None,
     };
@@ -355,10 +368,12 @@ pub fn set_inode(head: &mut [u8; SLOT], inode: u64) {
     *head = sealed(*head);
 }
 
-/// Changes [`Entry::GroupLimit`] in its head slot.
+/// Changes [`Entry::GroupLimit`] in its head slot; what was set until now stays known.
 pub fn set_group_limit(head: &mut [u8; SLOT], before: u64, set: u64) {
+    let was = u64::from_le_bytes(take(head, 32));
     put(head, 24, &before.to_le_bytes());
     put(head, 32, &set.to_le_bytes());
+    put(head, WAS, &(was ^ set).to_le_bytes());
     *head = sealed(*head);
 }
 
@@ -459,9 +474,9 @@ mod tests {
                 now
             }),
             (who, any::<bool>()).prop_map(|(who, now)| OwnedEntry::Stopped { who, now }),
-            (path(), 0usize..3, any::<(u64, u64, u64)>()).prop_map(|(path, which, (inode, before, set))| {
+            (path(), 0usize..3, any::<[u64; 4]>()).prop_map(|(path, which, [inode, before, set, was])| {
                 let which = [GroupLimit::Max, GroupLimit::High, GroupLimit::Pids][which];
-                OwnedEntry::GroupLimit { path, inode, which, before, set }
+                OwnedEntry::GroupLimit { path, inode, which, before, set, was }
             }),
         ]
     }
@@ -497,6 +512,21 @@ mod tests {
         let mut slots = write(&Entry::Stopped { who, now: true }, 0, 2);
         slots.copy_within(..SLOT, SLOT);
         assert!(decode(&slots, 0).is_some() && decode(&slots, 1).is_none());
+    }
+
+    #[test]
+    fn a_limit_that_is_changed_remembers_the_one_before() {
+        let path = b"/x".as_slice();
+        let entry = Entry::GroupLimit { path, inode: 1, which: GroupLimit::Pids, before: 9, set: 5, was: 5 };
+        let mut slots = write(&entry, 0, 1);
+        let mut head: [u8; SLOT] = slots[..SLOT].try_into().unwrap();
+        set_group_limit(&mut head, 9, 7);
+        slots.copy_from_slice(&head);
+        let (found, _) = decode(&slots, 0).unwrap();
+        assert_eq!(
+            found.borrow(),
+            Entry::GroupLimit { path, inode: 1, which: GroupLimit::Pids, before: 9, set: 7, was: 5 }
+        );
     }
 
     #[test]

@@ -183,14 +183,16 @@ fn open(entry: &OwnedEntry) -> Result<OpenGroup, Verdict> {
 
 /// Step nought: a group that was being shrunk has its limit back.
 fn raise(entry: &OwnedEntry, group: &Result<OpenGroup, Verdict>) -> Option<Verdict> {
-    let OwnedEntry::GroupLimit { which, before, set, .. } = entry else { return None };
+    let OwnedEntry::GroupLimit { which, before, set, was, .. } = entry else { return None };
     let group = match group {
         Ok(group) => group,
         Err(verdict) => return Some(*verdict),
     };
     let verdict = which.read(group.dir.as_fd()).and_then(|now| match now {
         now if now == *before => Ok(Verdict::Undone),
-        now if now == *set => which.write(group.dir.as_fd(), *before).map(|()| Verdict::Undone),
+        now if now == *set || now == *was => {
+            which.write(group.dir.as_fd(), *before).map(|()| Verdict::Undone)
+        }
         _ => Ok(Verdict::Changed),
     });
     Some(verdict.unwrap_or_else(|errno| match errno {

@@ -48,7 +48,7 @@ impl Lowering {
         if self.written.is_none_or(|(_, was, to)| (was, to) != (before, set)) {
             self.close(book)?;
             let Self { which, inode, .. } = *self;
-            let entry = Entry::GroupLimit { path: &self.path, inode, which, before, set };
+            let entry = Entry::GroupLimit { path: &self.path, inode, which, before, set, was: set };
             self.written = Some((book.record(&entry)?, before, set));
         }
         let begin = Instant::now();

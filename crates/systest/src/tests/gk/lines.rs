@@ -2,18 +2,20 @@
 
 use std::time::Duration;
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 
 use super::{K, fork_slowly, over, refuser, rule, shielded};
-use crate::harness::MIB;
 use crate::harness::bench::Bench;
 use crate::harness::host::{Need, Tier, Version};
 use crate::harness::run::Test;
+use crate::harness::{MIB, poll_until};
 
 pub fn tests() -> Vec<Test> {
     vec![
         Test::new("gk_04_user_memory_goes_on_at_the_line", user_memory).seconds(60),
+        Test::new("gk_04_under_the_line_nobody_is_refused", bursts).seconds(60),
         Test::new("gk_04_without_a_line_nothing_happens", no_line).seconds(60),
+        Test::new("gk_07_what_stands_is_undone", undone).needs(&[Need::Portable]).seconds(60),
         Test::new("gk_07_set_on_a_populated_group_with_children", populated).seconds(60),
         Test::new("gk_07_the_root_has_no_line", root),
         Test::new("gk_10_the_kernels_own_limit_is_left_alone", kernels_own).needs(&[Need::Freezer]),
@@ -45,6 +47,58 @@ fn user_memory(bench: &mut Bench<'_>) -> Result<String> {
     let again = holder.numbers("hoard forks 5")?;
     ensure!(again[..2] == [5, 0], "refused when back under the line: {again:?}");
     Ok(format!("{} forks, then refused by {}", taken.0, event.by()))
+}
+
+/// Bursts of threads and of processes, made as fast as that can be done, for which there is room: whatever stands beforehand is no denial of those.
+fn bursts(bench: &mut Bench<'_>) -> Result<String> {
+    bench.patience *= 2;
+    let job = shielded(bench)?;
+    let mut hog = bench.worker(&job, "hog")?;
+    let line = job.kernel()? + 64 * MIB;
+    let daemon = bench.daemon(&rule(&job, line, "\"deny\""))?;
+    let threads = hog.numbers("hoard threads 800")?;
+    ensure!(threads[..2] == [800, 0], "refused with room for 1,024 processes: {threads:?}");
+    hog.ask("let-go")?;
+    let mut other = bench.worker(&job, "other")?;
+    let forks = other.numbers("hoard forks 200")?;
+    ensure!(forks[..2] == [200, 0], "refused: {forks:?}");
+    let taken = job.kernel()?;
+    ensure!(taken < line, "{}", over(taken, line));
+    daemon.no_event("anything", Duration::from_millis(300), |_| true)?;
+    other.ask("let-go")?;
+    Ok(format!("800 threads, then 200 processes: {}", over(taken, line)))
+}
+
+/// The limit on processes that stands while nothing has happened goes with the daemon, however that goes.
+fn undone(bench: &mut Bench<'_>) -> Result<String> {
+    let job = shielded(bench)?;
+    let _worker = bench.worker(&job, "worker")?;
+    let limits = || -> Vec<String> {
+        let files = job.dirs().iter().filter_map(|dir| std::fs::read_to_string(dir.join("pids.max")).ok());
+        files.map(|text| text.trim().to_owned()).collect()
+    };
+    let becomes = |limited: bool, when: &str| {
+        let is = || limits().iter().any(|limit| limit != "max") == limited;
+        poll_until(bench.patience(), Duration::from_millis(3), || is().then_some(()))
+            .with_context(|| format!("{when}: pids.max {:?}", limits()))
+    };
+    becomes(false, "before")?;
+    let mut daemon = bench.daemon(&rule(&job, K, "\"deny\""))?;
+    becomes(true, "with a daemon")?;
+    let stood = limits().concat();
+    let status = daemon.ok(&["status"])?;
+    ensure!(status.contains("tasks at most"), "status does not show it: {status}");
+    daemon.kill9()?;
+    becomes(false, "after kill -9")?;
+    daemon.wait_companions_gone()?;
+    let mut daemon = bench.daemon(&rule(&job, K, "\"deny\""))?;
+    becomes(true, "with the next daemon")?;
+    let path = job.path();
+    daemon.ok(&["set", "--group", &path, "--meter", "kernel", "--over", "1MiB", "--do", "record"])?;
+    becomes(true, "with another rule beside it")?;
+    ensure!(daemon.terminate()? == 0, "the daemon's exit code");
+    becomes(false, "after SIGTERM")?;
+    Ok(stood)
 }
 
 /// A line for usage is none for kernel memory.

@@ -5,10 +5,13 @@ mod bombs;
 mod dentries;
 mod lines;
 mod pinned;
+mod races;
 
+use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
+use memgov_decide::kernel_memory::Headroom;
 
 use crate::harness::agent::Agent;
 use crate::harness::bench::Bench;
@@ -17,9 +20,10 @@ use crate::harness::group::Group;
 use crate::harness::host::Tier;
 use crate::harness::run::Test;
 use crate::harness::{MIB, poll_until};
+use crate::sys::process::start_in_groups;
 
 pub fn tests() -> Vec<Test> {
-    [attacks::tests, bombs::tests, dentries::tests, lines::tests, pinned::tests]
+    [attacks::tests, bombs::tests, dentries::tests, races::tests, lines::tests, pinned::tests]
         .iter()
         .flat_map(|tests| tests())
         .collect()
@@ -31,6 +35,27 @@ const K: u64 = 16 * MIB;
 /// fork bomb takes some 3 MiB in 10 ms.
 fn tolerance(bench: &Bench<'_>) -> u64 {
     if bench.host.tier == Tier::Bpf { 2 * MIB } else { 24 * MIB }
+}
+
+/// The most that a fork bomb may come to.
+#[derive(Debug)]
+struct Allowed {
+    peak: u64,
+    tasks: usize,
+}
+
+impl Allowed {
+    /// One in a group that has `before` of kernel memory. From outside it is their number that is bounded, whoever looks and when: by what there was room for when nobody
+    /// had begun; by twice that where somebody looks in the middle, when children have not run yet and take less than they are going to. What that many take is another
+    /// thing: a copy of this program takes 180 KiB, and a fork that is refused takes as much again until the kernel gets round to giving it back (kernel/fork.c
+    /// refuses when the child is nearly made, and leaves the rest to RCU). Their hard limit they must not meet.
+    fn to_a_bomb(bench: &Bench<'_>, before: u64) -> Self {
+        if bench.host.tier == Tier::Bpf {
+            return Self { peak: K + tolerance(bench), tasks: usize::MAX };
+        }
+        let tasks = K.saturating_sub(before) / Headroom::PROCESS.0 * 2 + Headroom::SPARE;
+        Self { peak: BEHIND, tasks: usize::try_from(tasks).unwrap_or(usize::MAX) }
+    }
 }
 
 /// Forks ten at a time, with a moment between, until refused or so many are there: how many there are, and the errno.
@@ -57,6 +82,17 @@ fn rule(group: &Group, over: u64, does: &str) -> String {
         "[[rule]]\nname = \"kernel\"\ngroups = {:?}\nmeter = \"kernel\"\nover = \"{over}B\"\ndo = [{does}]\n",
         group.path()
     )
+}
+
+/// Runs a script in a group until it is killed with it. By a copy of the shell: where that is busybox, it is the same file as the rescue tools that nobody
+/// is to touch.
+fn shell(bench: &Bench<'_>, group: &Group, script: &str) -> Result<Child> {
+    let program = bench.dir.join("sh");
+    std::fs::copy("/bin/sh", &program).context("copying /bin/sh")?;
+    let mut command = Command::new(program);
+    command.args(["-c", script]).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+    start_in_groups(&mut command, group.doors()?, false);
+    command.spawn().context("starting a shell")
 }
 
 /// A group in a cage with two hard limits, of memory and of processes: a ceiling that does not hold ends there, and not with the machine.
