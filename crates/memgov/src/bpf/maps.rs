@@ -15,7 +15,7 @@ use memgov_decide::units::{Bytes, Limit, Time};
 use rustix::fd::{AsRawFd, BorrowedFd};
 use std::collections::VecDeque;
 use std::sync::atomic::AtomicU64;
-use std::sync::atomic::Ordering::{AcqRel, Relaxed, Release};
+use std::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed, Release};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -180,6 +180,16 @@ impl Maps {
     /// So many processes that stand under [`TaskAction::Kill`] may be killed from now on. (hot: a store)
     pub fn allow_kills(&self, count: u32) {
         self.control().kills_left.store(i64::from(count), Release);
+    }
+
+    /// So many more than before, or fewer. (hot: an addition)
+    pub fn allow_more_kills(&self, more: i64) {
+        self.control().kills_left.fetch_add(more, AcqRel);
+    }
+
+    /// How many of those that are allowed were not made use of yet; under 0 where more were taken back than there were. (hot: a load)
+    pub fn kills_left(&self) -> i64 {
+        self.control().kills_left.load(Acquire)
     }
 
     /// None from now on; gives how many of those that were allowed were not made use of. (hot: a swap)
