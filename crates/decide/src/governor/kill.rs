@@ -2,9 +2,11 @@
 
 use std::time::Duration;
 
+use crate::control::{ControlAction, MemControl};
 use crate::decision::{Candidate, Decisions, Family, Order, Protected, Reason, Take, Target};
-use crate::policy::{Meter, Victim};
-use crate::snapshot::{GroupSlot, ProcessId, ProcessSlot, Snapshot};
+use crate::policy::{Action, Meter, Over, Rule, Victim};
+use crate::snapshot::{Group, GroupSlot, ProcessId, ProcessSlot, Snapshot};
+use crate::units::Bytes;
 use crate::victim::{self, Selection};
 
 use super::brake::{Brake, Branch, Elsewhere};
@@ -39,9 +41,8 @@ impl Governor {
         if !whole && let Some(why) = selection.hopeless() {
             return self.withhold(episode, step, Reason::Protected(why), out);
         }
-        if let Target::Process(who, process) = episode.target
-            && snap.process(process).is_some_and(|row| row.killed)
-            && self.kills.is_undecided(who)
+        if let Target::Process(who, _) = episode.target
+            && self.killed_inside(episode, snap)
         {
             return self.killed_already(episode, step, who, excess, selection, out);
         }
@@ -67,6 +68,12 @@ impl Governor {
         episode.noted_freeing = false;
         self.kills.ordered(self.now, id, group, expected, snap);
         Step::Began
+    }
+
+    /// Whether the kernel has killed its process, and that is still to be decided on.
+    pub(super) fn killed_inside(&self, episode: &Episode, snap: &Snapshot) -> bool {
+        let Target::Process(who, slot) = episode.target else { return false };
+        snap.process(slot).is_some_and(|row| row.killed) && self.kills.is_undecided(who)
     }
 
     /// The kernel has killed it in the instant of the crossing: what would be ordered is put down as an order. The brakes were asked
@@ -100,10 +107,48 @@ impl Governor {
         }
     }
 
-    /// How many kills the kernel may make by itself until the next tick, of processes that stand under [`super::StandingAction::Kill`].
-    /// What it has not used has to be taken back before the next [`Governor::step`].
+    /// How many kills the kernel may make by itself from now on, of processes that stand under [`super::StandingAction::Kill`].
+    /// What it has not used has to be taken back before a [`Governor::step`] that may order one itself: see [`Governor::may_kill`].
     pub fn kill_allowance(&mut self) -> u32 {
         self.kills.allowance(self.now)
+    }
+
+    /// Whether the next [`Governor::step`] on this snapshot may order a kill. Rather too often than too seldom: while an episode runs whose
+    /// ladder has one, and when a fresh row is over a line that may begin such an episode. Otherwise the kernel keeps its
+    /// allowance, so that whoever crosses his line during a tick meets it in that instant too.
+    pub fn may_kill(&self, snap: &Snapshot) -> bool {
+        let killing = |rule: &&Rule| rule.steps.iter().any(|step| matches!(step.action, Action::Kill { .. }));
+        let by_control = |(_, control): (ProcessId, MemControl)| control.action == ControlAction::Kill;
+        if !self.policy.rules.iter().any(|rule| killing(&rule)) && !self.controls().any(by_control) {
+            return false;
+        }
+        // A control that has just been set is weighed wherever its process was last seen.
+        !self.new_controls.is_empty()
+            || self.episodes_may_kill()
+            || snap.fresh_groups.iter().filter_map(|&slot| snap.group(slot)).any(|row| self.crosses(row))
+            || snap.fresh_processes.iter().filter_map(|&slot| snap.process(slot)).any(|row| {
+                let rules = self.policy.rules.iter().filter(killing).map(|rule| rule.when);
+                let controls = self.controls().filter(|&one| by_control(one));
+                rules.chain(controls.filter_map(|(_, control)| control.condition())).any(|condition| {
+                    condition.rss.is_none_or(|rss| rss.meter(row).is_some_and(|value| value > rss.over))
+                })
+            })
+    }
+
+    fn episodes_may_kill(&self) -> bool {
+        let kills = |episode: &Episode| {
+            let steps = (0..).map_while(|step| self.step_of(episode, step));
+            steps.into_iter().any(|step| matches!(step.action, Action::Kill { .. }))
+        };
+        self.episodes.live.iter().filter_map(|&slot| self.episodes.get(slot)).any(kills)
+    }
+
+    /// Whether a group is over any line at which it, or whoever is in it, is weighed.
+    fn crosses(&self, row: &Group) -> bool {
+        let lines = self.policy.rules.iter().filter_map(|rule| rule.when.group);
+        let over = |line: Over| line.line(row).zip(line.meter(row)).is_some_and(|(line, value)| value > line);
+        // Controls are over from memory.high on.
+        lines.chain([Over::High { plus: Bytes(0) }]).any(over)
     }
 
     /// Word of kills that the kernel has made, or may have made, and of which no process is known.

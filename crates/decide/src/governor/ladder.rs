@@ -215,10 +215,11 @@ impl Governor {
                 Action::Kill { .. } => {
                     let last = step + 1 == episode.next;
                     let goes_on = jobs(&action) || self.step_of(episode, step + 1).is_none();
-                    if !last || !goes_on || episode.rehearsed {
+                    let inside = self.killed_inside(episode, snap);
+                    if !last || !goes_on || (episode.rehearsed && !inside) {
                         continue;
                     }
-                    ordered + self.kills_again_in(episode, &action)
+                    if inside { self.now } else { ordered + self.kills_again_in(episode, &action) }
                 }
                 _ => continue,
             };

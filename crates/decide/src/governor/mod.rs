@@ -1,6 +1,6 @@
 //! The engine: snapshots in, decisions out. One for all rules and all controls, on every kernel, live and in replay.
 //!
-//! What always holds, each shown by a property test of the same name in `tests/invariants.rs`:
+//! What always holds, each shown by a property test of the same name in `tests/invariants.rs` or `tests/inside.rs`:
 //!
 //! - `never_a_protected_target`: no process that may not be touched ([`Untouchable`](crate::snapshot::Untouchable), pid 1,
 //!   the never-list) is ever a target or a candidate, none with `oom_score_adj` -1000 is killed, and the root group is never a target.
@@ -13,6 +13,7 @@
 //! - `kills_per_window_bounded`: there are never more kills in a window than the policy's budget.
 //! - `kills_inside_the_kernel_are_braked_alike`: the two above hold for both together: kills that are ordered, and those that a kernel makes with
 //!   [`Governor::kill_allowance`]; and each of the latter is decided on once, whatever the brakes say by then.
+//! - `kills_are_foreseen`: no step orders a kill of which [`Governor::may_kill`] had said on the same snapshot that it cannot be.
 //! - `freed_memory_is_waited_for`: while the memory of a kill is on its way back, nobody in the same branch of the tree is killed.
 //! - `whoever_gives_way_is_the_first_of_all`: a kill by priority takes the job that comes first in the order of [`crate::jobs`] among all below the
 //!   rule's target, by readings that are no older than the shortage, and not one that may ask to be left out and does.

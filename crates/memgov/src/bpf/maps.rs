@@ -7,15 +7,15 @@ use super::record::{
     GroupSlot, HIGH_MAX, HIGH_OF_KERNEL, KIND_ANON, KIND_FILE, KIND_SHMEM, NO_LINE, RawTaskLimit, TASK_HELD,
     TASK_HIGH, TASK_RULE,
 };
+use super::table::Table;
 use super::{GroupLimit, Hot, MAX_LEVEL, TaskAction, TaskLimit};
 use crate::kernel::{Errno, sys};
 use memgov_decide::policy::Over;
 use memgov_decide::snapshot::GroupId;
 use memgov_decide::units::{Bytes, Limit, Time};
 use rustix::fd::{AsRawFd, BorrowedFd};
-use std::collections::VecDeque;
 use std::sync::atomic::AtomicU64;
-use std::sync::atomic::Ordering::{AcqRel, Relaxed, Release};
+use std::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed, Release};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -31,40 +31,6 @@ pub struct Maps {
     pub(super) files: Mutex<Vec<ExemptFileKey>>,
     pub(super) lease: Duration,
     pub(super) table: Mutex<Table>,
-}
-
-/// Which slots are free, and at which depths there are lines.
-pub(super) struct Table {
-    /// The one that was freed longest ago goes first: a program may still be looking at the others.
-    free: VecDeque<u32>,
-    /// For usage, and a high.
-    usage: Depths,
-    /// For kernel memory.
-    kernel: Depths,
-}
-
-/// How many groups at each depth have a line.
-struct Depths([u32; MAX_LEVEL as usize + 1]);
-
-impl Table {
-    /// All of them free.
-    pub fn new(slots: u32) -> Self {
-        let none = || Depths([0; MAX_LEVEL as usize + 1]);
-        Self { free: (0..slots).collect(), usage: none(), kernel: none() }
-    }
-}
-
-impl Depths {
-    /// Counts what a group has there now and had before.
-    fn shift(&mut self, level: usize, had: bool, has: bool) {
-        let count = &mut self.0[level];
-        *count = (*count + u32::from(has)).saturating_sub(u32::from(had));
-    }
-
-    /// A bit for each depth that has any.
-    fn bits(&self) -> u64 {
-        self.0.iter().enumerate().filter(|(_, n)| **n > 0).fold(0, |bits, (n, _)| bits | 1 << n)
-    }
 }
 
 impl Maps {
@@ -96,8 +62,10 @@ impl Maps {
         slot.kernel_tell_line.store(NO_LINE, Relaxed);
         fill(slot, limit);
         slot.id.store(id.0, Release);
+        self.publish_id(&mut table, id, true);
         if let Err(errno) = self.groups.update(&id.0, &index) {
             slot.id.store(0, Release);
+            self.publish_id(&mut table, id, false);
             table.free.push_back(index);
             return Err(errno);
         }
@@ -105,6 +73,12 @@ impl Maps {
         let wanted = Lines { level, ..Lines::wanted(limit) };
         self.publish(&mut table, &Lines { usage: false, kernel: false, level }, &wanted);
         Ok(())
+    }
+
+    /// Tells the programs which groups they have to look up.
+    fn publish_id(&self, table: &mut Table, id: GroupId, comes: bool) {
+        let (word, bits) = table.note_id(id, comes);
+        self.control().ids[word].store(bits, Release);
     }
 
     /// Tells the programs at which depths they have to look.
@@ -132,6 +106,7 @@ impl Maps {
         let before = Lines::of(slot);
         slot.id.store(0, Release);
         self.publish(&mut table, &before, &Lines { usage: false, kernel: false, level: before.level });
+        self.publish_id(&mut table, id, false);
         table.free.push_back(index);
         Ok(())
     }
@@ -180,6 +155,16 @@ impl Maps {
     /// So many processes that stand under [`TaskAction::Kill`] may be killed from now on. (hot: a store)
     pub fn allow_kills(&self, count: u32) {
         self.control().kills_left.store(i64::from(count), Release);
+    }
+
+    /// So many more than before, or fewer. (hot: an addition)
+    pub fn allow_more_kills(&self, more: i64) {
+        self.control().kills_left.fetch_add(more, AcqRel);
+    }
+
+    /// How many of those that are allowed were not made use of yet; under 0 where more were taken back than there were. (hot: a load)
+    pub fn kills_left(&self) -> i64 {
+        self.control().kills_left.load(Acquire)
     }
 
     /// None from now on; gives how many of those that were allowed were not made use of. (hot: a swap)
@@ -324,23 +309,6 @@ mod tests {
             by_rule: false,
             tag: 7,
         }
-    }
-
-    #[test]
-    fn depths_with_a_line_are_counted() {
-        let mut depths = Table::new(3).usage;
-        let mut shift = |level, had, has| {
-            depths.shift(level, had, has);
-            depths.bits()
-        };
-        assert_eq!(shift(2, false, true), 0b100);
-        assert_eq!(shift(2, false, true), 0b100);
-        assert_eq!(shift(63, false, true), 1 << 63 | 0b100);
-        assert_eq!(shift(2, true, true), 1 << 63 | 0b100, "changed, not added");
-        assert_eq!(shift(2, true, false), 1 << 63 | 0b100);
-        assert_eq!(shift(2, true, false), 1 << 63);
-        assert_eq!(shift(63, true, false), 0);
-        assert_eq!(shift(5, false, false), 0);
     }
 
     #[test]

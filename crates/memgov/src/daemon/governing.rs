@@ -222,6 +222,7 @@ impl Governing {
             self.observer.look_at_host(&mut self.snap, &mut self.tape);
         }
         self.observer.witness(&self.heard, &mut self.snap, &mut self.tape);
+        self.take_back_kills(now);
         self.tape.step();
     }
 
@@ -245,13 +246,13 @@ impl Governing {
 
     /// Takes in what the kernel has done by itself, or seen cross a line.
     fn hear(&mut self, now: Time) {
-        let Self { actor, events, heard, observer, snap, governor, tape, elsewhere, .. } = self;
+        let Self { actor, events, heard, observer, snap, governor, tape, .. } = self;
         heard.clear();
         if let Some(inside) = actor.inside() {
             inside.renew(now);
         }
         let (Some(inside), Some(events)) = (&mut actor.inside, events) else { return };
-        inside.take_back_kills(now);
+        inside.count_kills(now);
         events.drain(&mut |event| {
             // What finds no room waits in the ring, which stays readable.
             let taken = heard.len() < heard.capacity();
@@ -263,6 +264,12 @@ impl Governing {
         });
         let nobody = observer.summon(heard, snap, governor, tape);
         let word = inside.unheard_kills(now, nobody);
+        self.tell_elsewhere(word);
+    }
+
+    /// What is known of kills that the kernel makes by itself, for the governor and for a replay.
+    fn tell_elsewhere(&mut self, word: Elsewhere) {
+        let Self { elsewhere, tape, governor, .. } = self;
         if std::mem::replace(elsewhere, word) != word || word == Elsewhere::Unseen {
             tape.elsewhere(word);
             governor.kill_elsewhere(word);
@@ -288,12 +295,23 @@ impl Governing {
         }
     }
 
+    /// A kill may be decided on: the kernel makes none meanwhile. Whom it has killed since its events were read is in the next ones, and until then
+    /// nobody else is killed. Not in every tick: whoever crosses his line meanwhile would be left to the next.
+    fn take_back_kills(&mut self, now: Time) {
+        let Some(inside) = &mut self.actor.inside else { return };
+        if self.governor.may_kill(&self.snap) {
+            inside.take_back_kills(now);
+            let word = inside.unheard_kills(now, 0);
+            self.tell_elsewhere(word);
+        }
+    }
+
     /// Tells the kernel what has changed of what it enforces by itself.
     fn tell(&mut self) {
         let Self { actor, governor, snap, observer, .. } = self;
         let Some(inside) = actor.inside() else { return };
         super::inside::tell(inside, observer, governor, snap);
-        inside.allow_kills(governor.kill_allowance());
+        inside.allow_kills(sys::now(), governor.kill_allowance());
         let version = self.governor.stands_version();
         if version != self.stood && (self.attach)() {
             self.stood = version;

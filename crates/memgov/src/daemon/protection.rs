@@ -22,6 +22,9 @@ const AHEAD: i32 = -10;
 /// The heap of the loop grows by so much at a time.
 const SPARE: u32 = 128 << 10;
 
+/// Libraries that the loop does not call: two that read programs of the inner tier when they are loaded, and the one that unwinds the stack.
+const NOT_OF_THE_LOOP: [&str; 3] = ["libelf", "libz.so", "libgcc_s.so"];
+
 /// What is to be taken off again.
 pub(super) struct Protection {
     own_group: Option<PathBuf>,
@@ -49,6 +52,7 @@ impl Locked {
             return Self { end: None };
         }
         crate::bpf::unlock_programs();
+        sys::munlock_seldom_read(&NOT_OF_THE_LOOP);
         sys::keep_one_heap(SPARE);
         Self { end: Some(sys::heap_end()) }
     }

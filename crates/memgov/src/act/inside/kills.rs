@@ -1,5 +1,6 @@
-//! Kills that the kernel makes by itself: it has an allowance in shared memory, and takes from it in the instant it kills. The loop takes
-//! back what is left before it decides on kills of its own, so that both together stay within the budget, whoever is faster.
+//! Kills that the kernel makes by itself: it has an allowance in shared memory, and takes from it in the instant it kills. It keeps that while the
+//! loop looks and decides, and loses it only before a decision that may be a kill too, so that both together stay within the
+//! budget, whoever is faster.
 
 use std::time::Duration;
 
@@ -12,16 +13,28 @@ use super::Inside;
 const PATIENCE: Duration = Duration::from_secs(2);
 
 impl Inside {
-    /// Takes the allowance back. Before the events are read: whoever was killed with it is then in them, but for the moment between the kill
-    /// and its event.
+    /// Counts what was used of the allowance. Before the events are read: whoever was killed with it is then in them, but for the moment between
+    /// the kill and its event.
+    pub fn count_kills(&mut self, now: Time) {
+        let left = self.maps.kills_left();
+        self.note_kills(now, left);
+    }
+
+    /// Takes the allowance back: from here on until [`Inside::allow_kills`] only the loop kills.
     pub fn take_back_kills(&mut self, now: Time) {
         let left = self.maps.take_back_kills();
-        let made = self.allowed - left;
+        self.note_kills(now, left);
         self.allowed = 0;
-        if self.unheard == 0 && made != 0 {
+    }
+
+    /// `left`: of the allowance, by the kernel's word.
+    fn note_kills(&mut self, now: Time, left: i64) {
+        let before = self.unheard;
+        self.unheard += self.allowed - left;
+        self.allowed = left;
+        if before <= 0 && self.unheard > 0 {
             self.unheard_since = now;
         }
-        self.unheard += made;
     }
 
     /// After the events are read: what is to be said of kills that they do not tell of. `nobody`: so many were told of whose process is not
@@ -40,9 +53,13 @@ impl Inside {
         }
     }
 
-    /// So many kills may be made until they are taken back.
-    pub fn allow_kills(&mut self, count: u32) {
-        self.allowed = i64::from(count);
-        self.maps.allow_kills(count);
+    /// So many kills may be made from now on. None more as long as one is not told of: the governor did not know of it when it said how many.
+    pub fn allow_kills(&mut self, now: Time, count: u32) {
+        self.count_kills(now);
+        let more = i64::from(count) - self.allowed;
+        if more != 0 && (more < 0 || self.unheard <= 0) {
+            self.allowed += more;
+            self.maps.allow_more_kills(more);
+        }
     }
 }
