@@ -4,8 +4,8 @@
 use super::raw::{Shared, TypedMap};
 use super::record::{
     ACTION_DENY, ACTION_KILL, ACTION_NONE, ACTION_SIGNAL, ACTION_TELL, Control, ExemptFileKey, ExemptKey,
-    GroupSlot, HIGH_MAX, HIGH_OF_KERNEL, KIND_ANON, KIND_FILE, KIND_SHMEM, NO_LINE, RawTaskLimit, TASK_HELD,
-    TASK_HIGH, TASK_RULE,
+    GroupSlot, HIGH_MAX, HIGH_OF_KERNEL, ID_WORDS, KIND_ANON, KIND_FILE, KIND_SHMEM, NO_LINE, RawTaskLimit,
+    TASK_HELD, TASK_HIGH, TASK_RULE,
 };
 use super::{GroupLimit, Hot, MAX_LEVEL, TaskAction, TaskLimit};
 use crate::kernel::{Errno, sys};
@@ -41,6 +41,8 @@ pub(super) struct Table {
     usage: Depths,
     /// For kernel memory.
     kernel: Depths,
+    /// How many groups with a slot have an id of each bit of [`Control::ids`].
+    ids: Vec<u32>,
 }
 
 /// How many groups at each depth have a line.
@@ -50,7 +52,19 @@ impl Table {
     /// All of them free.
     pub fn new(slots: u32) -> Self {
         let none = || Depths([0; MAX_LEVEL as usize + 1]);
-        Self { free: (0..slots).collect(), usage: none(), kernel: none() }
+        let ids = vec![0; ID_WORDS * 64];
+        Self { free: (0..slots).collect(), usage: none(), kernel: none(), ids }
+    }
+
+    /// Counts a group with a slot, or one that has none any more; its word of [`Control::ids`], and what that is now.
+    fn note_id(&mut self, id: GroupId, comes: bool) -> (usize, u64) {
+        let bits = self.ids.len() as u64;
+        let at = usize::try_from(id.0 % bits).unwrap_or(0);
+        let count = &mut self.ids[at];
+        *count = (*count + u32::from(comes)).saturating_sub(u32::from(!comes));
+        let word = at / 64;
+        let counts = &self.ids[word * 64..][..64];
+        (word, (0..64).zip(counts).filter(|(_, n)| **n > 0).fold(0, |bits, (n, _)| bits | 1 << n))
     }
 }
 
@@ -96,8 +110,10 @@ impl Maps {
         slot.kernel_tell_line.store(NO_LINE, Relaxed);
         fill(slot, limit);
         slot.id.store(id.0, Release);
+        self.publish_id(&mut table, id, true);
         if let Err(errno) = self.groups.update(&id.0, &index) {
             slot.id.store(0, Release);
+            self.publish_id(&mut table, id, false);
             table.free.push_back(index);
             return Err(errno);
         }
@@ -105,6 +121,12 @@ impl Maps {
         let wanted = Lines { level, ..Lines::wanted(limit) };
         self.publish(&mut table, &Lines { usage: false, kernel: false, level }, &wanted);
         Ok(())
+    }
+
+    /// Tells the programs which groups they have to look up.
+    fn publish_id(&self, table: &mut Table, id: GroupId, comes: bool) {
+        let (word, bits) = table.note_id(id, comes);
+        self.control().ids[word].store(bits, Release);
     }
 
     /// Tells the programs at which depths they have to look.
@@ -132,6 +154,7 @@ impl Maps {
         let before = Lines::of(slot);
         slot.id.store(0, Release);
         self.publish(&mut table, &before, &Lines { usage: false, kernel: false, level: before.level });
+        self.publish_id(&mut table, id, false);
         table.free.push_back(index);
         Ok(())
     }
@@ -351,6 +374,18 @@ mod tests {
         assert_eq!(shift(2, true, false), 1 << 63);
         assert_eq!(shift(63, true, false), 0);
         assert_eq!(shift(5, false, false), 0);
+    }
+
+    #[test]
+    fn ids_of_groups_with_a_slot_are_counted() {
+        let mut table = Table::new(3);
+        let bits = ID_WORDS as u64 * 64;
+        assert_eq!(table.note_id(GroupId(65), true), (1, 0b10));
+        assert_eq!(table.note_id(GroupId(bits + 65), true), (1, 0b10), "two of one bit");
+        assert_eq!(table.note_id(GroupId(64), true), (1, 0b11));
+        assert_eq!(table.note_id(GroupId(65), false), (1, 0b11));
+        assert_eq!(table.note_id(GroupId(bits + 65), false), (1, 0b01));
+        assert_eq!(table.note_id(GroupId(bits - 1), true), (ID_WORDS - 1, 1 << 63));
     }
 
     #[test]

@@ -42,13 +42,14 @@ macro_rules! twice {
 /// In the order they are attached: what follows limits comes first, so that no child is missed, and what counts before what
 /// refuses by the count.
 #[rustfmt::skip]
-pub(super) static PROGRAMS: [Program; 25] = [
+pub(super) static PROGRAMS: [Program; 26] = [
     telling("task_newtask", None, StatId::Fork, Source::Life, &[(How::Tracepoint, "fork_inherits")]),
     telling("begin_new_exec", None, StatId::Exec, Source::Life, &[(How::Fentry, "exec_keeps")]),
     telling("sched_process_exit", None, StatId::Exit, Source::Life, &[(How::Tracepoint, "exit_tells")]),
     refusing("security_mmap_addr", StatId::MmapAddr, Proof::MmapAddr, twice!("mmap_addr")),
     refusing("security_file_mprotect", StatId::FileMprotect, Proof::FileMprotect, twice!("file_mprotect")),
-    telling("try_charge_memcg", Some(Hook::Charge), StatId::Charge, Source::Charge, &[(How::Fexit, "charge")]),
+    telling("page_counter_try_charge", Some(Hook::Charge), StatId::Charge, Source::Charge, &[(How::Fexit, "charge")]),
+    telling("page_counter_charge", Some(Hook::Charge), StatId::Charge, Source::Charge, &[(How::Fexit, "charge_all_the_same")]),
     telling("rss_stat", Some(Hook::Rss), StatId::Rss, Source::Rss, &[(How::Tracepoint, "rss_changes")]),
     telling("out_of_memory", Some(Hook::Oom), StatId::Oom, Source::Oom, &[(How::Fentry, "oom_enters")]),
     telling("mark_victim", Some(Hook::Oom), StatId::Victim, Source::Oom, &[(How::Tracepoint, "oom_takes")]),

@@ -5,6 +5,9 @@ use std::sync::atomic::{AtomicI64, AtomicU8, AtomicU32, AtomicU64};
 pub(super) const EXEMPT_OF_ANY: u8 = 1;
 pub(super) const EXEMPT_OF_ROOT: u8 = 2;
 
+/// Words of 64 bits of [`Control::ids`].
+pub(super) const ID_WORDS: usize = 64;
+
 pub(super) const NO_LINE: u64 = u64::MAX;
 pub(super) const HIGH_OF_KERNEL: u64 = u64::MAX;
 pub(super) const HIGH_MAX: u64 = u64::MAX - 1;
@@ -37,6 +40,7 @@ pub(super) struct Control {
     pub exempt_files: AtomicU32,
     pub kills_left: AtomicI64,
     pub protected_names: [[AtomicU8; 16]; super::MAX_PROTECTED_NAMES],
+    pub ids: [AtomicU64; ID_WORDS],
 }
 
 /// Mapped memory, likewise.

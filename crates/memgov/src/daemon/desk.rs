@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::time::Duration;
 
 use memgov_decide::control::MemControl;
 use memgov_decide::policy::{GroupPolicy, MAX_RULES, Pattern, Policy};
@@ -43,6 +44,8 @@ pub(super) struct InForce {
     pub reload_error: Option<String>,
 }
 
+/// So long an answer waits for programs that are attached for it. With what the loop may take before, less than clients wait.
+const ATTACHING: Duration = Duration::from_secs(6);
 /// Rules on groups that one user who is not root may have: the table is for all.
 const RULES_A_USER: usize = 16;
 
@@ -95,14 +98,10 @@ impl Desk {
     }
 
     /// Has the kernel do by itself what is asked for now, so that whoever set it finds it in force. The loop sees to it too, in
-    /// its own time; what fails here is enforced from outside.
+    /// its own time; what fails here, or takes too long, is enforced from outside.
     pub fn attach(&self) {
-        if !self.attached.is_there() {
-            return;
-        }
-        if let Ok(hooks) = self.asker.ask(|reply| Request::Needed { reply }) {
-            let hooks = self.attached.require(hooks);
-            let _ = self.asker.ask(|reply| Request::Attached { hooks, reply });
+        if self.attached.is_there() {
+            self.attached.follow_need(&self.asker, ATTACHING);
         }
     }
 

@@ -2,7 +2,9 @@
 //! thread that may wait, told of rows as they change.
 
 use std::fs;
-use std::sync::{Mutex, PoisonError};
+use std::sync::mpsc::sync_channel;
+use std::sync::{Arc, Mutex, PoisonError, TryLockError};
+use std::time::{Duration, Instant};
 
 use memgov_decide::governor::{Governor, Stands};
 use memgov_decide::policy::ProcessMatch;
@@ -10,9 +12,10 @@ use memgov_decide::snapshot::{GroupSlot, ProcessSlot, Snapshot};
 use rustix::fd::AsFd as _;
 
 use super::exemptions::{self, Pinned};
+use super::queue::{Asker, Request};
 use super::say;
 use crate::act::{GroupDirs as _, Inside, SWEPT};
-use crate::bpf::{self, Attachments, Events, ExemptFile, GroupPass, Hook, Hooks, How};
+use crate::bpf::{self, Attachments, Events, ExemptFile, GroupPass, Hook, Hooks, How, Maps};
 use crate::config::{Settings, Tier};
 use crate::kernel::{Layout, proc};
 use crate::observe::Observer;
@@ -34,10 +37,15 @@ pub(super) fn load(
 ) -> anyhow::Result<Loaded> {
     let why = match try_load(tier, settings, never) {
         Ok((bpf::Parts { maps, events, attachments }, pins)) => {
-            let inside = Inside::new(maps, settings.max_groups, settings.max_processes);
+            let inside = Inside::new(Arc::clone(&maps), settings.max_groups, settings.max_processes);
             exempt(&inside, own);
-            let attached =
-                Attached { attachments: Mutex::new(Some(attachments)), pins: Mutex::new(pins), why: None };
+            let attached = Attached {
+                attachments: Mutex::new(Some(attachments)),
+                maps: Some(maps),
+                known: Mutex::default(),
+                pins: Mutex::new(pins),
+                why: None,
+            };
             return Ok((Some(inside), Some(events), attached));
         }
         Err(why) => why,
@@ -48,7 +56,14 @@ pub(super) fn load(
              with tier `auto` memgov enforces from outside where that is so; `memgov doctor` says more"
         );
     }
-    Ok((None, None, Attached { attachments: Mutex::new(None), pins: Mutex::default(), why: Some(why) }))
+    let attached = Attached {
+        attachments: Mutex::new(None),
+        maps: None,
+        known: Mutex::default(),
+        pins: Mutex::default(),
+        why: Some(why),
+    };
+    Ok((None, None, attached))
 }
 
 fn try_load(
@@ -150,13 +165,35 @@ fn tell_process(inside: &mut Inside, governor: &Governor, snap: &Snapshot, slot:
     }
 }
 
-/// What is attached, for whoever asks; attaching takes its time, and is done under this lock.
+/// How long somebody who asks what is attached waits while that changes; then he is told what was.
+const CHANGING: Duration = Duration::from_secs(1);
+const TRY_AGAIN: Duration = Duration::from_millis(10);
+
+/// What is attached, for whoever asks. Attaching takes its time (natively a fraction of a second, in an emulated machine many seconds), and is done
+/// with `attachments` locked: so nobody who is to be answered waits for that.
 pub(super) struct Attached {
     pub attachments: Mutex<Option<Attachments>>,
+    /// What the programs read.
+    maps: Option<Arc<Maps>>,
+    /// What was last seen of `attachments`.
+    known: Mutex<Known>,
     /// Executables that are exempt, held open: the number of a file that is gone is given to another, but not while it is open.
     pins: Mutex<Vec<Pinned>>,
     /// Why there is none.
     pub why: Option<String>,
+}
+
+/// See [`Attached::known`].
+#[derive(Clone, Default)]
+struct Known {
+    in_force: Hooks,
+    status: wire::TierStatus,
+}
+
+impl Known {
+    fn of(attachments: &Attachments) -> Self {
+        Self { in_force: attachments.in_force(), status: status_of(attachments) }
+    }
 }
 
 impl Attached {
@@ -180,10 +217,9 @@ impl Attached {
     }
 
     fn protect_files(&self, never: &[ProcessMatch], pins: Vec<Pinned>) {
-        let attachments = self.attachments.lock().unwrap_or_else(PoisonError::into_inner);
-        let Some(attachments) = attachments.as_ref() else { return };
+        let Some(maps) = &self.maps else { return };
         let files: Vec<ExemptFile> = pins.iter().map(|(file, _)| *file).collect();
-        let told = attachments.maps().protect(&exemptions::names(never), &files);
+        let told = maps.protect(&exemptions::names(never), &files);
         // The former ones go when the kernel knows them no more.
         *self.pins.lock().unwrap_or_else(PoisonError::into_inner) = pins;
         if let Err(errno) = told {
@@ -195,8 +231,14 @@ impl Attached {
 
     /// Attaches what is needed and detaches what is not. What of it is in force now.
     pub fn require(&self, hooks: Hooks) -> Hooks {
+        self.require_what(|| Some(hooks)).unwrap_or_default()
+    }
+
+    /// The same; what is needed is asked for when it is this caller's turn. `None`: it is not known, and nothing was changed.
+    fn require_what(&self, needed: impl FnOnce() -> Option<Hooks>) -> Option<Hooks> {
         let mut attachments = self.attachments.lock().unwrap_or_else(PoisonError::into_inner);
-        let Some(attachments) = attachments.as_mut() else { return Hooks::default() };
+        let attachments = attachments.as_mut()?;
+        let hooks = needed()?;
         if let Err(error) = attachments.require(hooks) {
             say(&format!("memgov: enforcement inside the kernel: {error}; it is done from outside"));
         }
@@ -207,47 +249,94 @@ impl Attached {
                 say(&format!("memgov: {}: {why}", hook.name));
             }
         }
-        attachments.in_force()
+        let known = Known::of(attachments);
+        let in_force = known.in_force;
+        *self.known.lock().unwrap_or_else(PoisonError::into_inner) = known;
+        Some(in_force)
+    }
+
+    /// Has the kernel do by itself what the loop needs now, on a thread of its own. Whoever asks waits for it, but no longer than `patience`: until
+    /// it is attached everything is enforced from outside.
+    pub fn follow_need(self: &Arc<Self>, asker: &Asker, patience: Duration) {
+        let (attached, asker) = (Arc::clone(self), asker.clone());
+        let (done, wait) = sync_channel(1);
+        let attach = move || {
+            let needed = || asker.ask(|reply| Request::Needed { reply }).ok();
+            if let Some(hooks) = attached.require_what(needed) {
+                let _ = asker.ask(|reply| Request::Attached { hooks, reply });
+            }
+            let _ = done.try_send(());
+        };
+        match std::thread::Builder::new().name("memgov-attach".into()).spawn(attach) {
+            Ok(_) => drop(wait.recv_timeout(patience)),
+            Err(error) => say(&format!("memgov: starting a thread that attaches programs: {error}")),
+        }
+    }
+
+    /// Looks at what is attached, or at what was last known of it while that changes; and whether it does.
+    fn look(&self) -> (Option<Known>, bool) {
+        let begin = Instant::now();
+        loop {
+            let attachments = match self.attachments.try_lock() {
+                Ok(attachments) => attachments,
+                Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),
+                Err(TryLockError::WouldBlock) if begin.elapsed() < CHANGING => {
+                    std::thread::sleep(TRY_AGAIN);
+                    continue;
+                }
+                Err(TryLockError::WouldBlock) => {
+                    return (Some(self.known.lock().unwrap_or_else(PoisonError::into_inner).clone()), true);
+                }
+            };
+            return (attachments.as_ref().map(Known::of), false);
+        }
     }
 
     /// What is enforced inside the kernel at this moment.
     pub fn in_force(&self) -> Hooks {
-        let attachments = self.attachments.lock().unwrap_or_else(PoisonError::into_inner);
-        attachments.as_ref().map_or(Hooks::NONE, Attachments::in_force)
+        self.look().0.unwrap_or_default().in_force
     }
 
     /// For `status`.
     pub fn status(&self, dry_run: bool) -> wire::TierStatus {
-        let attachments = self.attachments.lock().unwrap_or_else(PoisonError::into_inner);
-        let Some(attachments) = attachments.as_ref() else {
+        let (known, changing) = self.look();
+        let Some(known) = known else {
             return wire::TierStatus {
                 name: Tier::Portable.name().into(),
                 why: self.why.clone(),
                 ..wire::TierStatus::default()
             };
         };
-        let hooks = attachments.hooks();
-        let missed_runs = hooks.iter().map(|hook| hook.missed).sum();
-        let hooks = hooks.into_iter().filter_map(|hook| {
-            Some(wire::HookStatus {
-                name: hook.name.into(),
-                how: hook.how?.to_string(),
-                proven: hook.proven || !matches!(hook.how, Some(How::FmodRet | How::Lsm)),
-                calls: hook.calls,
-                acted: hook.acted,
-                run_ns: hook.run.map(|(ns, _)| ns),
-                runs: hook.run.map(|(_, runs)| runs),
-            })
-        });
-        let (hooks, lost) = (hooks.collect(), attachments.lost());
-        wire::TierStatus {
-            name: Tier::Bpf.name().into(),
-            why: dry_run.then(|| "dry run: nothing is attached".into()),
-            hooks,
-            lost_events: lost.events,
-            lost_children: lost.children,
-            missed_runs,
-        }
+        let why = match (dry_run, changing) {
+            (true, _) => Some("dry run: nothing is attached".into()),
+            (_, true) => Some("programs are being attached or detached".into()),
+            _ => None,
+        };
+        wire::TierStatus { name: Tier::Bpf.name().into(), why, ..known.status }
+    }
+}
+
+fn status_of(attachments: &Attachments) -> wire::TierStatus {
+    let hooks = attachments.hooks();
+    let missed_runs = hooks.iter().map(|hook| hook.missed).sum();
+    let hooks = hooks.into_iter().filter_map(|hook| {
+        Some(wire::HookStatus {
+            name: hook.name.into(),
+            how: hook.how?.to_string(),
+            proven: hook.proven || !matches!(hook.how, Some(How::FmodRet | How::Lsm)),
+            calls: hook.calls,
+            acted: hook.acted,
+            run_ns: hook.run.map(|(ns, _)| ns),
+            runs: hook.run.map(|(_, runs)| runs),
+        })
+    });
+    let (hooks, lost) = (hooks.collect(), attachments.lost());
+    wire::TierStatus {
+        hooks,
+        lost_events: lost.events,
+        lost_children: lost.children,
+        missed_runs,
+        ..wire::TierStatus::default()
     }
 }
 

@@ -22,6 +22,9 @@ const AHEAD: i32 = -10;
 /// The heap of the loop grows by so much at a time.
 const SPARE: u32 = 128 << 10;
 
+/// Read programs of the inner tier when they are loaded, and nothing else.
+const LIBRARIES_OF_LOADING: [&str; 2] = ["libelf.so", "libz.so"];
+
 /// What is to be taken off again.
 pub(super) struct Protection {
     own_group: Option<PathBuf>,
@@ -49,6 +52,7 @@ impl Locked {
             return Self { end: None };
         }
         crate::bpf::unlock_programs();
+        sys::munlock_seldom_read(&LIBRARIES_OF_LOADING);
         sys::keep_one_heap(SPARE);
         Self { end: Some(sys::heap_end()) }
     }

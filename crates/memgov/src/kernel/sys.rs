@@ -71,6 +71,59 @@ pub fn munlock(bytes: &[u8]) -> Result<(), Errno> {
     check(unsafe { libc::syscall(libc::SYS_munlock, bytes.as_ptr(), bytes.len()) })
 }
 
+/// Unlocks what is mapped of this program and its libraries and only read when something else is wrong or was wanted: the tables by which a
+/// panic unwinds the stack, which end an object's read-only segment (`PT_GNU_EH_FRAME` in elf(5); .eh_frame lies behind its index), and all
+/// of the libraries whose file names begin with one of `whole`.
+pub fn munlock_seldom_read(whole: &[&str]) {
+    /// dl_iterate_phdr(3) calls it for each object; 0 goes on.
+    unsafe extern "C" fn each(
+        info: *mut libc::dl_phdr_info,
+        _: libc::size_t,
+        whole: *mut libc::c_void,
+    ) -> libc::c_int {
+        // SAFETY: the C library gives a valid description, with as many program headers as it says; `whole` is what was handed in below. All
+        // three live longer than this call.
+        let (info, headers, whole) = unsafe {
+            let info = &*info;
+            let headers = std::slice::from_raw_parts(info.dlpi_phdr, usize::from(info.dlpi_phnum));
+            (info, headers, &*whole.cast::<&[&str]>())
+        };
+        let name = if info.dlpi_name.is_null() {
+            c""
+        } else {
+            // SAFETY: a string that the C library keeps as long as the object is loaded.
+            unsafe { std::ffi::CStr::from_ptr(info.dlpi_name) }
+        };
+        let file = name.to_bytes().rsplit(|&byte| byte == b'/').next().unwrap_or_default();
+        let all = whole.iter().any(|wanted| file.starts_with(wanted.as_bytes()));
+        let unwinding = headers.iter().find(|header| header.p_type == libc::PT_GNU_EH_FRAME);
+        let page = u64::try_from(rustix::param::page_size()).unwrap_or(4096);
+        for segment in headers.iter().filter(|header| header.p_type == libc::PT_LOAD) {
+            let end = segment.p_vaddr.saturating_add(segment.p_memsz);
+            let from = match unwinding {
+                _ if all => segment.p_vaddr,
+                Some(tables)
+                    if segment.p_flags == libc::PF_R && (segment.p_vaddr..end).contains(&tables.p_vaddr) =>
+                {
+                    tables.p_vaddr
+                }
+                _ => continue,
+            };
+            // Whole pages, without those at the ends that hold other things too.
+            let from = info.dlpi_addr.saturating_add(from).next_multiple_of(page);
+            let end = info.dlpi_addr.saturating_add(end) / page * page;
+            if from < end {
+                // SAFETY: unlocking changes no memory, and of addresses where nothing is mapped the kernel says ENOMEM.
+                let _ = check(unsafe { libc::syscall(libc::SYS_munlock, from, end - from) });
+            }
+        }
+        0
+    }
+    let mut whole = whole;
+    // SAFETY: `each` reads what it is handed while this call lasts.
+    unsafe { libc::dl_iterate_phdr(Some(each), ptr::from_mut(&mut whole).cast()) };
+}
+
 /// Large pieces of memory get mappings of their own and are gone when they are given back. glibc does so at first, and then raises its
 /// idea of what is large with each that is given back: what loading programs takes (the types of the whole kernel) would stay in the heap.
 pub fn map_large_pieces() {

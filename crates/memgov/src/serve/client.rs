@@ -13,7 +13,7 @@ use super::failure::{Failure, FailureKind, exit};
 use super::varlink::{Call, Reply, encode};
 use super::wire;
 
-/// An answer takes 2 s at most; more means that nobody serves.
+/// An answer takes 8 s at most, where programs have to be attached for it, and else 2; more means that nobody serves.
 const PATIENCE: Duration = Duration::from_secs(10);
 /// No answer is larger; a larger one is not from memgov.
 const MAX_REPLY: usize = 64 << 20;

@@ -2,6 +2,8 @@
 
 use std::ffi::CStr;
 
+use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
+
 use crate::sys::memory::{self, Mapping, PAGE};
 use crate::sys::{Errno, now, process};
 
@@ -38,6 +40,7 @@ const DIRECTORY: &CStr = c"/tmp/memgov-paced";
 /// The least and the median nanoseconds of one call, over so many batches of so many calls. A batch that something else came between is longer: the least is
 /// what the call itself takes.
 pub fn measure(call: Call, calls: u64, batches: usize) -> Result<(u64, u64), Errno> {
+    let _pinned = Pinned::here()?;
     let room = memory::map(PAGES * PAGE, Mapping::Anon)?;
     let mut took = Vec::with_capacity(batches);
     for _ in 0..batches {
@@ -50,6 +53,26 @@ pub fn measure(call: Call, calls: u64, batches: usize) -> Result<(u64, u64), Err
     memory::unmap(room, PAGES * PAGE)?;
     took.sort_unstable();
     Ok((took.first().copied().unwrap_or(0), took.get(batches / 2).copied().unwrap_or(0)))
+}
+
+/// On one processor, with its children: what a call takes depends on whether somebody has to be woken on another.
+struct Pinned(CpuSet);
+
+impl Pinned {
+    fn here() -> Result<Self, Errno> {
+        let before = sched_getaffinity(None).map_err(rustix::io::Errno::raw_os_error)?;
+        let mut one = CpuSet::new();
+        one.set(rustix::thread::sched_getcpu());
+        sched_setaffinity(None, &one).map_err(rustix::io::Errno::raw_os_error)?;
+        Ok(Self(before))
+    }
+}
+
+impl Drop for Pinned {
+    fn drop(&mut self) {
+        // Who is pinned for ever is slower, and nothing else.
+        let _ = sched_setaffinity(None, &self.0);
+    }
 }
 
 fn once(call: Call, room: usize, number: usize) -> Result<(), Errno> {

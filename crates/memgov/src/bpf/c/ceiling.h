@@ -16,7 +16,7 @@ static __always_inline __u64 kernel_of(struct group_slot *slot)
 	return pages < 0 ? 0 : pages;
 }
 
-static long look_at_kernel(__u32 index, struct walk *walk)
+static __always_inline long look_at_kernel(__u32 index, struct walk *walk)
 {
 	struct cgroup_subsys_state *css = walk->css;
 	struct group_slot *slot;
@@ -48,13 +48,9 @@ static long look_at_kernel(__u32 index, struct walk *walk)
 /* The nearest group that is over its line, or the first limited one above it that is; `each`: pages that each fork under way needs, if it is one. */
 static __always_inline struct group_slot *kernel_over(struct cgroup_subsys_state *css, __u64 each, struct seen *seen)
 {
-	struct walk walk = {
-		.css = css, .seen = seen, .levels = control.kernel_levels, .line = each,
-	};
+	struct walk walk = { .seen = seen, .levels = control.kernel_levels, .line = each };
 
-	if (!governed_above(walk.levels, level_of(css)))
-		return NULL;
-	bpf_loop(MOST_STEPS, look_at_kernel, &walk, 0);
+	climb_from(css, &walk, look_at_kernel);
 	return walk.found;
 }
 

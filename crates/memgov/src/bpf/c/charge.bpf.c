@@ -1,17 +1,27 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0 OR GPL-2.0
 /*
- * Every charge passes try_charge_memcg, also those that the processor's stock satisfies. Looked at when it has been made, so that the one that
- * crosses a line is seen: after it the kernel may put the process to sleep for seconds (mem_cgroup_handle_over_high). Here a group is seen to cross its line, and
- * a process with a signal or kill meets it. Usage counts what processors hold in stock: up to 64 pages each.
+ * Usage of a group grows where its page counter is charged, 64 pages at a time for each processor, and nowhere else: memory that is taken from a
+ * processor's stock is part of usage already. Looked at when it has been charged, so that the charge that crosses a line is seen: after it the kernel may put
+ * the process to sleep for seconds (mem_cgroup_handle_over_high). Here a group is seen to cross its line, and a process with a
+ * signal or kill meets it.
+ *
+ * The kernel charges the group of the running process, or of who owns its address space (vfork). What it charges to another group (as a
+ * debugger writing to a process) is seen with the next charge of that group's own.
  */
 #include "send.h"
 
 char _license[] SEC("license") = "Dual MIT/GPL";
 
-SEC("fexit/try_charge_memcg")
-int BPF_PROG(charge, struct mem_cgroup *memcg)
+static __always_inline bool counts_usage_of(struct page_counter *counter, struct cgroup_subsys_state *css)
 {
-	struct task_struct *task = bpf_get_current_task_btf();
+	/* The state is the first member of its mem_cgroup. Other counters are those of swap, huge pages and, on v1, kernel memory. */
+	return (void *)counter == (void *)css + bpf_core_field_offset(struct mem_cgroup, memory);
+}
+
+static __always_inline int charged(struct page_counter *counter)
+{
+	struct task_struct *task = bpf_get_current_task_btf(), *owner;
+	struct cgroup_subsys_state *css;
 	struct task_limit *limit;
 	struct seen seen = {};
 
@@ -19,11 +29,33 @@ int BPF_PROG(charge, struct mem_cgroup *memcg)
 		return 0;
 	if ((task->flags & PF_KTHREAD) || !task->mm || in_interrupt())
 		return 0;
-	group_over(&memcg->css, task->group_leader, HOOK_CHARGE, true, &seen);
+	css = memory_of(task);
+	if (!counts_usage_of(counter, css)) {
+		owner = task->mm->owner;
+		if (!owner || owner == task)
+			return 0;
+		css = memory_of(owner);
+		if (!counts_usage_of(counter, css))
+			return 0;
+	}
+	group_over(css, task->group_leader, HOOK_CHARGE, true, &seen);
 	if (seen.looked)
 		count(HOOK_CHARGE, false);
 	limit = limit_of(task->group_leader);
 	if (limit)
 		meet(task, memory_of(task), limit, HOOK_CHARGE);
 	return 0;
+}
+
+SEC("fexit/page_counter_try_charge")
+int BPF_PROG(charge, struct page_counter *counter, unsigned long pages, struct page_counter **fail, bool done)
+{
+	return done ? charged(counter) : 0;
+}
+
+/* Where it may not fail. */
+SEC("fexit/page_counter_charge")
+int BPF_PROG(charge_all_the_same, struct page_counter *counter, unsigned long pages)
+{
+	return charged(counter);
 }

@@ -38,7 +38,7 @@ static __always_inline void kernel_crossing(struct group_slot *slot)
 	tell(EVENT_KERNEL_CROSSED, HOOK_KERNEL_MEMORY, task->group_leader, &seen, 0, bpf_ktime_get_ns());
 }
 
-static long count_in(__u32 index, struct walk *walk)
+static __always_inline long count_in(__u32 index, struct walk *walk)
 {
 	struct cgroup_subsys_state *css = walk->css;
 	struct group_slot *slot;
@@ -62,10 +62,7 @@ static __always_inline int add(struct mem_cgroup *memcg, int item, int pages)
 
 	if (!walk.levels || item != bpf_core_enum_value(enum memcg_stat_item, MEMCG_KMEM))
 		return 0;
-	walk.css = &memcg->css;
-	if (!governed_above(walk.levels, level_of(walk.css)))
-		return 0;
-	bpf_loop(MOST_STEPS, count_in, &walk, 0);
+	climb_from(&memcg->css, &walk, count_in);
 	if (walk.over)
 		count(HOOK_KERNEL_MEMORY, false);
 	return 0;

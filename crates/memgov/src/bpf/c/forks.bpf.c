@@ -11,7 +11,7 @@
 
 char _license[] SEC("license") = "Dual MIT/GPL";
 
-static long count_fork(__u32 index, struct walk *walk)
+static __always_inline long count_fork(__u32 index, struct walk *walk)
 {
 	struct cgroup_subsys_state *css = walk->css;
 	struct group_slot *slot;
@@ -39,10 +39,7 @@ static __always_inline void forking(bool begins)
 
 	if (!walk.levels || (task->flags & PF_KTHREAD))
 		return;
-	walk.css = memory_of(task);
-	if (!governed_above(walk.levels, level_of(walk.css)))
-		return;
-	bpf_loop(MOST_STEPS, count_fork, &walk, 0);
+	climb_from(memory_of(task), &walk, count_fork);
 	if (walk.over && begins)
 		count(HOOK_KERNEL_FORKS, false);
 }

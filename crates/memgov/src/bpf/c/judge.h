@@ -186,8 +186,8 @@ static __always_inline void crossing(struct group_slot *slot, __u64 usage, __u32
 }
 
 /*
- * From a group to the root, a step a level, by bpf_loop: the verifier looks at a step once, not once for each of 64 levels, which took it seconds. A
- * step gives 1 to end the walk.
+ * From a group to the root, a step a level, after the first ones by bpf_loop: the verifier looks at a step once, not once for each of 64 levels, which
+ * took it seconds. A step gives 1 to end the walk.
  */
 struct walk {
 	struct cgroup_subsys_state *css;
@@ -208,7 +208,20 @@ static __always_inline long climb(struct walk *walk, struct cgroup_subsys_state 
 	return 0;
 }
 
-static __attribute__((unused)) long look_at_lines(__u32 index, struct walk *walk)
+typedef long (*step_fn)(__u32 index, struct walk *walk);
+
+/* Makes the step at each group from here up that can have a slot. The first is called as it is, and most walks end with it. */
+static __always_inline void climb_from(struct cgroup_subsys_state *css, struct walk *walk, step_fn step)
+{
+	walk->css = nearest(css, walk->levels);
+	if (!walk->css || step(0, walk))
+		return;
+	walk->css = nearest(walk->css, walk->levels);
+	if (walk->css)
+		bpf_loop(MOST_STEPS, step, walk, 0);
+}
+
+static __always_inline long look_at_lines(__u32 index, struct walk *walk)
 {
 	struct cgroup_subsys_state *css = walk->css;
 	struct group_slot *slot;
@@ -249,7 +262,6 @@ static __always_inline struct group_slot *group_over(struct cgroup_subsys_state 
 						     bool all, struct seen *seen)
 {
 	struct walk walk = {
-		.css = css,
 		.leader = leader,
 		.seen = seen,
 		.levels = control.levels,
@@ -257,10 +269,7 @@ static __always_inline struct group_slot *group_over(struct cgroup_subsys_state 
 		.all = all,
 	};
 
-	/* Most groups are not below a governed one. */
-	if (!governed_above(walk.levels, level_of(css)))
-		return NULL;
-	bpf_loop(MOST_STEPS, look_at_lines, &walk, 0);
+	climb_from(css, &walk, look_at_lines);
 	return walk.found;
 }
 

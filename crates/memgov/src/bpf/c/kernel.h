@@ -142,6 +142,7 @@ struct mm_struct {
 	int map_count;
 	atomic_long_t pgtables_bytes;
 	struct file *exe_file;
+	struct task_struct *owner;
 };
 
 struct mm_struct___before_6_2 {

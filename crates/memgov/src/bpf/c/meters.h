@@ -74,6 +74,36 @@ static __always_inline bool governed_above(__u64 levels, __u32 level)
 	return level < MAX_DEPTH ? levels & (~0ULL >> (63 - level)) : levels;
 }
 
+/* Whether this group can have a slot. */
+static __always_inline bool may_have_slot(__u64 id)
+{
+	return control.ids[id / 64 % ID_WORDS] & (1ULL << id % 64);
+}
+
+/* So many steps up are made one by one: a call of bpf_loop costs more than they do. */
+#define FEW_STEPS 6
+
+/* From this group up the first that can have a slot. NULL: none has. After a few steps whatever they led to. */
+static __always_inline struct cgroup_subsys_state *nearest(struct cgroup_subsys_state *css, __u64 levels)
+{
+	int i;
+
+#pragma clang loop unroll(full)
+	for (i = 0; i < FEW_STEPS; i++) {
+		__u32 level;
+
+		if (!css)
+			return NULL;
+		level = level_of(css);
+		if (!governed_above(levels, level))
+			return NULL;
+		if (governed(levels, level) && may_have_slot(id_of(css)))
+			return css;
+		css = css->parent;
+	}
+	return css;
+}
+
 /*
  * A clang that merges the loads below computes their offsets at run time, which the verifier refuses for typed pointers; a value it
  * knows nothing about after each of them keeps them apart.

@@ -15,6 +15,8 @@
 
 #define PROTECTED_NAMES 32
 #define COMM_LEN 16
+/* Words of 64 bits of control.ids. */
+#define ID_WORDS 64
 
 /* Written by user space through mmap, read by every program. */
 struct control {
@@ -42,6 +44,8 @@ struct control {
 	/* So many may be killed here; each takes one. The loop takes back what is left before it decides on kills itself. */
 	__s64 kills_left;
 	char protected_names[PROTECTED_NAMES][COMM_LEN];
+	/* Bit n: a group whose id is n, modulo all bits, has a line. Where it is not set none has, and nothing need be looked up. */
+	__u64 ids[ID_WORDS];
 };
 
 /* One group with a limit, in a mapped array. The first half is user space's to write, the second the programs'. */

@@ -1,6 +1,7 @@
 //! The eBPF tier against a real kernel: every hook by what it does to a real program, called through the library.
 
 mod attacks;
+mod both;
 mod cost;
 mod deny;
 mod feed;
@@ -11,6 +12,7 @@ mod kernel;
 mod kernel_attacks;
 mod kernel_rig;
 mod load;
+mod overshoot;
 mod process;
 mod rig;
 mod rules;
@@ -19,13 +21,15 @@ mod send;
 use crate::harness::run::Test;
 
 pub fn tests() -> Vec<Test> {
-    let themes: [fn() -> Vec<Test>; 13] = [
+    let themes: [fn() -> Vec<Test>; 15] = [
         load::tests,
         deny::tests,
         process::tests,
         send::tests,
         feed::tests,
         rules::tests,
+        both::tests,
+        overshoot::tests,
         kernel::tests,
         kernel_attacks::tests,
         attacks::tests,

@@ -30,7 +30,7 @@ pub fn tests() -> Vec<Test> {
 }
 
 /// Over the line by what one call faults in and what processors keep to themselves of resident memory.
-const MOST_OVER: u64 = MIB / 2;
+pub const MOST_OVER: u64 = MIB / 2;
 
 fn on_hogs(path: &str, over_mib: u64, does: &str) -> String {
     format!(
@@ -40,7 +40,7 @@ fn on_hogs(path: &str, over_mib: u64, does: &str) -> String {
 }
 
 /// Until its rows are told to the kernel.
-fn is_watched(bench: &Bench<'_>, daemon: &Daemon, processes: u64) -> Result<()> {
+pub fn is_watched(bench: &Bench<'_>, daemon: &Daemon, processes: u64) -> Result<()> {
     let watched = || {
         let status: serde_json::Value = serde_json::from_str(&daemon.ok(&["status", "--json"]).ok()?).ok()?;
         let hooks = status["tier"]["hooks"].as_array()?;
