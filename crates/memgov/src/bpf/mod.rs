@@ -37,6 +37,8 @@ mod run_stats;
 #[cfg(feature = "bpf")]
 mod selftest;
 #[cfg(feature = "bpf")]
+mod table;
+#[cfg(feature = "bpf")]
 mod tier;
 #[cfg(feature = "bpf")]
 mod trials;

@@ -229,7 +229,8 @@ mod tests {
             page_size,
             exempt_files,
             kills_left,
-            protected_names
+            protected_names,
+            ids
         );
         same!(
             &btf,

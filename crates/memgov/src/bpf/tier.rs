@@ -3,10 +3,11 @@
 use super::attach::Attachments;
 use super::events::Events;
 use super::load::{self, Failure, MapFds, Source};
-use super::maps::{Maps, Table};
+use super::maps::Maps;
 use super::programs::programs_of_life;
 use super::raw::{Ring, Shared, TypedMap};
 use super::record::Control;
+use super::table::Table;
 use super::{Absent, Error, Event, HookStatus, Hooks, Lost, Options, Parts};
 use crate::kernel::sys;
 use libbpf_rs::{ErrorKind, MapCore, Object};

@@ -22,8 +22,8 @@ const AHEAD: i32 = -10;
 /// The heap of the loop grows by so much at a time.
 const SPARE: u32 = 128 << 10;
 
-/// Read programs of the inner tier when they are loaded, and nothing else.
-const LIBRARIES_OF_LOADING: [&str; 2] = ["libelf.so", "libz.so"];
+/// Libraries that the loop does not call: two that read programs of the inner tier when they are loaded, and the one that unwinds the stack.
+const NOT_OF_THE_LOOP: [&str; 3] = ["libelf", "libz.so", "libgcc_s.so"];
 
 /// What is to be taken off again.
 pub(super) struct Protection {
@@ -52,7 +52,7 @@ impl Locked {
             return Self { end: None };
         }
         crate::bpf::unlock_programs();
-        sys::munlock_seldom_read(&LIBRARIES_OF_LOADING);
+        sys::munlock_seldom_read(&NOT_OF_THE_LOOP);
         sys::keep_one_heap(SPARE);
         Self { end: Some(sys::heap_end()) }
     }

@@ -153,8 +153,7 @@ fn hooks(daemon: &Daemon) -> Result<Vec<serde_json::Value>> {
     Ok(status["tier"]["hooks"].as_array().cloned().unwrap_or_default())
 }
 
-/// Waits until something is attached, and has been called for somebody with a line: a rule that attaches nothing, or that the kernel
-/// was not told of, would cost nothing. In the other group it is whoever makes it there.
+/// Waits until something is attached and the kernel is told of the rows: a rule in force that attaches nothing would cost nothing.
 fn told(daemon: &Daemon) -> Result<()> {
     let attached = || hooks(daemon).ok().filter(|hooks| !hooks.is_empty());
     let patience = Duration::from_secs(120);
