@@ -79,7 +79,7 @@ impl Maps {
         if seeding != Seeding::Busy
             && let Some(slot) = self.slot(id)?
         {
-            slot.kernel_forks.store(0, Release);
+            slot.nothing_pending();
             slot.kernel_seeded.store(1, Release);
         }
         Ok(seeding)
@@ -96,6 +96,9 @@ impl Maps {
         let seeded = self.slot(id)?.ok_or(Errno::NOENT)?.kernel_seeded.load(Acquire) != 0;
         if !seeded {
             return Err(Errno::AGAIN);
+        }
+        if let Some(slot) = self.slot(id)? {
+            slot.forget_what_never_ended();
         }
         self.compare(id, SPREAD, in_pages(lateness), read)
     }

@@ -57,7 +57,7 @@ impl Maps {
             flag.store(0, Relaxed);
         }
         slot.kernel_pages.store(0, Relaxed);
-        slot.kernel_forks.store(0, Relaxed);
+        slot.nothing_pending();
         slot.kernel_line.store(NO_LINE, Relaxed);
         slot.kernel_tell_line.store(NO_LINE, Relaxed);
         fill(slot, limit);
@@ -244,7 +244,7 @@ fn fill(slot: &GroupSlot, limit: &GroupLimit) {
         slot.kernel_seeded.store(0, Relaxed);
         slot.kernel_crossed.store(0, Relaxed);
         slot.kernel_pages.store(0, Relaxed);
-        slot.kernel_forks.store(0, Relaxed);
+        slot.nothing_pending();
     }
     slot.kernel_line.store(limit.kernel.map_or(NO_LINE, pages), Relaxed);
     slot.kernel_tell_line.store(limit.kernel_tell.map_or(NO_LINE, pages), Relaxed);

@@ -1,5 +1,6 @@
 //! The Rust side of `c/record.h`: the same structs, field for field. A test below compares the two through the BTF of the compiled programs.
 
+use std::sync::atomic::Ordering::Relaxed;
 use std::sync::atomic::{AtomicI64, AtomicU8, AtomicU32, AtomicU64};
 
 pub(super) const EXEMPT_OF_ANY: u8 = 1;
@@ -45,6 +46,7 @@ pub(super) struct Control {
 
 /// Mapped memory, likewise.
 #[repr(C)]
+#[cfg_attr(test, derive(Default))]
 pub(super) struct GroupSlot {
     pub id: AtomicU64,
     pub deny_line: AtomicU64,
@@ -62,8 +64,31 @@ pub(super) struct GroupSlot {
     pub crossed: AtomicU32,
     pub kernel_crossed: AtomicU32,
     pub kernel_pages: AtomicI64,
-    pub kernel_forks: AtomicI64,
+    pub kernel_pending: AtomicI64,
+    pub kernel_pending_least: AtomicI64,
 }
+
+impl GroupSlot {
+    /// No fork is under way that was counted.
+    pub fn nothing_pending(&self) {
+        self.kernel_pending.store(0, Relaxed);
+        self.kernel_pending_least.store(NOT_LOOKED, Relaxed);
+    }
+
+    /// Takes away what was pending all the time since it was looked last: forks whose end passed no program, or (below 0) whose beginning did not.
+    /// A group in which at every moment some process forks loses what those need for as long as they take, and has it again at the next look.
+    pub fn forget_what_never_ended(&self) {
+        let least = match self.kernel_pending_least.swap(NOT_LOOKED, Relaxed) {
+            // No fork began or ended.
+            NOT_LOOKED => self.kernel_pending.load(Relaxed),
+            least => least,
+        };
+        self.kernel_pending.fetch_sub(least, Relaxed);
+    }
+}
+
+/// More than can be pending.
+const NOT_LOOKED: i64 = i64::MAX;
 
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -252,7 +277,8 @@ mod tests {
             crossed,
             kernel_crossed,
             kernel_pages,
-            kernel_forks
+            kernel_pending,
+            kernel_pending_least
         );
         same!(
             &btf,
@@ -282,6 +308,30 @@ mod tests {
         let btf = Btf::from_bpf_object(unsafe { object.as_ref() }).unwrap().unwrap();
         same!(&btf, "exempt_key", ExemptKey, start_ticks, tgid, unused);
         same!(&btf, "exempt_file", ExemptFileKey, inode, device);
+    }
+
+    #[test]
+    fn forks_that_never_end_are_forgotten() {
+        let slot = GroupSlot::default();
+        let event = |pages: i64| {
+            let now = slot.kernel_pending.fetch_add(pages, Relaxed) + pages;
+            slot.kernel_pending_least.fetch_min(now, Relaxed);
+        };
+        slot.nothing_pending();
+        event(40);
+        event(8);
+        event(-8);
+        slot.forget_what_never_ended();
+        assert_eq!(slot.kernel_pending.load(Relaxed), 0, "40 were pending all the time");
+        event(8);
+        slot.forget_what_never_ended();
+        assert_eq!(slot.kernel_pending.load(Relaxed), 0);
+        event(-8);
+        assert_eq!(slot.kernel_pending.load(Relaxed), -8, "it did end");
+        slot.forget_what_never_ended();
+        assert_eq!(slot.kernel_pending.load(Relaxed), 0, "and is right again");
+        slot.forget_what_never_ended();
+        assert_eq!(slot.kernel_pending.load(Relaxed), 0, "nothing new, nothing to do");
     }
 
     #[test]

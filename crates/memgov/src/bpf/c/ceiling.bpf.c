@@ -26,20 +26,6 @@ static __always_inline void tell_refusal(struct group_slot *slot, struct task_st
 	tell(EVENT_KERNEL_DENIED, hook, leader, seen, 0, now);
 }
 
-/* Its stack is charged already when it is looked at, and counted once more: what a thread needs is little more. */
-#define NEEDED_BY_ALL 8 /* pages: a stack of 16 KiB, struct task_struct and what goes with it */
-#define NEEDED_BY_MAPPING 256 /* bytes: struct vm_area_struct and its place in the tree */
-
-/* Pages that a fork of this process needs: what it does not share, above all page tables. */
-static __always_inline __u64 needs(struct task_struct *task)
-{
-	__u64 tables = task->mm->pgtables_bytes.counter;
-
-	__u64 mappings = task->mm->map_count;
-
-	return NEEDED_BY_ALL + (tables + mappings * NEEDED_BY_MAPPING) / control.page_size;
-}
-
 static __noinline int refuse(__u32 hook)
 {
 	struct task_struct *task = bpf_get_current_task_btf(), *leader;
@@ -53,7 +39,7 @@ static __noinline int refuse(__u32 hook)
 	if ((task->flags & (PF_KTHREAD | PF_EXITING)) || !task->mm || in_interrupt())
 		return 0;
 	leader = task->group_leader;
-	slot = kernel_over(memory_of(task), hook == HOOK_TASK_ALLOC ? needs(task) : 0, &seen);
+	slot = kernel_over(memory_of(task), hook == HOOK_TASK_ALLOC, &seen);
 	if (seen.looked)
 		count(hook, false);
 	if (!slot)
@@ -116,6 +102,14 @@ struct pt_regs {
 #define SYS_PKEY_MPROTECT 329
 #define USER_CS 0x33
 
+/* The hook is not told the key either. */
+static __always_inline bool changes_key(void)
+{
+	struct pt_regs *regs = (void *)bpf_task_pt_regs(bpf_get_current_task_btf());
+
+	return regs->cs != USER_CS || regs->orig_ax == SYS_PKEY_MPROTECT;
+}
+
 /* The hook is not told the range; the registers of the system call have it. A 32-bit call has others, and is taken to split. */
 static __always_inline bool covers(struct vm_area_struct *vma)
 {
@@ -127,6 +121,11 @@ static __always_inline bool covers(struct vm_area_struct *vma)
 	return from <= vma->vm_start && length >= vma->vm_end - from;
 }
 #else
+static __always_inline bool changes_key(void)
+{
+	return false;
+}
+
 static __always_inline bool covers(struct vm_area_struct *vma)
 {
 	return false;
@@ -136,9 +135,9 @@ static __always_inline bool covers(struct vm_area_struct *vma)
 /* Changing a part of a mapping makes two or three of it; changing the whole of it can only make fewer. */
 static __always_inline bool splits(struct vm_area_struct *vma, unsigned long prot)
 {
-	if ((vma->vm_flags & VM_ACCESS) == (prot & VM_ACCESS) || vma->vm_mm->map_count <= MAPPINGS_LET_BE)
-		return false;
-	return !covers(vma);
+	bool same = (vma->vm_flags & VM_ACCESS) == (prot & VM_ACCESS) && !changes_key();
+
+	return !same && vma->vm_mm->map_count > MAPPINGS_LET_BE && !covers(vma);
 }
 
 /* The arguments are those of the hook; `condition` may use them. */

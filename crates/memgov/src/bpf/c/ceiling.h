@@ -16,6 +16,34 @@ static __always_inline __u64 kernel_of(struct group_slot *slot)
 	return pages < 0 ? 0 : pages;
 }
 
+#define NEEDED_BY_ALL 8 /* pages: a stack of 16 KiB, struct task_struct and what goes with it */
+#define NEEDED_BY_MAPPING 256 /* bytes: struct vm_area_struct and its place in the tree */
+
+/*
+ * Pages that a fork of this process needs: what the child does not share. With CLONE_VM (threads, vfork, posix_spawn) that is its stack. Else above all
+ * page tables, but not those of files and of shared memory, which the child fills by itself (vma_needs_copy in mm/memory.c): of all tables as much as
+ * of what is resident is anonymous. Asked twice in a call, when it begins and when it ends; a process whose other threads change it
+ * meanwhile leaves a difference (kernel_pending_least).
+ */
+static __always_inline __u64 needed_by_fork(struct task_struct *task, __u64 flags)
+{
+	__u64 tables, mappings, anonymous, others;
+
+	if ((flags & CLONE_VM) || !task->mm)
+		return NEEDED_BY_ALL;
+	tables = task->mm->pgtables_bytes.counter;
+	mappings = task->mm->map_count;
+	anonymous = rss_of(task, KIND_ANON);
+	others = rss_of(task, KIND_FILE | KIND_SHMEM);
+	if (others >> 63)
+		others = 0;
+	if (anonymous >> 63)
+		anonymous = 0;
+	if (anonymous + others)
+		tables = tables * anonymous / (anonymous + others);
+	return NEEDED_BY_ALL + (tables + mappings * NEEDED_BY_MAPPING) / control.page_size;
+}
+
 static __always_inline long look_at_kernel(__u32 index, struct walk *walk)
 {
 	struct cgroup_subsys_state *css = walk->css;
@@ -30,10 +58,10 @@ static __always_inline long look_at_kernel(__u32 index, struct walk *walk)
 	slot = slot_of(id_of(css));
 	if (!slot || !slot->kernel_seeded || slot->kernel_line == NO_LINE)
 		return climb(walk, css);
-	/* With what the calls under way are going to need, this one among them. */
 	held = kernel_of(slot);
-	if (walk->line && slot->kernel_forks > 0)
-		held += walk->line * slot->kernel_forks;
+	/* A fork: with what all that are under way are going to need, this one among them. */
+	if (walk->all && slot->kernel_pending > 0)
+		held += slot->kernel_pending;
 	seen->looked = true;
 	if (held <= slot->kernel_line)
 		return climb(walk, css);
@@ -45,10 +73,10 @@ static __always_inline long look_at_kernel(__u32 index, struct walk *walk)
 	return 1;
 }
 
-/* The nearest group that is over its line, or the first limited one above it that is; `each`: pages that each fork under way needs, if it is one. */
-static __always_inline struct group_slot *kernel_over(struct cgroup_subsys_state *css, __u64 each, struct seen *seen)
+/* The nearest group that is over its line, or the first limited one above it that is; with what forks under way need, if this is one. */
+static __always_inline struct group_slot *kernel_over(struct cgroup_subsys_state *css, bool fork, struct seen *seen)
 {
-	struct walk walk = { .seen = seen, .levels = control.kernel_levels, .line = each };
+	struct walk walk = { .seen = seen, .levels = control.kernel_levels, .all = fork };
 
 	climb_from(css, &walk, look_at_kernel);
 	return walk.found;

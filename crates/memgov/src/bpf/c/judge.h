@@ -195,10 +195,10 @@ struct walk {
 	struct group_slot *found;
 	struct seen *seen;
 	__u64 levels;
-	__u64 line; /* climit, amount, what to add, or what each fork needs */
+	__u64 line; /* climit, amount, what to add, or what this fork needs */
 	__u64 group; /* the one that is meant */
 	__u32 hook;
-	bool all;
+	bool all; /* of kernel memory: this is a fork, or its beginning */
 	bool over; /* or: something was found */
 };
 

@@ -209,6 +209,10 @@ struct vm_area_struct {
 	unsigned long vm_flags;
 };
 
+struct kernel_clone_args {
+	__u64 flags;
+};
+
 struct super_block {
 	__u32 s_dev;
 };

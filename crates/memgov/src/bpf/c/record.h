@@ -68,8 +68,10 @@ struct group_slot {
 	__u32 kernel_crossed;
 	/* Kept by the live counter. Below 0 for moments, and before it is seeded: what was there before can go away too. */
 	__s64 kernel_pages;
-	/* Calls of fork under way. */
-	__s64 kernel_forks;
+	/* Pages that calls of fork under way are going to need... */
+	__s64 kernel_pending;
+	/* ...and the least that was since somebody looked: what never goes away belongs to no call that still runs. */
+	__s64 kernel_pending_least;
 };
 
 enum action {

@@ -26,6 +26,7 @@ pub fn tests() -> Vec<Test> {
         test("bpf_kernel_counter_is_put_right", put_right),
         test("bpf_kernel_refuses_each_call_and_allows_it_again", calls),
         test("bpf_kernel_refuses_nothing_before_it_is_seeded", unseeded),
+        test("bpf_kernel_threads_of_a_large_process_need_no_copy_of_it", large),
         test("bpf_kernel_two_children_under_a_limited_parent", siblings),
         test("bpf_kernel_exempts_names_and_processes", exempt),
         test("bpf_kernel_ends_with_the_lease", lease),
@@ -254,6 +255,30 @@ fn unseeded(bench: &mut Bench<'_>) -> Result<String> {
     rig.tier.clear_group(id)?;
     ensure!(refused(&mut hog)?.is_empty(), "refused after the line has gone");
     Ok(String::new())
+}
+
+/// Threads, and programs started as libraries start them (CLONE_VM), copy no page tables: a process with more of those than there is room is not refused
+/// them, and a fork that would copy them is.
+fn large(bench: &mut Bench<'_>) -> Result<String> {
+    const TABLES: u64 = 16 * MIB;
+    let rig = rig()?;
+    let group = bench.group("job")?;
+    let mut agent = bench.worker(&group, "large")?;
+    agent.ask("prepare tables 0")?;
+    agent.ask("prepare threads 0")?;
+    let id = counted(&rig, bench, &group)?;
+    line(&rig, bench, &group, 1 << 30)?;
+    let before = live(&rig, id)?;
+    let taken = agent.numbers(&format!("hoard tables {}", TABLES / 4096))?;
+    let tables = live(&rig, id)?.saturating_sub(before);
+    ensure!(taken[1] == 0 && tables >= TABLES, "{taken:?} taken and errno, {tables} bytes of tables");
+    line(&rig, bench, &group, live(&rig, id)? + 2 * MIB)?;
+    let threads = agent.numbers("hoard threads 8")?;
+    ensure!(threads == [8, 0], "threads were refused: {threads:?} taken and errno");
+    let started = agent.number("spawn 8")?;
+    ensure!(started == 8, "of 8 programs {started} were started and ended well");
+    ensure!(rig.tier.kernel_denials_of(id) == Some(0), "denials were counted");
+    Ok(format!("{} KiB of page tables, 2 MiB under the line", tables / 1024))
 }
 
 fn siblings(bench: &mut Bench<'_>) -> Result<String> {
