@@ -11,7 +11,7 @@ use super::growth::{Growth, Plan, Step, timed_step};
 use super::hoard::{Calls, Hoard};
 use super::innocent::Innocent;
 use super::pace;
-use super::probe::Probe;
+use super::probe::{self, Probe};
 use super::text::{Channel, Input, LINE};
 use crate::sys::process::NO_LIMIT;
 use crate::sys::{Errno, now, process, signal};
@@ -237,6 +237,10 @@ impl Agent {
             Command::Probe => {
                 let results = self.probe.round();
                 return self.answer(format_args!("{results}"));
+            }
+            Command::AskMuch(bytes) => {
+                let errnos = probe::ask_much(usize::try_from(bytes).map_err(|_| libc::EINVAL)?);
+                return self.answer(format_args!("{}", probe::Spaced(&errnos)));
             }
             Command::Cache(path, offset, bytes, rate) => return self.cache(path, offset, bytes, rate),
             Command::Fork(input, output) => return self.fork(None, input, output),

@@ -15,15 +15,17 @@ mod load;
 mod overshoot;
 mod process;
 mod rig;
+mod room;
 mod rules;
 mod send;
 
 use crate::harness::run::Test;
 
 pub fn tests() -> Vec<Test> {
-    let themes: [fn() -> Vec<Test>; 15] = [
+    let themes: [fn() -> Vec<Test>; 16] = [
         load::tests,
         deny::tests,
+        room::tests,
         process::tests,
         send::tests,
         feed::tests,
