@@ -50,7 +50,8 @@ impl Maps {
         }
         let index = table.free.pop_front().ok_or(Errno::NOSPC)?;
         let slot = self.slots.get(index as usize).ok_or(Errno::NOSPC)?;
-        for counter in [&slot.denials, &slot.kernel_denials, &slot.told_ns, &slot.kernel_told_ns] {
+        let last_told = [&slot.told_ns, &slot.kernel_told_ns, &slot.crossed_ns, &slot.kernel_crossed_ns];
+        for counter in [&slot.denials, &slot.kernel_denials].into_iter().chain(last_told) {
             counter.store(0, Relaxed);
         }
         for flag in [&slot.crossed, &slot.kernel_crossed, &slot.kernel_seeded] {
@@ -114,7 +115,12 @@ impl Maps {
     /// Sets or changes what is asked of a process, by its pidfd. A signal that was sent is forgotten, so it can be sent again.
     /// `INVAL`: the condition is empty, or the signal none; `NOENT`, `SRCH`: it is gone. (hot)
     pub fn set_process(&self, pid: BorrowedFd<'_>, limit: &TaskLimit) -> Hot {
-        let raw = raw_limit(limit)?;
+        let mut raw = raw_limit(limit)?;
+        let mut before = RawTaskLimit::default();
+        if self.tasks.lookup(&pid.as_raw_fd(), &mut before).is_ok() {
+            // To be told anew makes nobody's crossings more frequent.
+            raw.crossed_ns = before.crossed_ns;
+        }
         self.control().tasks.store(1, Release);
         self.tasks.update(&pid.as_raw_fd(), &raw)
     }

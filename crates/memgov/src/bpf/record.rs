@@ -59,6 +59,8 @@ pub(super) struct GroupSlot {
     pub kernel_denials: AtomicU64,
     pub told_ns: AtomicU64,
     pub kernel_told_ns: AtomicU64,
+    pub crossed_ns: AtomicU64,
+    pub kernel_crossed_ns: AtomicU64,
     pub crossed: AtomicU32,
     pub kernel_crossed: AtomicU32,
     pub kernel_pages: AtomicI64,
@@ -79,6 +81,7 @@ pub(super) struct RawTaskLimit {
     pub sent: u32,
     pub denials: u64,
     pub told_ns: u64,
+    pub crossed_ns: u64,
     pub room_until_ns: u64,
 }
 
@@ -249,6 +252,8 @@ mod tests {
             kernel_denials,
             told_ns,
             kernel_told_ns,
+            crossed_ns,
+            kernel_crossed_ns,
             crossed,
             kernel_crossed,
             kernel_pages,
@@ -269,6 +274,7 @@ mod tests {
             sent,
             denials,
             told_ns,
+            crossed_ns,
             room_until_ns
         );
         same!(

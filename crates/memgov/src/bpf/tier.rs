@@ -22,7 +22,7 @@ pub struct Tier {
     attachments: Attachments,
 }
 
-/// At least 100 ms between two records of denials of one group or process.
+/// At least 100 ms between two records of denials of one group or process, or of its crossings.
 const EVENT_GAP_NS: u64 = 100_000_000;
 
 impl Tier {

@@ -268,6 +268,7 @@ impl Started {
             attach: Box::new(move || attach.try_send(Chore::Attach).is_ok()),
             events,
             heard: Vec::with_capacity(governing::HEARD),
+            deaf_until: None,
             elsewhere: memgov_decide::governor::Elsewhere::No,
             happenings: happenings::Happenings::default(),
             stood,

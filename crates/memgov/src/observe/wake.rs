@@ -78,6 +78,12 @@ impl Wake {
         self.add(fd, OTHER | u64::from(number))
     }
 
+    /// Waits for it, or for now does not.
+    pub(super) fn listen_to_other(&self, fd: BorrowedFd<'_>, number: u32, listen: bool) -> Result<(), Errno> {
+        let flags = if listen { EventFlags::IN } else { EventFlags::empty() };
+        epoll::modify(&self.epoll, fd, EventData::new_u64(OTHER | u64::from(number)), flags)
+    }
+
     /// Starts or stops listening to births and deaths of processes; whether it listens.
     pub(super) fn follow_processes(&mut self, follow: bool) -> Result<bool, Error> {
         if follow && self.processes.is_none() {

@@ -30,6 +30,7 @@ int BPF_PROG(fork_inherits, struct task_struct *child, unsigned long clone_flags
 	to->sent = 0;
 	to->denials = 0;
 	to->told_ns = 0;
+	to->crossed_ns = 0;
 	to->room_until_ns = 0;
 	/* A child of vfork is its parent's memory until it calls exec: not its own to be signalled for. */
 	if ((clone_flags & CLONE_VM) && (to->action == ACTION_SIGNAL || to->action == ACTION_KILL))

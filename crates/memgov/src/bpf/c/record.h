@@ -26,7 +26,7 @@ struct control {
 	__u64 levels;
 	/* Bit n: some group at depth n has a line for kernel memory. Likewise, for the programs about that. */
 	__u64 kernel_levels;
-	/* At least so far between two Denied events of one group or process. */
+	/* At least so far between two Denied events of one group or process, and between two of each kind of crossing. */
 	__u64 event_gap_ns;
 	/* Field 22 of /proc/PID/stat counts in these. */
 	__u64 ns_per_tick;
@@ -64,6 +64,8 @@ struct group_slot {
 	__u64 kernel_denials;
 	__u64 told_ns; /* the last Denied event */
 	__u64 kernel_told_ns; /* the last KernelDenied event */
+	__u64 crossed_ns; /* the last Crossed event */
+	__u64 kernel_crossed_ns; /* the last KernelCrossed event */
 	__u32 crossed; /* over tell_line, and told so */
 	__u32 kernel_crossed;
 	/* Kept by the live counter. Below 0 for moments, and before it is seeded: what was there before can go away too. */
@@ -104,6 +106,7 @@ struct task_limit {
 
 	__u64 denials;
 	__u64 told_ns;
+	__u64 crossed_ns; /* the last CrossedOwn event */
 	__u64 room_until_ns; /* CLOCK_MONOTONIC; so long after exec a little is let be */
 };
 
