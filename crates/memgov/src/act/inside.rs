@@ -363,6 +363,19 @@ impl Inside {
         }
     }
 
+    /// Other rules are in force. What the rows stand under is told anew when each has been looked at; [`Inside::end_generation`] then.
+    pub fn begin_generation(&mut self) {
+        self.maps.begin_generation();
+        for told in self.processes.iter_mut().flatten() {
+            told.right &= !told.standing.is_some_and(|standing| standing.by_rule());
+        }
+    }
+
+    /// Every row was looked at since: what was told before it counts no more, above all what children have that nobody knows of.
+    pub fn end_generation(&self) {
+        self.maps.end_generation();
+    }
+
     /// Takes everything back, in the end or when memgov stops enforcing. What children have that nobody knows of ends with the lease.
     pub fn clear(&mut self) {
         self.maps.end_lease();

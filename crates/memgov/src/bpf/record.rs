@@ -39,6 +39,8 @@ pub(super) struct Control {
     pub page_size: AtomicU32,
     pub exempt_files: AtomicU32,
     pub kills_left: AtomicI64,
+    pub generation: AtomicU32,
+    pub unused: AtomicU32,
     pub protected_names: [[AtomicU8; 16]; super::MAX_PROTECTED_NAMES],
     pub ids: [AtomicU64; ID_WORDS],
 }
@@ -79,6 +81,8 @@ pub(super) struct RawTaskLimit {
     pub kinds: u8,
     pub flags: u8,
     pub sent: u32,
+    pub generation: u32,
+    pub unused: u32,
     pub denials: u64,
     pub told_ns: u64,
     pub crossed_ns: u64,
@@ -232,6 +236,8 @@ mod tests {
             page_size,
             exempt_files,
             kills_left,
+            generation,
+            unused,
             protected_names,
             ids
         );
@@ -272,6 +278,8 @@ mod tests {
             kinds,
             flags,
             sent,
+            generation,
+            unused,
             denials,
             told_ns,
             crossed_ns,

@@ -96,6 +96,8 @@ pub(super) struct Governing {
     pub elsewhere: Elsewhere,
     /// What was asked for when programs were last attached.
     pub stood: u64,
+    /// Other rules are in force, and the kernel has not been told of all rows since.
+    pub other_rules: bool,
     /// Tells it that the guardian has died; whether it could be told.
     pub bereave: Box<dyn Fn() -> bool + Send>,
     pub rule_names: Vec<Arc<str>>,
@@ -292,9 +294,13 @@ impl Governing {
 
     /// Tells the kernel what has changed of what it enforces by itself.
     fn tell(&mut self) {
-        let Self { actor, governor, snap, observer, .. } = self;
+        let Self { actor, governor, snap, observer, other_rules, .. } = self;
         let Some(inside) = actor.inside() else { return };
         super::inside::tell(inside, observer, governor, snap);
+        if std::mem::take(other_rules) {
+            // Another policy has every row looked at in the next tick, which is this one.
+            inside.end_generation();
+        }
         inside.allow_kills(sys::now(), governor.kill_allowance());
         let version = self.governor.stands_version();
         if version != self.stood && (self.attach)() {

@@ -269,6 +269,7 @@ impl Started {
             events,
             heard: Vec::with_capacity(governing::HEARD),
             deaf_until: None,
+            other_rules: false,
             elsewhere: memgov_decide::governor::Elsewhere::No,
             happenings: happenings::Happenings::default(),
             stood,

@@ -83,7 +83,7 @@ static __always_inline int refuse(__u32 hook)
 	if (!slot) {
 		bool held = limit && (limit->flags & TASK_HELD);
 
-		if (!held && (!limit || limit->action != ACTION_DENY || !task_over(task, limit, css, &seen)))
+		if (!held && (!limit || limit->action != ACTION_DENY || !stands(limit) || !task_over(task, limit, css, &seen)))
 			return 0;
 	}
 	if (is_let_start(task))

@@ -376,4 +376,13 @@ static __always_inline struct task_limit *limit_of(struct task_struct *leader)
 	return control.tasks ? bpf_task_storage_get(&tasks, leader, 0, 0) : NULL;
 }
 
+/*
+ * Whether it still stands. A child that user space knows nothing of has what its parent had when it was born, and nobody takes that from it when
+ * the rules become others; what a process has asked for itself does not depend on them. One that is told ahead of its time counts.
+ */
+static __always_inline bool stands(struct task_limit *limit)
+{
+	return !(limit->flags & TASK_RULE) || (__s32)(limit->generation - control.generation) >= 0;
+}
+
 #endif

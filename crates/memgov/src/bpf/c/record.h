@@ -43,6 +43,9 @@ struct control {
 	__u32 exempt_files;
 	/* So many may be killed here; each takes one. The loop takes back what is left before it decides on kills itself. */
 	__s64 kills_left;
+	/* Which policy is in force: a rule's line that was told for an earlier one is looked at no more. */
+	__u32 generation;
+	__u32 unused;
 	char protected_names[PROTECTED_NAMES][COMM_LEN];
 	/* Bit n: a group whose id is n, modulo all bits, has a line. Where it is not set none has, and nothing need be looked up. */
 	__u64 ids[ID_WORDS];
@@ -103,6 +106,8 @@ struct task_limit {
 	__u8 kinds;
 	__u8 flags;
 	__u32 sent; /* has been signalled, killed, or told of */
+	__u32 generation; /* control.generation it was told for */
+	__u32 unused;
 
 	__u64 denials;
 	__u64 told_ns;

@@ -96,6 +96,8 @@ static __always_inline void tell_own(struct task_struct *task, struct cgroup_sub
 /* What the running process meets of its own, where it cannot be refused. */
 static __always_inline void meet(struct task_struct *task, struct cgroup_subsys_state *css, struct task_limit *limit, __u32 hook)
 {
+	if (!stands(limit))
+		return;
 	if (limit->action == ACTION_SIGNAL || limit->action == ACTION_KILL)
 		act_on(task, css, limit, hook);
 	else if (limit->action == ACTION_TELL || limit->action == ACTION_DENY)
