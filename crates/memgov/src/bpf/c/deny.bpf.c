@@ -61,7 +61,7 @@ static __always_inline bool is_let_start(struct task_struct *task)
 
 static __always_inline int refuse(__u32 hook)
 {
-	struct task_struct *task = bpf_get_current_task_btf(), *leader;
+	struct task_struct *task = bpf_get_current_task_btf(), *leader, *owner;
 	struct cgroup_subsys_state *css;
 	struct task_limit *limit;
 	struct group_slot *slot;
@@ -75,9 +75,10 @@ static __always_inline int refuse(__u32 hook)
 	if ((task->flags & PF_KTHREAD) || !task->mm)
 		return 0;
 	leader = task->group_leader;
-	css = memory_of(task);
+	owner = owner_of(task);
+	css = memory_of(owner);
 	slot = group_over(css, leader, hook, false, &seen);
-	limit = limit_of(leader);
+	limit = limit_of(owner->group_leader);
 	if (limit || seen.looked)
 		count(hook, false);
 	if (!slot) {
@@ -98,7 +99,7 @@ static __always_inline int refuse(__u32 hook)
 		tell_denial(slot, NULL, leader, &seen, hook, now);
 	else if (limit) {
 		seen.own = true;
-		tell_denial(NULL, limit, leader, &seen, hook, now);
+		tell_denial(NULL, limit, owner->group_leader, &seen, hook, now);
 	}
 	return -ENOMEM;
 }
