@@ -3,7 +3,7 @@
  * Refusing memory in the call that asks for it: ENOMEM from mmap, brk and mremap (security_mmap_addr) and from mprotect that makes a
  * private mapping writable (security_file_mprotect). fork is not refused here: no hook of it is used.
  *
- * Each check exists twice, for fmod_ret and for lsm; the loader takes the first that is proven to refuse.
+ * Each check exists twice, for lsm and for fmod_ret; the loader takes the first that is proven to refuse.
  */
 #include "judge.h"
 #include "call.h"
