@@ -184,6 +184,9 @@ pub(super) enum StatId {
     FileFcntl,
     KernelMprotect,
     KernelForks,
+    MsgQueueAlloc,
+    MsgMsgAlloc,
+    SemAlloc,
 }
 
 #[cfg(test)]
@@ -335,6 +338,7 @@ mod tests {
         assert_eq!(at("KERNEL_MEMORY"), StatId::KernelMemory as usize);
         assert_eq!(at("KERNEL_MPROTECT"), StatId::KernelMprotect as usize);
         assert_eq!(at("KERNEL_FORKS"), StatId::KernelForks as usize);
-        assert_eq!(names.len(), StatId::KernelForks as usize + 2, "COUNT comes last");
+        assert_eq!(at("SEM_ALLOC"), StatId::SemAlloc as usize);
+        assert_eq!(names.len(), StatId::SemAlloc as usize + 2, "COUNT comes last");
     }
 }

@@ -245,6 +245,8 @@ struct socket {
 /* Only handed through. */
 struct dentry;
 struct msghdr;
+struct msg_msg;
+struct kern_ipc_perm;
 
 struct oom_control {
 	struct mem_cgroup *memcg;
