@@ -20,7 +20,6 @@ pub fn tests() -> Vec<Test> {
     vec![
         test("bpf_swings_around_a_groups_line_are_told_seldom", group),
         test("bpf_swings_around_an_own_line_are_told_seldom", own),
-        test("bpf_swings_do_not_drive_the_loop", loop_is_not_driven),
     ]
 }
 
@@ -69,38 +68,4 @@ fn own(bench: &mut Bench<'_>) -> Result<String> {
     let line = anon_of(hog.pid)? + SWING / 2;
     rig.limit_process(&hog, &limit(rss(ANON, line), TaskAction::Tell, 3))?;
     swing(&mut rig, &mut hog, EventKind::CrossedOwn)
-}
-
-/// Several at once, each around his own line.
-fn loop_is_not_driven(bench: &mut Bench<'_>) -> Result<String> {
-    const HOGS: usize = 4;
-    let job = bench.group("job")?;
-    let mut hogs = (0..HOGS).map(|_| bench.agent(&job, "hog")).collect::<Result<Vec<_>>>()?;
-    let line = anon_of(hogs[0].pid)? + SWING / 2;
-    let rule = format!(
-        "[[rule]]\nprocesses = {{ comm = \"hog\", groups = {:?} }}\nmeter = \"rss.anon\"\nover = {line}\n\
-         do = [{{ action = \"signal\", signal = \"SIGUSR1\", after = \"1h\" }}]\n",
-        job.path()
-    );
-    let daemon = bench.quiet_daemon(&rule, &[])?;
-    super::rules::is_watched(bench, &daemon, HOGS as u64)?;
-    let status = || -> Result<(u64, u64)> {
-        let status: serde_json::Value = serde_json::from_str(&daemon.ok(&["status", "--json"])?)?;
-        let number = |value: &serde_json::Value| value.as_u64().with_context(|| format!("{status}"));
-        Ok((number(&status["counts"]["ticks"])?, number(&status["tier"]["lost_events"])?))
-    };
-    let (begin, before) = (Instant::now(), status()?);
-    for hog in &mut hogs {
-        hog.say(&format!("hammer anon {SWING} {SWING} {ROUNDS}"))?;
-    }
-    let within = bench.patience * 6;
-    for hog in &mut hogs {
-        let answer = || hog.answered().ok();
-        crate::harness::poll_until(within, Duration::from_millis(100), answer).context("no answer")?;
-    }
-    let (took, after) = (begin.elapsed(), status()?);
-    let (ticks, swings) = (after.0 - before.0, HOGS as u64 * ROUNDS);
-    ensure!(after.1 == before.1, "{} events lost", after.1 - before.1);
-    ensure!(2 * ticks < swings, "{ticks} times round the loop for {swings} swings in {took:?}");
-    Ok(format!("{swings} swings in {took:?}, {ticks} times round the loop"))
 }
