@@ -29,7 +29,7 @@ type Holders = super::holders::Holders<4>;
 /// Processes found protected by sweeps that are known at a time.
 pub const SWEPT: usize = 1024;
 /// Signals and deaths by the kernel's hand that are remembered until their order comes.
-const REMEMBERED: usize = 256;
+pub const REMEMBERED: usize = 512;
 
 const NOBODY: ProcessId = ProcessId { pid: 0, start: 0 };
 
@@ -219,10 +219,10 @@ impl Inside {
         }
     }
 
-    /// Puts down what the kernel says it did.
-    pub fn hear(&mut self, event: &Event) {
+    /// Puts down what the kernel says it did; `slot`: the row of the process, if there is one.
+    pub fn hear(&mut self, event: &Event, slot: Option<ProcessSlot>) {
         if event.kind == EventKind::CrossedOwn {
-            self.distrust(event.who);
+            self.distrust(slot, event.who);
         }
         if !matches!(event.kind, EventKind::Signalled | EventKind::Killed) {
             return;
@@ -355,10 +355,26 @@ impl Inside {
     }
 
     /// It is told of a process that should have met more: the kernel lays down what it is told when a process becomes another program. It is told anew.
-    fn distrust(&mut self, who: ProcessId) {
-        if let Some(told) = self.processes.iter_mut().flatten().find(|told| told.who == who) {
+    fn distrust(&mut self, slot: Option<ProcessSlot>, who: ProcessId) {
+        if let Some(slot) = slot
+            && let Some(Some(told)) = self.processes.get_mut(slot.0 as usize)
+            && told.who == who
+        {
             told.right = false;
         }
+    }
+
+    /// Other rules are in force. What the rows stand under is told anew when each has been looked at; [`Inside::end_generation`] then.
+    pub fn begin_generation(&mut self) {
+        self.maps.begin_generation();
+        for told in self.processes.iter_mut().flatten() {
+            told.right &= !told.standing.is_some_and(|standing| standing.by_rule());
+        }
+    }
+
+    /// Every row was looked at since: what was told before it counts no more, above all what children have that nobody knows of.
+    pub fn end_generation(&self) {
+        self.maps.end_generation();
     }
 
     /// Takes everything back, in the end or when memgov stops enforcing. What children have that nobody knows of ends with the lease.

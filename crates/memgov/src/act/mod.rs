@@ -26,7 +26,7 @@ mod sweep;
 
 pub use deny::DeniedView;
 pub use guardian::{Guardian, Heart, Post, stand_guard};
-pub use inside::{Inside, Of, Refused, SWEPT};
+pub use inside::{Inside, Of, REMEMBERED, Refused, SWEPT};
 pub use ledger::{Ledger, Leftover, Undone, Verdict};
 pub use pids::Stood;
 pub use reclaim::MakeBook;

@@ -109,6 +109,12 @@ impl Maps {
     pub fn take_back_kills(&self) -> i64 {
         match self.0 {}
     }
+    pub fn begin_generation(&self) {
+        match self.0 {}
+    }
+    pub fn end_generation(&self) {
+        match self.0 {}
+    }
     pub fn denials_of(&self, _: GroupId) -> Option<u64> {
         match self.0 {}
     }

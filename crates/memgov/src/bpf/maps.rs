@@ -14,8 +14,8 @@ use memgov_decide::policy::Over;
 use memgov_decide::snapshot::GroupId;
 use memgov_decide::units::{Bytes, Limit, Time};
 use rustix::fd::{AsRawFd, BorrowedFd};
-use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed, Release};
+use std::sync::atomic::{AtomicU32, AtomicU64};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -30,6 +30,8 @@ pub struct Maps {
     /// What is in `exempt_files`.
     pub(super) files: Mutex<Vec<ExemptFileKey>>,
     pub(super) lease: Duration,
+    /// What limits of rules are told for, which is ahead of [`Control::generation`] while they are told anew.
+    pub(super) telling: AtomicU32,
     pub(super) table: Mutex<Table>,
 }
 
@@ -50,7 +52,8 @@ impl Maps {
         }
         let index = table.free.pop_front().ok_or(Errno::NOSPC)?;
         let slot = self.slots.get(index as usize).ok_or(Errno::NOSPC)?;
-        for counter in [&slot.denials, &slot.kernel_denials, &slot.told_ns, &slot.kernel_told_ns] {
+        let last_told = [&slot.told_ns, &slot.kernel_told_ns, &slot.crossed_ns, &slot.kernel_crossed_ns];
+        for counter in [&slot.denials, &slot.kernel_denials].into_iter().chain(last_told) {
             counter.store(0, Relaxed);
         }
         for flag in [&slot.crossed, &slot.kernel_crossed, &slot.kernel_seeded] {
@@ -114,7 +117,13 @@ impl Maps {
     /// Sets or changes what is asked of a process, by its pidfd. A signal that was sent is forgotten, so it can be sent again.
     /// `INVAL`: the condition is empty, or the signal none; `NOENT`, `SRCH`: it is gone. (hot)
     pub fn set_process(&self, pid: BorrowedFd<'_>, limit: &TaskLimit) -> Hot {
-        let raw = raw_limit(limit)?;
+        let mut raw = raw_limit(limit)?;
+        raw.generation = self.telling.load(Relaxed);
+        let mut before = RawTaskLimit::default();
+        if self.tasks.lookup(&pid.as_raw_fd(), &mut before).is_ok() {
+            // To be told anew makes nobody's crossings more frequent.
+            raw.crossed_ns = before.crossed_ns;
+        }
         self.control().tasks.store(1, Release);
         self.tasks.update(&pid.as_raw_fd(), &raw)
     }
@@ -125,6 +134,16 @@ impl Maps {
             Err(Errno::NOENT | Errno::SRCH) => Ok(()),
             other => other,
         }
+    }
+
+    /// Other rules: limits of rules that are set from now on are of these. (hot: an addition)
+    pub fn begin_generation(&self) {
+        self.telling.fetch_add(1, Relaxed);
+    }
+
+    /// Limits of rules that were set before the last [`Maps::begin_generation`] are looked at no more, whoever has inherited them. (hot: a store)
+    pub fn end_generation(&self) {
+        self.control().generation.store(self.telling.load(Relaxed), Release);
     }
 
     /// Whether a process has a limit of its own, its `tag` and how often it was refused. (hot)

@@ -42,7 +42,7 @@ macro_rules! twice {
 /// In the order they are attached: what follows limits comes first, so that no child is missed, and what counts before what
 /// refuses by the count.
 #[rustfmt::skip]
-pub(super) static PROGRAMS: [Program; 26] = [
+pub(super) static PROGRAMS: [Program; 29] = [
     telling("task_newtask", None, StatId::Fork, Source::Life, &[(How::Tracepoint, "fork_inherits")]),
     telling("begin_new_exec", None, StatId::Exec, Source::Life, &[(How::Fentry, "exec_keeps")]),
     telling("sched_process_exit", None, StatId::Exit, Source::Life, &[(How::Tracepoint, "exit_tells")]),
@@ -69,6 +69,9 @@ pub(super) static PROGRAMS: [Program; 26] = [
     ceiling("security_file_alloc", StatId::FileAlloc, Proof::FileAlloc, twice!("file_alloc")),
     ceiling("security_sk_alloc", StatId::SkAlloc, Proof::SkAlloc, twice!("sk_alloc")),
     ceiling("security_socket_sendmsg", StatId::SocketSendmsg, Proof::SocketSendmsg, twice!("socket_sendmsg")),
+    ceiling("security_msg_queue_alloc", StatId::MsgQueueAlloc, Proof::MsgQueueAlloc, twice!("msg_queue_alloc")),
+    ceiling("security_msg_msg_alloc", StatId::MsgMsgAlloc, Proof::MsgMsgAlloc, twice!("msg_msg_alloc")),
+    ceiling("security_sem_alloc", StatId::SemAlloc, Proof::SemAlloc, twice!("sem_alloc")),
     ceiling("security_file_fcntl", StatId::FileFcntl, Proof::FileFcntl, twice!("file_fcntl")),
     ceiling("security_file_mprotect", StatId::KernelMprotect, Proof::KernelMprotect, twice!("kernel_mprotect")),
 ];

@@ -274,6 +274,41 @@ fn page() -> usize {
     usize::try_from(sys::page_size()).unwrap_or(4096)
 }
 
+/// `msgget(2)` of a queue of nobody else's, which is gone again. That there are too many is found after the hook.
+pub(super) fn message_queue() -> Result<(), Errno> {
+    // SAFETY: plain numbers, likewise below.
+    match unsafe { libc::msgget(libc::IPC_PRIVATE, 0o600) } {
+        -1 => Err(errno()).or_else(|errno| if errno == Errno::NOSPC { Ok(()) } else { Err(errno) }),
+        // SAFETY: removing asks for no buffer.
+        queue => done(unsafe { libc::msgctl(queue, libc::IPC_RMID, ptr::null_mut()) }),
+    }
+}
+
+/// `msgsnd(2)` to a queue that is not there, which is found after the message is made (`do_msgsnd` in ipc/msg.c).
+pub(super) fn message() -> Result<(), Errno> {
+    // What kind it is, and a byte.
+    let message: [libc::c_long; 2] = [1, 0];
+    // SAFETY: the message is longer than the byte that is read of it.
+    match done(unsafe { libc::msgsnd(i32::MAX, message.as_ptr().cast(), 1, libc::IPC_NOWAIT) }) {
+        Err(Errno::INVAL | Errno::IDRM) => Ok(()),
+        other => other,
+    }
+}
+
+/// `semget(2)` of one semaphore, likewise.
+pub(super) fn semaphores() -> Result<(), Errno> {
+    // SAFETY: plain numbers, likewise below.
+    match unsafe { libc::semget(libc::IPC_PRIVATE, 1, 0o600) } {
+        -1 => Err(errno()).or_else(|errno| if errno == Errno::NOSPC { Ok(()) } else { Err(errno) }),
+        // SAFETY: removing asks for nothing more.
+        set => done(unsafe { libc::semctl(set, 0, libc::IPC_RMID) }),
+    }
+}
+
+fn done(result: i32) -> Result<(), Errno> {
+    if result == -1 { Err(errno()) } else { Ok(()) }
+}
+
 /// `fork(2)` by the system call itself; the child does nothing but end. Allowed with threads.
 pub(super) fn fork_and_reap() -> Result<(), Errno> {
     // SAFETY: without CLONE_VM the child has its own copy of memory, and makes one system call, by which it ends.

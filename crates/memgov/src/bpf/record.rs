@@ -40,6 +40,8 @@ pub(super) struct Control {
     pub page_size: AtomicU32,
     pub exempt_files: AtomicU32,
     pub kills_left: AtomicI64,
+    pub generation: AtomicU32,
+    pub unused: AtomicU32,
     pub protected_names: [[AtomicU8; 16]; super::MAX_PROTECTED_NAMES],
     pub ids: [AtomicU64; ID_WORDS],
 }
@@ -61,6 +63,8 @@ pub(super) struct GroupSlot {
     pub kernel_denials: AtomicU64,
     pub told_ns: AtomicU64,
     pub kernel_told_ns: AtomicU64,
+    pub crossed_ns: AtomicU64,
+    pub kernel_crossed_ns: AtomicU64,
     pub crossed: AtomicU32,
     pub kernel_crossed: AtomicU32,
     pub kernel_pages: AtomicI64,
@@ -102,8 +106,11 @@ pub(super) struct RawTaskLimit {
     pub kinds: u8,
     pub flags: u8,
     pub sent: u32,
+    pub generation: u32,
+    pub unused: u32,
     pub denials: u64,
     pub told_ns: u64,
+    pub crossed_ns: u64,
     pub room_until_ns: u64,
 }
 
@@ -202,6 +209,9 @@ pub(super) enum StatId {
     FileFcntl,
     KernelMprotect,
     KernelForks,
+    MsgQueueAlloc,
+    MsgMsgAlloc,
+    SemAlloc,
 }
 
 #[cfg(test)]
@@ -254,6 +264,8 @@ mod tests {
             page_size,
             exempt_files,
             kills_left,
+            generation,
+            unused,
             protected_names,
             ids
         );
@@ -274,6 +286,8 @@ mod tests {
             kernel_denials,
             told_ns,
             kernel_told_ns,
+            crossed_ns,
+            kernel_crossed_ns,
             crossed,
             kernel_crossed,
             kernel_pages,
@@ -293,8 +307,11 @@ mod tests {
             kinds,
             flags,
             sent,
+            generation,
+            unused,
             denials,
             told_ns,
+            crossed_ns,
             room_until_ns
         );
         same!(
@@ -371,6 +388,7 @@ mod tests {
         assert_eq!(at("KERNEL_MEMORY"), StatId::KernelMemory as usize);
         assert_eq!(at("KERNEL_MPROTECT"), StatId::KernelMprotect as usize);
         assert_eq!(at("KERNEL_FORKS"), StatId::KernelForks as usize);
-        assert_eq!(names.len(), StatId::KernelForks as usize + 2, "COUNT comes last");
+        assert_eq!(at("SEM_ALLOC"), StatId::SemAlloc as usize);
+        assert_eq!(names.len(), StatId::SemAlloc as usize + 2, "COUNT comes last");
     }
 }

@@ -12,6 +12,7 @@ use super::{Absent, Error, Event, HookStatus, Hooks, Lost, Options, Parts};
 use crate::kernel::sys;
 use libbpf_rs::{ErrorKind, MapCore, Object};
 use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::atomic::AtomicU32;
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, Mutex};
 
@@ -22,7 +23,7 @@ pub struct Tier {
     attachments: Attachments,
 }
 
-/// At least 100 ms between two records of denials of one group or process.
+/// At least 100 ms between two records of denials of one group or process, or of its crossings.
 const EVENT_GAP_NS: u64 = 100_000_000;
 
 impl Tier {
@@ -57,6 +58,7 @@ impl Tier {
             exempt_files: typed(&life, "exempt_files")?,
             files: Mutex::default(),
             lease: options.lease,
+            telling: AtomicU32::new(0),
             table: Mutex::new(Table::new(options.max_groups)),
         });
         prepare(maps.control(), ns_per_tick);

@@ -179,6 +179,10 @@ fn set_policy(governing: &mut Governing, mut new: Box<NewPolicy>) -> Box<NewPoli
     }
     new.policy = governing.governor.set_policy(std::mem::take(&mut new.policy));
     std::mem::swap(&mut governing.rule_names, &mut new.rule_names);
+    if let Some(inside) = &mut governing.actor.inside {
+        inside.begin_generation();
+        governing.other_rules = true;
+    }
     let Governing { observer, snap, governor, tape, .. } = governing;
     tape.policy(governor.policy().rules.iter().map(|rule| rule.name.as_str()));
     observer.scan(snap, governor, tape);

@@ -31,6 +31,10 @@ const GUARDIAN: u32 = 2;
 pub(super) const INSIDE: u32 = 3;
 /// Events of the kernel's own enforcement that are taken in at once; more come in the next tick.
 pub(super) const HEARD: usize = 356;
+/// What the kernel did is found by the order it stands for in the same tick.
+const _: () = assert!(HEARD <= crate::act::REMEMBERED);
+/// Events of the kernel's own enforcement wake the loop no more often than this; what comes in between is taken in together. Anybody can cause them.
+const INSIDE_REST: Duration = Duration::from_millis(10);
 
 /// However much is due at once, so much time is left to others between two ticks.
 const SHORTEST_REST: Duration = Duration::from_micros(500);
@@ -84,12 +88,16 @@ pub(super) struct Governing {
     /// What the kernel's own enforcement tells, and what of it belongs to this tick.
     pub events: Option<crate::bpf::Events>,
     pub heard: Vec<crate::bpf::Event>,
+    /// Until then they do not wake the loop.
+    pub deaf_until: Option<Time>,
     /// What of it nobody decided.
     pub happenings: super::happenings::Happenings,
     /// What was last said of kills that the kernel makes by itself.
     pub elsewhere: Elsewhere,
     /// What was asked for when programs were last attached.
     pub stood: u64,
+    /// Other rules are in force, and the kernel has not been told of all rows since.
+    pub other_rules: bool,
     /// Tells it that the guardian has died; whether it could be told.
     pub bereave: Box<dyn Fn() -> bool + Send>,
     pub rule_names: Vec<Arc<str>>,
@@ -131,8 +139,10 @@ impl Governing {
     pub fn run(&mut self) -> Result<(), Error> {
         let mut next = Time(0);
         loop {
-            let woken =
-                self.observer.wait(sys::now(), next).map_err(|e| Error::new("waiting on", "epoll", e))?;
+            let now = sys::now();
+            self.listen_again(now)?;
+            let until = next.min(self.deaf_until.unwrap_or(Time::FAR));
+            let woken = self.observer.wait(now, until).map_err(|e| Error::new("waiting on", "epoll", e))?;
             if woken.others & (1 << SIGNALS) != 0 {
                 match super::signals::asked(&self.signals) {
                     Asked::Stop => return Ok(()),
@@ -143,12 +153,31 @@ impl Governing {
             if woken.others & (1 << GUARDIAN) != 0 {
                 self.bereaved();
             }
+            if woken.others & (1 << INSIDE) != 0 {
+                self.listen_to_inside(false)?;
+                self.deaf_until = Some(sys::now() + INSIDE_REST);
+            }
             next = self.tick();
             // After acting: a request never delays what is due.
             if woken.others & (1 << REQUESTS) != 0 && self.answer() {
                 next = Time(0);
             }
         }
+    }
+
+    /// What the kernel does wakes the loop again when the rest from it is over.
+    fn listen_again(&mut self, now: Time) -> Result<(), Error> {
+        if self.deaf_until.is_none_or(|until| now < until) {
+            return Ok(());
+        }
+        self.deaf_until = None;
+        self.listen_to_inside(true)
+    }
+
+    fn listen_to_inside(&self, listen: bool) -> Result<(), Error> {
+        let Some(events) = &self.events else { return Ok(()) };
+        let listened = self.observer.listen_to(events.fd(), INSIDE, listen);
+        listened.map_err(|e| Error::new("listening to events by", "epoll", e))
     }
 
     /// A guardian to watch over the loop, and the loop over it.
@@ -257,7 +286,7 @@ impl Governing {
             // What finds no room waits in the ring, which stays readable.
             let taken = heard.len() < heard.capacity();
             if taken {
-                inside.hear(event);
+                inside.hear(event, observer.process_slot(event.who.pid));
                 heard.push(*event);
             }
             taken
@@ -308,9 +337,13 @@ impl Governing {
 
     /// Tells the kernel what has changed of what it enforces by itself.
     fn tell(&mut self) {
-        let Self { actor, governor, snap, observer, .. } = self;
+        let Self { actor, governor, snap, observer, other_rules, .. } = self;
         let Some(inside) = actor.inside() else { return };
         super::inside::tell(inside, observer, governor, snap);
+        if std::mem::take(other_rules) {
+            // Another policy has every row looked at in the next tick, which is this one.
+            inside.end_generation();
+        }
         inside.allow_kills(sys::now(), governor.kill_allowance());
         let version = self.governor.stands_version();
         if version != self.stood && (self.attach)() {

@@ -281,6 +281,8 @@ impl Started {
             attach: Box::new(move || attach.try_send(Chore::Attach).is_ok()),
             events,
             heard: Vec::with_capacity(governing::HEARD),
+            deaf_until: None,
+            other_rules: false,
             elsewhere: memgov_decide::governor::Elsewhere::No,
             happenings: happenings::Happenings::default(),
             stood,

@@ -100,6 +100,8 @@ fn governing(layout: &Layout, state: &Path, policy: Policy) -> (Governing, Arc<J
         events: None,
         elsewhere: memgov_decide::governor::Elsewhere::No,
         happenings: Default::default(),
+        deaf_until: None,
+        other_rules: false,
         heard: Vec::new(),
         stood: 0,
         bereave: Box::new(|| true),

@@ -372,6 +372,14 @@ impl Observer {
         self.wake.add_other(fd, number).map_err(|e| Error::new("adding a descriptor to", "epoll", e))
     }
 
+    /// Waits for such a descriptor, or for now does not.
+    ///
+    /// # Errors
+    /// If epoll refuses it.
+    pub fn listen_to(&self, fd: rustix::fd::BorrowedFd<'_>, number: u32, listen: bool) -> Result<(), Errno> {
+        self.wake.listen_to_other(fd, number, listen)
+    }
+
     /// Waits until something happens, or the deadline.
     ///
     /// # Errors

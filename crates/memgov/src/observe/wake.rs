@@ -96,6 +96,12 @@ impl Wake {
         self.pressed
     }
 
+    /// Waits for it, or for now does not.
+    pub(super) fn listen_to_other(&self, fd: BorrowedFd<'_>, number: u32, listen: bool) -> Result<(), Errno> {
+        let flags = if listen { EventFlags::IN } else { EventFlags::empty() };
+        epoll::modify(&self.epoll, fd, EventData::new_u64(OTHER | u64::from(number)), flags)
+    }
+
     /// Starts or stops listening to births and deaths of processes; whether it listens.
     pub(super) fn follow_processes(&mut self, follow: bool) -> Result<bool, Error> {
         if follow && self.processes.is_none() {
@@ -239,5 +245,29 @@ fn timespec(wait: Duration) -> rustix::event::Timespec {
     rustix::event::Timespec {
         tv_sec: i64::try_from(wait.as_secs()).unwrap_or(i64::MAX),
         tv_nsec: i64::from(wait.subsec_nanos()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rustix::event::{EventfdFlags, eventfd};
+
+    #[test]
+    fn who_is_not_listened_to_wakes_nobody_and_is_heard_afterwards() {
+        const NUMBER: u32 = 3;
+        let mut wake = Wake::new(16).unwrap();
+        // Readable from the beginning and for good.
+        let bell = eventfd(1, EventfdFlags::CLOEXEC).unwrap();
+        wake.add_other(bell.as_fd(), NUMBER).unwrap();
+        let woken = |wake: &mut Wake| {
+            let now = sys::now();
+            wake.wait(now, now + Duration::from_millis(5)).unwrap().others
+        };
+        assert_eq!(woken(&mut wake), 1 << NUMBER);
+        wake.listen_to_other(bell.as_fd(), NUMBER, false).unwrap();
+        assert_eq!(woken(&mut wake), 0);
+        wake.listen_to_other(bell.as_fd(), NUMBER, true).unwrap();
+        assert_eq!(woken(&mut wake), 1 << NUMBER);
     }
 }

@@ -68,6 +68,56 @@ pub fn raise_timers() -> Result<(), Errno> {
     check(libc::c_long::from(unsafe { libc::setrlimit(libc::RLIMIT_SIGPENDING, &raw const many) }))
 }
 
+/// `msgget(2)` of a queue of its own, which is removed.
+pub fn message_queue() -> Result<(), Errno> {
+    // SAFETY: plain numbers.
+    let queue = unsafe { libc::msgget(libc::IPC_PRIVATE, 0o600) };
+    check(queue.into())?;
+    // SAFETY: removing asks for no buffer.
+    check(unsafe { libc::msgctl(queue, libc::IPC_RMID, std::ptr::null_mut()) }.into())
+}
+
+/// A queue of System V messages that is there before.
+pub struct Queue(i32);
+
+impl Queue {
+    /// `msgget(2)`.
+    pub fn new() -> Result<Self, Errno> {
+        // SAFETY: plain numbers.
+        let queue = unsafe { libc::msgget(libc::IPC_PRIVATE, 0o600) };
+        check(queue.into()).map(|()| Self(queue))
+    }
+
+    /// `msgsnd(2)` of a byte, and `msgrcv(2)` of it.
+    pub fn send(&self) -> Result<(), Errno> {
+        let mut message: [libc::c_long; 2] = [1, 0];
+        // SAFETY: the message is longer than the byte that is read of it, and written to it.
+        unsafe {
+            check(libc::msgsnd(self.0, message.as_ptr().cast(), 1, libc::IPC_NOWAIT).into())?;
+            match libc::msgrcv(self.0, message.as_mut_ptr().cast(), 1, 0, libc::IPC_NOWAIT) {
+                -1 => Err(errno()),
+                _ => Ok(()),
+            }
+        }
+    }
+}
+
+impl Drop for Queue {
+    fn drop(&mut self) {
+        // SAFETY: removing asks for no buffer.
+        unsafe { libc::msgctl(self.0, libc::IPC_RMID, std::ptr::null_mut()) };
+    }
+}
+
+/// `semget(2)` of a semaphore of its own, which is removed.
+pub fn semaphores() -> Result<(), Errno> {
+    // SAFETY: plain numbers.
+    let set = unsafe { libc::semget(libc::IPC_PRIVATE, 1, 0o600) };
+    check(set.into())?;
+    // SAFETY: removing asks for nothing more.
+    check(unsafe { libc::semctl(set, 0, libc::IPC_RMID) }.into())
+}
+
 /// As many descriptors as this process may have: 200,000, or without CAP_SYS_RESOURCE its hard limit.
 pub fn raise_descriptors() -> Result<(), Errno> {
     let set = |limit: libc::rlimit| {

@@ -3,6 +3,8 @@
 //!
 //! It says `= ...` for an answer, `? ...` for a command that failed (with the errno), and `! ...` for what it noticed.
 
+use std::os::fd::AsRawFd;
+
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use super::children::{self, Path};
@@ -11,10 +13,10 @@ use super::growth::{Growth, Plan, Step, timed_step};
 use super::hoard::{Calls, Hoard};
 use super::innocent::Innocent;
 use super::pace;
-use super::probe::Probe;
+use super::probe::{self, Probe};
 use super::text::{Channel, Input, LINE};
 use crate::sys::process::NO_LIMIT;
-use crate::sys::{Errno, now, process, signal};
+use crate::sys::{Errno, memory, now, process, signal};
 
 /// Nanoseconds between two rounds of the probe while awaiting.
 const PROBE_EVERY: u64 = 1_000_000;
@@ -237,6 +239,15 @@ impl Agent {
             Command::Probe => {
                 let results = self.probe.round();
                 return self.answer(format_args!("{results}"));
+            }
+            Command::AskByHelper(group, bytes) => {
+                let (group, bytes) =
+                    (open(group, libc::O_WRONLY)?, usize::try_from(bytes).map_err(|_| libc::EINVAL)?);
+                return self.answer(format_args!("{}", memory::map_by_helper(group.as_raw_fd(), bytes)?));
+            }
+            Command::AskMuch(bytes) => {
+                let errnos = probe::ask_much(usize::try_from(bytes).map_err(|_| libc::EINVAL)?);
+                return self.answer(format_args!("{}", probe::Spaced(&errnos)));
             }
             Command::Cache(path, offset, bytes, rate) => return self.cache(path, offset, bytes, rate),
             Command::Fork(input, output) => return self.fork(None, input, output),

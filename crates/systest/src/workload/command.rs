@@ -8,7 +8,7 @@ use crate::sys::process::{NO_LIMIT, Resource};
 /// What `help` prints.
 pub const HELP: &str = "\
 grow KIND STEP INTERVAL_US UPTO | stop | shrink BYTES | free | hammer KIND STEP UPTO ROUNDS | pace CALL CALLS BATCHES | held | usage | watch FILE LINE | file PATH | cache PATH OFFSET BYTES [BYTES_A_SECOND]
-probe | await refused|allowed [MASK] | spin | idle | progress | innocent INTERVAL_US | figures
+probe | ask-much BYTES | ask-by-helper GROUP BYTES | await refused|allowed [MASK] | spin | idle | progress | innocent INTERVAL_US | figures
 count SIGNAL | yield-on SIGNAL | counted SIGNAL | block SIGNAL | unblock SIGNAL | ignore SIGNAL | jobs
 fork IN OUT | fork-into GROUP IN OUT | brood COUNT BYTES | spawn COUNT | thread IN OUT | exec | exec-file PATH | reap PID | groups | name COMM | become UID | drop-ipc-lock | memlock-max
 work-in PATH | prepare HOARD COUNT | hoard HOARD COUNT | let-go | kernel-calls-prepare | kernel-calls | give-back | fork-bomb
@@ -39,6 +39,10 @@ pub enum Command<'a> {
     Cache(&'a str, u64, u64, u64),
     /// One round of the probe.
     Probe,
+    /// Have a process that shares this address space go to the group of this `cgroup.procs` and map so much; the errno.
+    AskByHelper(&'a str, u64),
+    /// Each call once for so many bytes, between two for a little; the errno of each.
+    AskMuch(u64),
     /// Probe until all calls of the mask are refused, or allowed again; then say when.
     Await {
         /// With ENOMEM, or not at all.
@@ -153,6 +157,8 @@ pub fn parse(line: &str) -> Option<Command<'_>> {
             word().map_or(Some(NO_LIMIT), number)?,
         ),
         "probe" => Command::Probe,
+        "ask-by-helper" => Command::AskByHelper(word()?, number(word()?)?),
+        "ask-much" => Command::AskMuch(number(word()?)?),
         "await" => Command::Await {
             refused: match word()? {
                 "refused" => true,

@@ -278,9 +278,9 @@ impl Hoard {
 }
 
 /// The calls that are tried, by name, in the order of [`Calls::round`].
-pub const CALLS: [&str; 17] = [
+pub const CALLS: [&str; 20] = [
     "fork", "vfork", "clone", "thread", "create", "mkdir", "mknod", "symlink", "link", "setxattr", "open",
-    "pipe", "memfd", "socket", "sendmsg", "setpipe", "mprotect",
+    "pipe", "memfd", "socket", "sendmsg", "setpipe", "mprotect", "msgget", "msgsnd", "semget",
 ];
 
 /// What the calls are tried on, made before anything is refused.
@@ -289,6 +289,7 @@ pub struct Calls {
     sockets: (OwnedFd, OwnedFd),
     pipe: (OwnedFd, OwnedFd),
     mapping: usize,
+    queue: hoard::Queue,
 }
 
 /// More mappings than a process may have before another is refused.
@@ -304,7 +305,7 @@ impl Calls {
         let file = process::open(c"probe", libc::O_RDWR | libc::O_CREAT)?;
         let pipe = pipe::pipe().map_err(raw)?;
         hoard::set_pipe_size(&pipe.0, 4096)?;
-        Ok(Self { file, sockets: socket_pair()?, pipe, mapping })
+        Ok(Self { file, sockets: socket_pair()?, pipe, mapping, queue: hoard::Queue::new()? })
     }
 
     /// Each call once; 0 for success. What succeeds is undone.
@@ -333,6 +334,9 @@ impl Calls {
             self.send(),
             hoard::set_pipe_size(&self.pipe.0, 8192).and_then(|()| hoard::set_pipe_size(&self.pipe.0, 4096)),
             memory::protect(tail, PAGE, true).and_then(|()| memory::protect(tail, PAGE, false)),
+            hoard::message_queue(),
+            self.queue.send(),
+            hoard::semaphores(),
         ]
         .map(|result: Result<(), Errno>| result.err().unwrap_or(0))
     }

@@ -9,7 +9,7 @@ mod histogram;
 mod hoard;
 mod innocent;
 mod pace;
-mod probe;
+pub mod probe;
 mod text;
 
 use clap::{Args, Subcommand};

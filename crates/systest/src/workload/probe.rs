@@ -38,6 +38,47 @@ impl fmt::Display for Results {
     }
 }
 
+/// What [`ask_much`] tries, by name: between two mappings of a page each call that can ask for much at once.
+pub const MUCH: [&str; 7] = ["little", "private", "shared", "brk", "mremap", "mprotect", "little again"];
+
+/// Each of [`MUCH`] once, without touching what is got; the errno of each, 0 for success. What is got is given back.
+pub fn ask_much(bytes: usize) -> [Errno; MUCH.len()] {
+    let errno = |result: Result<(), Errno>| result.err().unwrap_or(0);
+    let tried = |length, mapping| memory::map(length, mapping).and_then(|at| memory::unmap(at, length));
+    let grown = || {
+        let page = memory::map(PAGE, Mapping::Anon)?;
+        match memory::remap(page, PAGE, bytes) {
+            Ok(at) => memory::unmap(at, bytes),
+            Err(errno) => memory::unmap(page, PAGE).and(Err(errno)),
+        }
+    };
+    // So little that it may be mapped, as long as it cannot be written to.
+    let part = bytes / 8;
+    let opened = || {
+        let at = memory::map(part, Mapping::NoAccess)?;
+        let opened = memory::protect(at, part, true);
+        memory::unmap(at, part).and(opened)
+    };
+    [
+        errno(tried(PAGE, Mapping::Anon)),
+        errno(tried(bytes, Mapping::Anon)),
+        errno(tried(bytes, Mapping::Shared)),
+        errno(memory::grow_break(bytes)),
+        errno(grown()),
+        errno(opened()),
+        errno(tried(PAGE, Mapping::Anon)),
+    ]
+}
+
+/// Numbers with blanks between them.
+pub struct Spaced<'a>(pub &'a [Errno]);
+
+impl fmt::Display for Spaced<'_> {
+    fn fmt(&self, to: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.iter().enumerate().try_for_each(|(at, it)| write!(to, "{}{it}", if at > 0 { " " } else { "" }))
+    }
+}
+
 /// The regions used, made before anything can be refused.
 pub struct Probe {
     no_access: usize,

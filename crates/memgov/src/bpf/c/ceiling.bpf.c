@@ -172,6 +172,11 @@ TWICE(file_alloc, "security_file_alloc", "file_alloc_security", HOOK_FILE_ALLOC,
 TWICE(sk_alloc, "security_sk_alloc", "sk_alloc_security", HOOK_SK_ALLOC, true, struct sock *sk, int family, unsigned int gfp)
 TWICE(socket_sendmsg, "security_socket_sendmsg", "socket_sendmsg", HOOK_SOCKET_SENDMSG, fills_buffers(sock),
       struct socket *sock, struct msghdr *message, int size)
+/* System V: queues and sets of semaphores; and messages, those of POSIX queues too (load_msg in ipc/msgutil.c) */
+TWICE(msg_queue_alloc, "security_msg_queue_alloc", "msg_queue_alloc_security", HOOK_MSG_QUEUE_ALLOC, true,
+      struct kern_ipc_perm *queue)
+TWICE(msg_msg_alloc, "security_msg_msg_alloc", "msg_msg_alloc_security", HOOK_MSG_MSG_ALLOC, true, struct msg_msg *message)
+TWICE(sem_alloc, "security_sem_alloc", "sem_alloc_security", HOOK_SEM_ALLOC, true, struct kern_ipc_perm *set)
 TWICE(file_fcntl, "security_file_fcntl", "file_fcntl", HOOK_FILE_FCNTL, grows_pipe(file, cmd, size), struct file *file,
       unsigned int cmd, unsigned long size)
 TWICE(kernel_mprotect, "security_file_mprotect", "file_mprotect", HOOK_KERNEL_MPROTECT,

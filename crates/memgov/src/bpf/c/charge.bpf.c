@@ -31,8 +31,8 @@ static __always_inline int charged(struct page_counter *counter)
 		return 0;
 	css = memory_of(task);
 	if (!counts_usage_of(counter, css)) {
-		owner = task->mm->owner;
-		if (!owner || owner == task)
+		owner = owner_of(task);
+		if (owner == task)
 			return 0;
 		css = memory_of(owner);
 		if (!counts_usage_of(counter, css))
@@ -43,7 +43,7 @@ static __always_inline int charged(struct page_counter *counter)
 		count(HOOK_CHARGE, false);
 	limit = limit_of(task->group_leader);
 	if (limit)
-		meet(task, memory_of(task), limit, HOOK_CHARGE);
+		meet(task, css, limit, HOOK_CHARGE);
 	return 0;
 }
 

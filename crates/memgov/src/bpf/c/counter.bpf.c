@@ -21,6 +21,7 @@ static __always_inline void kernel_crossing(struct group_slot *slot)
 	struct task_struct *task = bpf_get_current_task_btf();
 	__u64 held = kernel_of(slot);
 	struct seen seen = {};
+	__u64 now;
 
 	if (held <= slot->kernel_tell_line) {
 		if (slot->kernel_crossed)
@@ -29,13 +30,15 @@ static __always_inline void kernel_crossing(struct group_slot *slot)
 	}
 	if (slot->kernel_crossed || !slot->kernel_seeded || (task->flags & PF_KTHREAD) || !task->mm || in_interrupt())
 		return;
-	if (__sync_val_compare_and_swap(&slot->kernel_crossed, 0, 1))
+	now = bpf_ktime_get_ns();
+	if (!may_tell_crossing(slot->kernel_crossed_ns, now) || __sync_val_compare_and_swap(&slot->kernel_crossed, 0, 1))
 		return;
+	slot->kernel_crossed_ns = now;
 	seen.group = slot->id;
 	seen.tag = slot->tag;
 	seen.usage = held;
 	seen.limit = slot->kernel_tell_line;
-	tell(EVENT_KERNEL_CROSSED, HOOK_KERNEL_MEMORY, task->group_leader, &seen, 0, bpf_ktime_get_ns());
+	tell(EVENT_KERNEL_CROSSED, HOOK_KERNEL_MEMORY, task->group_leader, &seen, 0, now);
 }
 
 static __always_inline long count_in(__u32 index, struct walk *walk)

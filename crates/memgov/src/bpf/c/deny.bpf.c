@@ -3,9 +3,10 @@
  * Refusing memory in the call that asks for it: ENOMEM from mmap, brk and mremap (security_mmap_addr) and from mprotect that makes a
  * private mapping writable (security_file_mprotect). fork is not refused here: no hook of it is used.
  *
- * Each check exists twice, for fmod_ret and for lsm; the loader takes the first that is proven to refuse.
+ * Each check exists twice, for lsm and for fmod_ret; the loader takes the first that is proven to refuse.
  */
 #include "judge.h"
+#include "call.h"
 
 char _license[] SEC("license") = "Dual MIT/GPL";
 
@@ -27,20 +28,40 @@ static __always_inline void tell_denial(struct group_slot *slot, struct task_lim
 	tell(EVENT_DENIED, hook, leader, seen, 0, now);
 }
 
-/* Pages of data that a program has while it starts: 4 MiB, as from outside. */
-#define ROOM_PAGES 1024
+/* What a program may have while it starts, as from outside: bytes of data, and of address space. */
+#define ROOM_OF_DATA (4ULL << 20)
+#define ROOM_OF_SPACE (64ULL << 20)
 
-/* It has just been started and has mapped little. */
-static __always_inline bool has_room(struct task_struct *task, struct task_struct *leader, __u64 now)
+static __always_inline bool fits(__u64 pages, __u64 asked, __u64 room)
 {
-	struct task_limit *limit = bpf_task_storage_get(&tasks, leader, 0, 0);
+	return asked <= room && pages * control.page_size + asked <= room;
+}
 
-	return limit && now < limit->room_until_ns && task->mm->data_vm <= ROOM_PAGES;
+/* It has just been started, has mapped little, and does not ask for much. */
+static __always_inline bool has_room(struct task_struct *task, struct task_limit *limit, __u64 now)
+{
+	struct mm_struct *mm = task->mm;
+	struct asked asked;
+
+	if (!limit || now >= limit->room_until_ns)
+		return false;
+	asked = asked_by(task);
+	return fits(mm->data_vm, asked.data, ROOM_OF_DATA) && fits(mm->total_vm, asked.space, ROOM_OF_SPACE);
+}
+
+/*
+ * Past its point of no return an exec that is refused memory dies of it: so none is, except one that comes with so much data (.bss) that it
+ * would get around the line by that. From outside the kernel's own limit ends it likewise. What is asked for is not known here; after the
+ * data the kernel always maps something more (the vDSO), and that is refused.
+ */
+static __always_inline bool is_let_start(struct task_struct *task)
+{
+	return BPF_CORE_READ_BITFIELD(task, in_execve) && fits(task->mm->data_vm, 0, ROOM_OF_SPACE);
 }
 
 static __always_inline int refuse(__u32 hook)
 {
-	struct task_struct *task = bpf_get_current_task_btf(), *leader;
+	struct task_struct *task = bpf_get_current_task_btf(), *leader, *owner;
 	struct cgroup_subsys_state *css;
 	struct task_limit *limit;
 	struct group_slot *slot;
@@ -54,31 +75,31 @@ static __always_inline int refuse(__u32 hook)
 	if ((task->flags & PF_KTHREAD) || !task->mm)
 		return 0;
 	leader = task->group_leader;
-	css = memory_of(task);
+	owner = owner_of(task);
+	css = memory_of(owner);
 	slot = group_over(css, leader, hook, false, &seen);
-	limit = limit_of(leader);
+	limit = limit_of(owner->group_leader);
 	if (limit || seen.looked)
 		count(hook, false);
 	if (!slot) {
 		bool held = limit && (limit->flags & TASK_HELD);
 
-		if (!held && (!limit || limit->action != ACTION_DENY || !task_over(task, limit, css, &seen)))
+		if (!held && (!limit || limit->action != ACTION_DENY || !stands(limit) || !task_over(task, limit, css, &seen)))
 			return 0;
 	}
-	/* Past its point of no return an exec that is refused memory dies of it. */
-	if (BPF_CORE_READ_BITFIELD(task, in_execve))
+	if (is_let_start(task))
 		return 0;
 	if (is_exempt(leader))
 		return 0;
 	now = bpf_ktime_get_ns();
-	if (!leased(now) || has_room(task, leader, now))
+	if (!leased(now) || has_room(task, bpf_task_storage_get(&tasks, leader, 0, 0), now))
 		return 0;
 	count(hook, true);
 	if (slot)
 		tell_denial(slot, NULL, leader, &seen, hook, now);
 	else if (limit) {
 		seen.own = true;
-		tell_denial(NULL, limit, leader, &seen, hook, now);
+		tell_denial(NULL, limit, owner->group_leader, &seen, hook, now);
 	}
 	return -ENOMEM;
 }

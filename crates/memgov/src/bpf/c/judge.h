@@ -164,6 +164,15 @@ static __noinline __attribute__((unused)) bool is_exempt(struct task_struct *lea
 	return false;
 }
 
+/*
+ * Whether a crossing may be told. Whoever swings around his line crosses it as often as he likes, and anybody can have such a line: what crosses
+ * too soon after the last that was told is told of when it is seen over its line after the gap, or found by the loop's own look.
+ */
+static __always_inline bool may_tell_crossing(__u64 last_ns, __u64 now)
+{
+	return !last_ns || now - last_ns >= control.event_gap_ns;
+}
+
 /* A group went over its line: told once, until it is seen at or under it. */
 static __always_inline void crossing(struct group_slot *slot, __u64 usage, __u32 hook, struct task_struct *leader)
 {
@@ -175,9 +184,12 @@ static __always_inline void crossing(struct group_slot *slot, __u64 usage, __u32
 			slot->crossed = 0;
 		return;
 	}
-	if (slot->crossed || __sync_val_compare_and_swap(&slot->crossed, 0, 1))
+	if (slot->crossed)
 		return;
 	now = bpf_ktime_get_ns();
+	if (!may_tell_crossing(slot->crossed_ns, now) || __sync_val_compare_and_swap(&slot->crossed, 0, 1))
+		return;
+	slot->crossed_ns = now;
 	seen.group = slot->id;
 	seen.tag = slot->tag;
 	seen.usage = usage;
@@ -362,6 +374,15 @@ static __always_inline bool task_over(struct task_struct *task, struct task_limi
 static __always_inline struct task_limit *limit_of(struct task_struct *leader)
 {
 	return control.tasks ? bpf_task_storage_get(&tasks, leader, 0, 0) : NULL;
+}
+
+/*
+ * Whether it still stands. A child that user space knows nothing of has what its parent had when it was born, and nobody takes that from it when
+ * the rules become others; what a process has asked for itself does not depend on them. One that is told ahead of its time counts.
+ */
+static __always_inline bool stands(struct task_limit *limit)
+{
+	return !(limit->flags & TASK_RULE) || (__s32)(limit->generation - control.generation) >= 0;
 }
 
 #endif

@@ -138,7 +138,9 @@ struct percpu_counter {
 
 struct mm_struct {
 	unsigned long flags;
+	unsigned long total_vm; /* pages, likewise the next */
 	unsigned long data_vm;
+	unsigned long brk;
 	int map_count;
 	atomic_long_t pgtables_bytes;
 	struct file *exe_file;
@@ -247,6 +249,8 @@ struct socket {
 /* Only handed through. */
 struct dentry;
 struct msghdr;
+struct msg_msg;
+struct kern_ipc_perm;
 
 struct oom_control {
 	struct mem_cgroup *memcg;

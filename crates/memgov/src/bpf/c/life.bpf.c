@@ -17,7 +17,7 @@ int BPF_PROG(fork_inherits, struct task_struct *child, unsigned long clone_flags
 		return 0;
 	from = limit_of(parent->group_leader);
 	/* That the parent is held is its own affair. */
-	if (!from || from->action == ACTION_NONE)
+	if (!from || from->action == ACTION_NONE || !stands(from))
 		return 0;
 	count(HOOK_FORK, false);
 	to = bpf_task_storage_get(&tasks, child, 0, BPF_LOCAL_STORAGE_GET_F_CREATE);
@@ -30,6 +30,7 @@ int BPF_PROG(fork_inherits, struct task_struct *child, unsigned long clone_flags
 	to->sent = 0;
 	to->denials = 0;
 	to->told_ns = 0;
+	to->crossed_ns = 0;
 	to->room_until_ns = 0;
 	/* A child of vfork is its parent's memory until it calls exec: not its own to be signalled for. */
 	if ((clone_flags & CLONE_VM) && (to->action == ACTION_SIGNAL || to->action == ACTION_KILL))

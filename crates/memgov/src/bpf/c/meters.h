@@ -20,6 +20,17 @@ static __always_inline struct cgroup_subsys_state *memory_of(struct task_struct 
 	return task->cgroups->subsys[bpf_core_enum_value(enum cgroup_subsys_id, memory_cgrp_id)];
 }
 
+/*
+ * Whose memory a process maps and touches: of who owns its address space (get_mem_cgroup_from_mm in mm/memcontrol.c), which is another where a
+ * child was cloned with CLONE_VM. User pages are charged to the owner's group, wherever the child is; kernel memory to the running one's.
+ */
+static __always_inline struct task_struct *owner_of(struct task_struct *task)
+{
+	struct task_struct *owner = task->mm->owner;
+
+	return owner ? owner : task;
+}
+
 static __always_inline __u64 id_of(struct cgroup_subsys_state *css)
 {
 	return css->cgroup->kn->id;

@@ -26,7 +26,7 @@ struct control {
 	__u64 levels;
 	/* Bit n: some group at depth n has a line for kernel memory. Likewise, for the programs about that. */
 	__u64 kernel_levels;
-	/* At least so far between two Denied events of one group or process. */
+	/* At least so far between two Denied events of one group or process, and between two of each kind of crossing. */
 	__u64 event_gap_ns;
 	/* Field 22 of /proc/PID/stat counts in these. */
 	__u64 ns_per_tick;
@@ -43,6 +43,9 @@ struct control {
 	__u32 exempt_files;
 	/* So many may be killed here; each takes one. The loop takes back what is left before it decides on kills itself. */
 	__s64 kills_left;
+	/* Which policy is in force: a rule's line that was told for an earlier one is looked at no more. */
+	__u32 generation;
+	__u32 unused;
 	char protected_names[PROTECTED_NAMES][COMM_LEN];
 	/* Bit n: a group whose id is n, modulo all bits, has a line. Where it is not set none has, and nothing need be looked up. */
 	__u64 ids[ID_WORDS];
@@ -64,6 +67,8 @@ struct group_slot {
 	__u64 kernel_denials;
 	__u64 told_ns; /* the last Denied event */
 	__u64 kernel_told_ns; /* the last KernelDenied event */
+	__u64 crossed_ns; /* the last Crossed event */
+	__u64 kernel_crossed_ns; /* the last KernelCrossed event */
 	__u32 crossed; /* over tell_line, and told so */
 	__u32 kernel_crossed;
 	/* Kept by the live counter. Below 0 for moments, and before it is seeded: what was there before can go away too. */
@@ -103,9 +108,12 @@ struct task_limit {
 	__u8 kinds;
 	__u8 flags;
 	__u32 sent; /* has been signalled, killed, or told of */
+	__u32 generation; /* control.generation it was told for */
+	__u32 unused;
 
 	__u64 denials;
 	__u64 told_ns;
+	__u64 crossed_ns; /* the last CrossedOwn event */
 	__u64 room_until_ns; /* CLOCK_MONOTONIC; so long after exec a little is let be */
 };
 
@@ -184,6 +192,9 @@ enum hook {
 	HOOK_FILE_FCNTL,
 	HOOK_KERNEL_MPROTECT,
 	HOOK_KERNEL_FORKS,
+	HOOK_MSG_QUEUE_ALLOC,
+	HOOK_MSG_MSG_ALLOC,
+	HOOK_SEM_ALLOC,
 	HOOK_COUNT,
 };
 

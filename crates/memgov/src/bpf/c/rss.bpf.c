@@ -17,6 +17,6 @@ int BPF_PROG(rss_changes, struct mm_struct *mm)
 		return 0;
 	limit = limit_of(task->group_leader);
 	if (limit)
-		meet(task, memory_of(task), limit, HOOK_RSS);
+		meet(task, memory_of(owner_of(task)), limit, HOOK_RSS);
 	return 0;
 }

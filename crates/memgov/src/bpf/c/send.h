@@ -26,9 +26,9 @@ static __always_inline bool may_kill(void)
 static __always_inline void leave_it(struct task_limit *limit, struct task_struct *leader, const struct seen *seen, __u32 hook,
 				     __u64 now)
 {
-	if (limit->told_ns && now - limit->told_ns < control.event_gap_ns)
+	if (!may_tell_crossing(limit->crossed_ns, now))
 		return;
-	limit->told_ns = now;
+	limit->crossed_ns = now;
 	tell(EVENT_CROSSED_OWN, hook, leader, seen, 0, now);
 }
 
@@ -76,7 +76,7 @@ static __always_inline void tell_own(struct task_struct *task, struct cgroup_sub
 				     __u32 hook)
 {
 	struct seen seen = {};
-	__u64 now = bpf_ktime_get_ns();
+	__u64 now;
 
 	count(hook, false);
 	if (!task_over(task, limit, css, &seen)) {
@@ -84,14 +84,20 @@ static __always_inline void tell_own(struct task_struct *task, struct cgroup_sub
 			limit->sent = 0;
 		return;
 	}
-	if (limit->sent || !leased(now) || __sync_val_compare_and_swap(&limit->sent, 0, 1))
+	if (limit->sent)
 		return;
+	now = bpf_ktime_get_ns();
+	if (!leased(now) || !may_tell_crossing(limit->crossed_ns, now) || __sync_val_compare_and_swap(&limit->sent, 0, 1))
+		return;
+	limit->crossed_ns = now;
 	tell(EVENT_CROSSED_OWN, hook, task->group_leader, &seen, 0, now);
 }
 
 /* What the running process meets of its own, where it cannot be refused. */
 static __always_inline void meet(struct task_struct *task, struct cgroup_subsys_state *css, struct task_limit *limit, __u32 hook)
 {
+	if (!stands(limit))
+		return;
 	if (limit->action == ACTION_SIGNAL || limit->action == ACTION_KILL)
 		act_on(task, css, limit, hook);
 	else if (limit->action == ACTION_TELL || limit->action == ACTION_DENY)

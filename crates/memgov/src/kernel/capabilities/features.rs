@@ -176,7 +176,7 @@ fn working_set(facts: &Facts) -> Feature {
 fn inside(facts: &Facts) -> Feature {
     let name = "enforce-inside";
     if yes(facts.bpf.enforces) {
-        return Feature::available(name, "bpf (fmod_ret or lsm, fentry, tp_btf)");
+        return Feature::available(name, "bpf (lsm or fmod_ret, fentry, tp_btf)");
     }
     let tried = facts.bpf.why_not.as_deref();
     let (why, how) = if !facts.bpf.btf {

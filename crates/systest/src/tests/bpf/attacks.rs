@@ -9,7 +9,9 @@ use memgov::bpf::{Hook, TaskAction};
 use super::feed::{await_record, denying, recorded};
 use super::process::{ANON, limit, rss};
 use super::rig::{Rig, bound, calls_refused};
+use crate::harness::agent::Agent;
 use crate::harness::bench::Bench;
+use crate::harness::group::Group;
 use crate::harness::host::Need;
 use crate::harness::run::Test;
 use crate::harness::{MIB, mib, poll_until};
@@ -19,6 +21,7 @@ pub fn tests() -> Vec<Test> {
     vec![
         test("bpf_attack_moving_between_groups_while_over", moving),
         test("bpf_attack_born_into_another_group", born).needs(&[Need::Bpf, Need::V2]),
+        test("bpf_attack_helper_in_another_group_maps_for_it", helper),
         test("bpf_attack_programs_started_by_the_hundred", programs),
         test("bpf_attack_children_gone_before_they_are_known", brood),
         test("bpf_attack_rules_reloaded_while_it_allocates", reloads),
@@ -80,6 +83,28 @@ fn born(bench: &mut Bench<'_>) -> Result<String> {
     );
     let refused = calls_refused(&mut outside)?;
     ensure!(refused.len() >= 5, "what it holds is over its own line, and it is refused only {refused:?}");
+    Ok(String::new())
+}
+
+/// What is mapped counts for the group of who owns the address space, wherever a process that shares it is.
+fn helper(bench: &mut Bench<'_>) -> Result<String> {
+    const ENOMEM: u64 = 12;
+    let rig = Rig::new(&[Hook::Deny])?;
+    let (full, free) = (bench.group("full")?, bench.group("free")?);
+    let (mut hog, mut outsider) = (bench.agent(&full, "hog")?, bench.agent(&free, "outsider")?);
+    hog.take("anon", LINE + 4 * MIB)?;
+    let by_helper = |agent: &mut Agent, group: &Group| {
+        agent.number(&format!("ask-by-helper {} {MIB}", group.dir().join("cgroup.procs").display()))
+    };
+    ensure!(by_helper(&mut hog, &free)? == 0, "refused although nothing is denied");
+    rig.deny_over(&full, LINE)?;
+    ensure!(by_helper(&mut hog, &full)? == ENOMEM, "not refused in its own group");
+    ensure!(by_helper(&mut hog, &free)? == ENOMEM, "a helper in a free group maps for a full one");
+    ensure!(by_helper(&mut outsider, &full)? == 0, "a helper in a full group may not map for a free one");
+    rig.tier.clear_group(super::rig::id_of(&full)?)?;
+    // Likewise of what a process is held to itself.
+    rig.limit_process(&hog, &limit(rss(ANON, 16 * MIB), TaskAction::Deny, 5))?;
+    ensure!(by_helper(&mut hog, &free)? == ENOMEM, "a helper maps for a process over its own line");
     Ok(String::new())
 }
 

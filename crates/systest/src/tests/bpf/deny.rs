@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
-use memgov::bpf::{EventKind, GroupLimit, Hook, Options};
+use memgov::bpf::{EventKind, Hook, Options};
 use memgov_decide::units::{Bytes, Time};
 
 use super::rig::{LONG, Rig, bound, calls_refused, identity};
@@ -25,7 +25,6 @@ pub fn tests() -> Vec<Test> {
         test("bpf_deny_exempts_names_and_processes", exempt),
         test("bpf_deny_ends_with_the_lease", lease),
         test("bpf_deny_ends_when_the_tier_is_dropped", dropped),
-        test("bpf_deny_refuses_exec_nothing", exec),
     ]
 }
 
@@ -195,46 +194,4 @@ fn dropped(bench: &mut Bench<'_>) -> Result<String> {
     });
     ensure!(pinned == 0, "{pinned} things are pinned in /sys/fs/bpf");
     Ok(String::new())
-}
-
-/// A program that needs no libraries runs; exec itself is refused nothing.
-fn exec(bench: &mut Bench<'_>) -> Result<String> {
-    let rig = Rig::new(&[Hook::Deny])?;
-    let group = bench.group("job")?;
-    let mut holder = bench.agent(&group, "holder")?;
-    let mut agent = bench.agent(&group, "changing")?;
-    let program = bench.dir.join("tiny");
-    std::fs::write(&program, tiny_program())?;
-    std::fs::set_permissions(&program, std::os::unix::fs::PermissionsExt::from_mode(0o755))?;
-    rig.limit(
-        &group,
-        GroupLimit { deny: Some(Bytes(4096)), tell: Some(Bytes(4096)), ..GroupLimit::default() },
-    )?;
-    ensure!(calls_refused(&mut holder)?.len() == 5, "not refused");
-    agent.say(&format!("exec-file {}", program.display()))?;
-    let (_, signal) = agent.wait_for_end(bench.patience())?;
-    ensure!(signal == 15, "died of signal {signal}, not of the one it sends itself");
-    Ok(String::new())
-}
-
-/// An x86-64 program of one page that sends itself SIGTERM: `getpid`, `kill`.
-fn tiny_program() -> Vec<u8> {
-    const CODE: [u8; 23] = [
-        0xb8, 39, 0, 0, 0, 0x0f, 0x05, // eax = getpid()
-        0x89, 0xc7, // edi = eax
-        0xbe, 15, 0, 0, 0, // esi = SIGTERM
-        0xb8, 62, 0, 0, 0, 0x0f, 0x05, // kill(edi, esi)
-        0xeb, 0xfe, // until it is dead
-    ];
-    const BASE: u64 = 0x40_0000;
-    let size = 64 + 56 + CODE.len() as u64;
-    let mut file = b"\x7fELF\x02\x01\x01\0\0\0\0\0\0\0\0\0\x02\0\x3e\0\x01\0\0\0".to_vec();
-    // entry, program headers at 64, no section headers; sizes of the headers
-    [BASE + 120, 64, 0].iter().for_each(|word| file.extend(word.to_le_bytes()));
-    file.extend([0, 0, 0, 0, 64, 0, 56, 0, 1, 0, 0, 0, 0, 0, 0, 0]);
-    // one segment to be loaded, readable and executable
-    file.extend([1, 0, 0, 0, 5, 0, 0, 0]);
-    [0, BASE, BASE, size, size, 4096].iter().for_each(|word| file.extend(word.to_le_bytes()));
-    file.extend(CODE);
-    file
 }

@@ -20,6 +20,7 @@ pub fn tests() -> Vec<Test> {
     vec![
         test("bpf_kernel_every_program_loads_and_is_proven", all),
         test("bpf_kernel_lsm_is_used_where_it_is_called", by_lsm),
+        test("bpf_kernel_fmod_ret_refuses_where_lsm_is_not_used", by_fmod_ret),
         test("bpf_kernel_counter_agrees_with_the_kernels_file", agreement),
         test("bpf_kernel_counter_survives_removal_of_a_child", removal),
         test("bpf_kernel_counter_survives_removal_after_its_holders_ended", removal_of_files),
@@ -51,7 +52,7 @@ fn all(_: &mut Bench<'_>) -> Result<String> {
     ensure!(rig.tier.in_force() == hooks, "not all in force: {status:#?}");
     let of_kernel: Vec<_> = status.iter().filter(|hook| hook.set == Some(Hook::Kernel)).collect();
     let proven = of_kernel.iter().filter(|hook| hook.proven).count();
-    ensure!(of_kernel.len() == 16 && proven == 12, "proven: {proven} of {}", of_kernel.len());
+    ensure!(of_kernel.len() == 19 && proven == 15, "proven: {proven} of {}", of_kernel.len());
     ensure!(left_behind() == 0, "{} directories of self-tests are left", left_behind());
     rig.tier.require(Hooks::NONE)?;
     ensure!(rig.tier.hooks().iter().all(|hook| hook.how.is_none()), "something is still attached");
@@ -80,6 +81,24 @@ fn by_lsm(_: &mut Bench<'_>) -> Result<String> {
     }
     ensure!(left_behind() == 0, "{} directories of self-tests are left", left_behind());
     Ok(format!("security modules {}", modules.trim()))
+}
+
+/// Without lsm, as where bpf is not among the security modules.
+fn by_fmod_ret(bench: &mut Bench<'_>) -> Result<String> {
+    let options = Options { avoid: Some(How::Lsm), lease: LONG, ..Options::default() };
+    let rig = Rig::with(&[Hook::Kernel], &options)?;
+    for hook in rig.tier.hooks().iter().filter(|hook| hook.proven) {
+        ensure!(hook.how == Some(How::FmodRet), "{hook:?}");
+    }
+    let group = bench.group("job")?;
+    let mut hog = bench.worker(&group, "hog")?;
+    hog.ask("kernel-calls-prepare")?;
+    let id = counted(&rig, bench, &group)?;
+    ensure!(refused(&mut hog)?.is_empty(), "refused under its line: {:?}", refused(&mut hog)?);
+    line(&rig, bench, &group, live(&rig, id)? / 2)?;
+    let over = refused(&mut hog)?;
+    ensure!(over.len() == CALLS, "refused only {over:?}");
+    Ok(over.join(", "))
 }
 
 fn agreement(bench: &mut Bench<'_>) -> Result<String> {

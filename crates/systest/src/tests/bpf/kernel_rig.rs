@@ -96,7 +96,7 @@ pub fn refused(agent: &mut Agent) -> Result<Vec<String>> {
 }
 
 /// All the calls that are tried.
-pub const CALLS: usize = 17;
+pub const CALLS: usize = 20;
 
 /// Another group with a far line, whose calls must never be refused.
 pub struct Neighbour {

@@ -5,7 +5,8 @@ use std::time::Instant;
 use anyhow::{Result, anyhow, ensure};
 use memgov::bpf::{Hook, Hooks, How, Options, Tier};
 
-use super::rig::{LONG, Rig};
+use super::rig::{LONG, Rig, calls_refused};
+use crate::harness::MIB;
 use crate::harness::bench::Bench;
 use crate::harness::host::Need;
 use crate::harness::run::Test;
@@ -15,6 +16,7 @@ pub fn tests() -> Vec<Test> {
     vec![
         test("bpf_every_program_loads_and_every_refusal_is_proven", all),
         test("bpf_lsm_is_used_where_it_is_called_and_only_there", by_lsm),
+        test("bpf_fmod_ret_refuses_where_lsm_is_not_used", by_fmod_ret),
     ]
 }
 
@@ -35,6 +37,25 @@ fn by_lsm(_: &mut Bench<'_>) -> Result<String> {
     }
     let why = tier.hooks().into_iter().find_map(|hook| hook.unavailable);
     Ok(format!("security modules {}; {}", modules.trim(), why.unwrap_or_else(|| "proven".to_owned())))
+}
+
+/// As where bpf is not among the security modules: proven, and what is refused is refused.
+fn by_fmod_ret(bench: &mut Bench<'_>) -> Result<String> {
+    let options = Options { avoid: Some(How::Lsm), lease: LONG, ..Options::default() };
+    let rig = Rig::with(&[Hook::Deny], &options)?;
+    for hook in rig.tier.hooks().iter().filter(|hook| hook.set == Some(Hook::Deny)) {
+        ensure!(hook.how == Some(How::FmodRet) && hook.proven, "{hook:?}");
+    }
+    let group = bench.group("job")?;
+    let mut hog = bench.agent(&group, "hog")?;
+    hog.take("anon", 32 * MIB)?;
+    ensure!(calls_refused(&mut hog)?.is_empty(), "refused with no line");
+    rig.deny_over(&group, 24 * MIB)?;
+    let refused = calls_refused(&mut hog)?;
+    ensure!(refused == ["brk", "mmap", "mprotect", "mremap", "shared"], "refused: {refused:?}");
+    hog.ask("free")?;
+    ensure!(calls_refused(&mut hog)?.is_empty(), "refused under its line");
+    Ok(String::new())
 }
 
 /// The verifier looks at some million instructions a second natively: so much is far under the second that loading may take, and a loop that it has

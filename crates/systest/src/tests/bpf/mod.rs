@@ -15,17 +15,21 @@ mod load;
 mod overshoot;
 mod process;
 mod rig;
+mod room;
 mod rules;
 mod send;
+mod swings;
 
 use crate::harness::run::Test;
 
 pub fn tests() -> Vec<Test> {
-    let themes: [fn() -> Vec<Test>; 15] = [
+    let themes: [fn() -> Vec<Test>; 17] = [
         load::tests,
         deny::tests,
+        room::tests,
         process::tests,
         send::tests,
+        swings::tests,
         feed::tests,
         rules::tests,
         both::tests,

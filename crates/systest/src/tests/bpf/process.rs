@@ -9,6 +9,7 @@ use memgov_decide::policy::{Kinds, Over, RssOver};
 use memgov_decide::units::{Bytes, Limit};
 
 use super::rig::{Rig, bound, calls_refused, pidfd};
+use crate::harness::agent::Agent;
 use crate::harness::bench::Bench;
 use crate::harness::host::Need;
 use crate::harness::run::Test;
@@ -21,6 +22,7 @@ pub fn tests() -> Vec<Test> {
         test("bpf_process_deny_over_a_virtual_high", virtual_high),
         test("bpf_process_deny_over_memory_high", memory_high).needs(&[Need::Bpf, Need::V2]),
         test("bpf_process_limit_follows_fork_exec_and_threads", follows),
+        test("bpf_process_limit_of_other_rules_is_looked_at_no_more", other_rules),
         test("bpf_process_limit_goes_with_its_process", goes),
         test("bpf_process_limit_is_not_found_by_a_reused_pid", reused).needs(&[Need::Bpf, Need::ChoosePid]),
     ]
@@ -122,6 +124,41 @@ fn follows(bench: &mut Bench<'_>) -> Result<String> {
     thread.say("exec")?;
     parent.note("ready").context("the program that a thread became")?;
     ensure!(rig.tag_of(parent.pid)? == Some(78), "lost by exec of a thread: {:?}", rig.tag_of(parent.pid)?);
+    Ok(String::new())
+}
+
+/// What a child has of its parent's ends with the rule, and not with what the parent has asked for itself.
+fn other_rules(bench: &mut Bench<'_>) -> Result<String> {
+    let rig = Rig::new(&[Hook::Deny])?;
+    let group = bench.group("job")?;
+    let (mut ruled, mut wilful) = (bench.agent(&group, "ruled")?, bench.agent(&group, "wilful")?);
+    let over = |by_rule| TaskLimit { by_rule, ..limit(rss(ANON, 0), TaskAction::Deny, 7) };
+    rig.limit_process(&ruled, &over(true))?;
+    rig.limit_process(&wilful, &over(false))?;
+    let (child, heir) = (ruled.offspring("fork", &bench.dir)?, wilful.offspring("fork", &bench.dir)?);
+    let mut all = [ruled, child, wilful, heir];
+    let refused = |all: &mut [Agent; 4], when: &str, wanted: [usize; 4]| -> Result<()> {
+        let found = all.iter_mut().map(|agent| calls_refused(agent).map(|calls| calls.len()));
+        let found = found.collect::<Result<Vec<_>>>()?;
+        ensure!(
+            found == wanted,
+            "{when}: calls refused to who has a rule, its child, who has asked, its child: {found:?}"
+        );
+        Ok(())
+    };
+    refused(&mut all, "at first", [5, 5, 5, 5])?;
+    rig.tier.begin_generation();
+    refused(&mut all, "while rows are told anew", [5, 5, 5, 5])?;
+    rig.tier.end_generation();
+    refused(&mut all, "with other rules", [0, 0, 5, 5])?;
+    let mut late = all[0].offspring("fork", &bench.dir)?;
+    ensure!(rig.tag_of(late.pid)?.is_none(), "what stands no more was inherited");
+    rig.tier.begin_generation();
+    rig.limit_process(&all[0], &over(true))?;
+    refused(&mut all, "told ahead", [5, 0, 5, 5])?;
+    rig.tier.end_generation();
+    refused(&mut all, "told in time", [5, 0, 5, 5])?;
+    ensure!(calls_refused(&mut late)?.is_empty(), "a child that inherited nothing was refused");
     Ok(String::new())
 }
 

@@ -113,6 +113,8 @@ fn crossing(bench: &mut Bench<'_>) -> Result<String> {
     let id = rig.limit(&group, GroupLimit { tell: Some(Bytes(LINE)), tag: 6, ..GroupLimit::default() })?;
     let mut said = Vec::new();
     for episode in 1..=3 {
+        // Sooner after the last it would not be told at once.
+        std::thread::sleep(std::time::Duration::from_millis(150));
         hog.take("anon", 24 * MIB)?;
         let crossed: Vec<_> =
             rig.events().iter().filter(|event| event.kind == EventKind::Crossed).copied().collect();
