@@ -36,9 +36,8 @@ impl Governor {
         if !whole && let Some(why) = selection.hopeless() {
             return self.withhold(episode, step, Reason::Protected(why), out);
         }
-        if let Target::Process(who, process) = episode.target
-            && snap.process(process).is_some_and(|row| row.killed)
-            && self.kills.is_undecided(who)
+        if let Target::Process(who, _) = episode.target
+            && self.killed_inside(episode, snap)
         {
             return self.killed_already(episode, step, who, excess, selection, out);
         }
@@ -78,6 +77,12 @@ impl Governor {
         episode.noted_freeing = false;
         self.kills.ordered(self.now, id, group, expected, snap);
         Step::Began
+    }
+
+    /// Whether the kernel has killed its process, and that is still to be decided on.
+    pub(super) fn killed_inside(&self, episode: &Episode, snap: &Snapshot) -> bool {
+        let Target::Process(who, slot) = episode.target else { return false };
+        snap.process(slot).is_some_and(|row| row.killed) && self.kills.is_undecided(who)
     }
 
     /// The kernel has killed it in the instant of the crossing: what would be ordered is put down as an order. The brakes were asked

@@ -209,10 +209,11 @@ impl Governor {
                 },
                 Action::Kill { .. } => {
                     let last = step + 1 == episode.next && self.step_of(episode, step + 1).is_none();
-                    if !last || episode.rehearsed {
+                    let inside = self.killed_inside(episode, snap);
+                    if !last || (episode.rehearsed && !inside) {
                         continue;
                     }
-                    ordered + REPEAT
+                    if inside { self.now } else { ordered + REPEAT }
                 }
                 _ => continue,
             };

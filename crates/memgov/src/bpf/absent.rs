@@ -100,6 +100,12 @@ impl Maps {
     pub fn allow_kills(&self, _: u32) {
         match self.0 {}
     }
+    pub fn allow_more_kills(&self, _: i64) {
+        match self.0 {}
+    }
+    pub fn kills_left(&self) -> i64 {
+        match self.0 {}
+    }
     pub fn take_back_kills(&self) -> i64 {
         match self.0 {}
     }
