@@ -47,7 +47,8 @@ fn scene(bench: &Bench<'_>, does: &str) -> Result<Scene> {
     let job = bench.group("job")?;
     let (hog, ballast) = (bench.agent(&job, "hog")?, bench.agent(&job, "ballast")?);
     let daemon = bench.daemon(&rule(&job, does))?;
-    is_watched(bench, &daemon, 1)?;
+    // Nobody in a group that is far from its line can be over both, so nobody has a row yet.
+    is_watched(bench, &daemon, 0)?;
     Ok(Scene { job, hog, ballast, daemon })
 }
 
@@ -69,21 +70,18 @@ fn signals(bench: &mut Bench<'_>) -> Result<String> {
     std::thread::sleep(bench.patience() / 10);
     ensure!(counted(&mut scene)? == 0, "signalled although its group is under the line");
     // Its own came first, and the group's is crossed by the hog itself.
-    fill(&mut scene, OF_GROUP - 8 * MIB)?;
+    fill(&mut scene, OF_GROUP - 4 * MIB)?;
+    is_watched(bench, &scene.daemon, 1)?;
     let before = scene.job.usage()?;
     scene.hog.push("anon", 200 * MIB)?;
     let first = yielded(&mut scene)?;
     let most = OWN + 8 * MIB + (OF_GROUP - before);
-    ensure!(
-        first + MIB > most && first <= most + MOST_OVER,
-        "held {}, and {} was the line",
-        mib(first),
-        mib(most)
-    );
+    ensure!(first + MIB > most && first <= most + MIB, "held {}, and {} was the line", mib(first), mib(most));
     relieved(bench, &mut scene)?;
     // Now the group's comes first.
     scene.ballast.take("anon", OF_GROUP + 4 * MIB)?;
     scene.hog.take("anon", OWN / 2)?;
+    is_watched(bench, &scene.daemon, 1)?;
     std::thread::sleep(bench.patience() / 10);
     ensure!(counted(&mut scene)? == 1, "signalled although it holds little itself");
     scene.hog.push("anon", 200 * MIB)?;
@@ -117,7 +115,8 @@ fn denies(bench: &mut Bench<'_>) -> Result<String> {
     let mut scene = scene(bench, "\"deny\"")?;
     scene.hog.take("anon", OWN + 8 * MIB)?;
     ensure!(calls_refused(&mut scene.hog)?.is_empty(), "refused although its group is under the line");
-    fill(&mut scene, OF_GROUP - 8 * MIB)?;
+    fill(&mut scene, OF_GROUP - 4 * MIB)?;
+    is_watched(bench, &scene.daemon, 1)?;
     scene.hog.push("anon", 200 * MIB)?;
     scene.hog.note("refused")?;
     scene.hog.ask("stop")?;
