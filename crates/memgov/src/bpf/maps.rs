@@ -196,7 +196,7 @@ impl Maps {
         }
     }
 
-    fn table(&self) -> MutexGuard<'_, Table> {
+    pub(super) fn table(&self) -> MutexGuard<'_, Table> {
         // What it guards is whole after every statement that could panic.
         self.table.lock().unwrap_or_else(PoisonError::into_inner)
     }

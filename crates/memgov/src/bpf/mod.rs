@@ -81,6 +81,17 @@ pub struct ExemptFile {
     pub of_root: bool,
 }
 
+/// By what a process is exempt. Each says so for itself and takes back only that.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ExemptBy {
+    /// What it is: memgov, its guardian, those it was started from.
+    Always,
+    /// Its row in the process table, which is on the never-list.
+    Row,
+    /// The look at everybody in a group, for processes without a row.
+    Sweep,
+}
+
 /// What is fixed when the tier is loaded.
 #[derive(Clone, Debug)]
 pub struct Options {
