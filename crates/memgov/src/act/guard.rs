@@ -13,6 +13,7 @@ use crate::bpf::Maps;
 use crate::kernel::file::ShortPath;
 use crate::kernel::layout::{Controller, Layout};
 use crate::kernel::proc::{self, Stat};
+use crate::kernel::roots::Roots;
 use crate::kernel::sys;
 
 /// More generations than that between memgov and pid 1 are not looked for.
@@ -26,6 +27,7 @@ pub struct Guard {
     governors: Vec<u32>,
     guardian: Option<u32>,
     layout: Layout,
+    roots: Roots,
     line: Box<[u8]>,
     path: Box<[u8]>,
     lease: Lease,
@@ -65,6 +67,7 @@ impl Guard {
             governors,
             guardian,
             layout: layout.clone(),
+            roots: Roots::look(),
             line: vec![0; paths::LINE_BUFFER].into_boxed_slice(),
             path: vec![0; paths::LINE_BUFFER].into_boxed_slice(),
             lease: Lease::default(),
@@ -119,9 +122,11 @@ impl Guard {
         let shows_it = proc::surviving_thread(pid, &mut buffer).unwrap_or(pid);
         let Ok(link) = ShortPath::of_process(shows_it, b"exe") else { return true };
         match rustix::fs::readlinkat_raw(rustix::fs::CWD, link.as_c_str(), &mut space[..]) {
-            // A program replaced by an upgrade is still that program.
+            // A program replaced by an upgrade is still that program. A container's is none of those that are meant.
             Ok((exe, _)) => {
-                any(patterns, exe) || exe.strip_suffix(b" (deleted)").is_some_and(|exe| any(patterns, exe))
+                let named = any(patterns, exe)
+                    || exe.strip_suffix(b" (deleted)").is_some_and(|exe| any(patterns, exe));
+                named && !self.roots.is_elsewhere(shows_it, exe)
             }
             Err(_) => true,
         }

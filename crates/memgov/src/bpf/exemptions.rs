@@ -2,7 +2,7 @@
 //! refused.
 
 use super::maps::Maps;
-use super::record::{Control, EXEMPT_OF_ANY, EXEMPT_OF_ROOT, ExemptFileKey, ExemptKey};
+use super::record::{Control, ExemptFileKey, ExemptKey};
 use super::{Comm, ExemptBy, ExemptFile, Hot, MAX_PROTECTED_NAMES};
 use crate::kernel::Errno;
 use memgov_decide::snapshot::ProcessId;
@@ -50,8 +50,7 @@ impl Maps {
         });
         let mut result = Ok(());
         for file in files {
-            let of = if file.of_root { EXEMPT_OF_ROOT } else { EXEMPT_OF_ANY };
-            match self.exempt_files.update(&key(file), &of) {
+            match self.exempt_files.update(&key(file), &file.uids_under) {
                 Ok(()) if !known.contains(&key(file)) => known.push(key(file)),
                 Ok(()) => {}
                 Err(errno) => result = Err(errno),

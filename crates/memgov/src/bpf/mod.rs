@@ -77,8 +77,8 @@ pub struct ExemptFile {
     pub inode: u64,
     /// The device of its file system as the kernel keeps it (include/linux/kdev_t.h): `major << 20 | minor`.
     pub device: u64,
-    /// Only processes of uid 0, of the first user namespace.
-    pub of_root: bool,
+    /// Only processes whose real uid, of the first user namespace, is under this: 1 is root, `u32::MAX` everybody.
+    pub uids_under: u32,
 }
 
 /// By what a process is exempt. Each says so for itself and takes back only that.

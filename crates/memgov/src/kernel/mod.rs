@@ -15,6 +15,7 @@ pub mod pidfd;
 pub mod proc;
 pub mod psi;
 pub mod rlimit;
+pub mod roots;
 pub mod sys;
 pub(crate) mod text;
 

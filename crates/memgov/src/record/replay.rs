@@ -333,6 +333,7 @@ impl Player {
             *to = u8::from_str_radix(pair, 16).map_err(|_| words.bad("not a name in hexadecimal"))?;
         }
         process.exe = (!words.frame.payload.is_empty()).then(|| words.frame.payload.into());
+        process.exe_elsewhere = words.frame.words.get(10).is_some_and(|word| *word == "elsewhere");
         if let Some(old) = self.snap.processes.get(slot).filter(|old| old.id == process.id) {
             (process.rss, process.read_at, process.killed) = (old.rss, old.read_at, old.killed);
             (process.kernel, process.session) = (old.kernel, old.session);
