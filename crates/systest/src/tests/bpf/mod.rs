@@ -3,6 +3,7 @@
 mod attacks;
 mod both;
 mod cost;
+mod daemon;
 mod deny;
 mod feed;
 mod groups;
@@ -21,7 +22,7 @@ mod send;
 use crate::harness::run::Test;
 
 pub fn tests() -> Vec<Test> {
-    let themes: [fn() -> Vec<Test>; 15] = [
+    let themes: [fn() -> Vec<Test>; 16] = [
         load::tests,
         deny::tests,
         process::tests,
@@ -34,6 +35,7 @@ pub fn tests() -> Vec<Test> {
         kernel_attacks::tests,
         attacks::tests,
         cost::tests,
+        daemon::tests,
         groups::tests,
         groups_daemon::tests,
         instructions::tests,
