@@ -217,6 +217,8 @@ pub struct Process {
     pub comm: [u8; 16],
     /// Target of `/proc/PID/exe`; `None` for kernel threads and where it may not be read.
     pub exe: Option<Box<[u8]>>,
+    /// `exe` is a path in another root file system (a container's), where there may be anything under it: it says nothing of the file of that path here.
+    pub exe_elsewhere: bool,
     /// `/proc/PID/oom_score_adj`; -1000 takes a process out of every choice of victim.
     pub oom_score_adj: Option<i16>,
     /// A fact that forbids touching it.
@@ -245,6 +247,7 @@ impl Process {
             uid: None,
             comm: [0; 16],
             exe: None,
+            exe_elsewhere: false,
             oom_score_adj: None,
             untouchable: None,
             read_at: Time(0),

@@ -19,7 +19,9 @@ pub fn untouchable(process: &Process, group: Option<&[u8]>, never: &[ProcessMatc
     if process.id.pid == 1 {
         return Some(Protected::Fact(crate::snapshot::Untouchable::Init));
     }
-    never.iter().any(|list| list.matches(process, group)).then_some(Protected::Never)
+    // A list of executables means those of the host; in a container anybody may have a file of that path.
+    let means = |list: &&ProcessMatch| list.exe.is_empty() || !process.exe_elsewhere;
+    never.iter().filter(means).any(|list| list.matches(process, group)).then_some(Protected::Never)
 }
 
 /// Why a process that may be touched may not be killed.

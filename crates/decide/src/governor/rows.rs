@@ -279,6 +279,7 @@ fn print(row: &Process, group: Option<GroupId>) -> u64 {
     let mut hasher = Fnv::default();
     row.comm.hash(&mut hasher);
     row.exe.hash(&mut hasher);
+    row.exe_elsewhere.hash(&mut hasher);
     row.uid.hash(&mut hasher);
     row.untouchable.map(|fact| fact as u8).hash(&mut hasher);
     group.hash(&mut hasher);

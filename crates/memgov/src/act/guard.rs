@@ -13,6 +13,7 @@ use crate::bpf::Maps;
 use crate::kernel::file::ShortPath;
 use crate::kernel::layout::{Controller, Layout};
 use crate::kernel::proc::{self, Stat};
+use crate::kernel::roots::Roots;
 use crate::kernel::{Errno, sys};
 
 /// More generations than that between memgov and pid 1 are not looked for.
@@ -26,6 +27,7 @@ pub struct Guard {
     governors: Vec<u32>,
     guardian: Option<u32>,
     layout: Layout,
+    roots: Roots,
     line: Box<[u8]>,
     path: Box<[u8]>,
     lease: Lease,
@@ -85,6 +87,7 @@ impl Guard {
             governors,
             guardian,
             layout: layout.clone(),
+            roots: Roots::look(),
             line: vec![0; paths::LINE_BUFFER].into_boxed_slice(),
             path: vec![0; paths::LINE_BUFFER].into_boxed_slice(),
             lease: Lease::default(),
@@ -127,7 +130,7 @@ impl Guard {
             [!entry.comm.is_empty(), !entry.uid.is_empty(), !entry.exe.is_empty(), !entry.groups.is_empty()];
         given.contains(&true)
             && (entry.comm.is_empty() || any(&entry.comm, comm(of.stat)))
-            && (entry.exe.is_empty() || of.exe_matches(&entry.exe))
+            && (entry.exe.is_empty() || of.exe_matches(&entry.exe, &self.roots))
             && (entry.uid.is_empty() || of.uid().is_none_or(|uid| entry.uid.contains(&uid)))
             && (entry.groups.is_empty() || self.group_matches(&entry.groups, of.stat.pid))
     }
@@ -162,6 +165,10 @@ struct Facts<'a> {
 struct Exe {
     space: [u8; 4096],
     found: Found,
+    /// Where it was found: the process, or a thread of it.
+    shown_by: u32,
+    /// It is another file than that of this path here; once it was asked for.
+    elsewhere: Option<bool>,
 }
 
 enum Found {
@@ -175,14 +182,17 @@ enum Found {
 
 impl Exe {
     fn of(pid: u32) -> Self {
-        let mut exe = Self { space: [0; 4096], found: Found::Unknown };
+        let mut exe = Self { space: [0; 4096], found: Found::Unknown, shown_by: pid, elsewhere: None };
         let found = exe.read(pid).or_else(|_| {
             // A process whose first thread has ended shows its program only in the others.
             let mut buffer = [0; proc::STAT_BUFFER];
             match proc::read_stat(pid, &mut buffer) {
                 Ok(stat) if stat.is_ending() => Ok(Found::Ended),
                 Err(Errno::NOENT | Errno::SRCH) => Ok(Found::Ended),
-                _ => exe.read(proc::surviving_thread(pid, &mut buffer).unwrap_or(pid)),
+                _ => {
+                    exe.shown_by = proc::surviving_thread(pid, &mut buffer).unwrap_or(pid);
+                    exe.read(exe.shown_by)
+                }
             }
         });
         exe.found = found.unwrap_or(Found::Unknown);
@@ -194,12 +204,14 @@ impl Exe {
         rustix::fs::readlinkat_raw(rustix::fs::CWD, link.as_c_str(), &mut self.space[..]).map(Found::Path)
     }
 
-    fn matches(&self, patterns: &[Pattern]) -> bool {
+    fn matches(&mut self, patterns: &[Pattern], roots: &Roots) -> bool {
         match self.found {
             Found::Path(length) => {
-                let exe = &self.space[..length];
-                // A program replaced by an upgrade is still that program.
-                any(patterns, exe) || exe.strip_suffix(b" (deleted)").is_some_and(|exe| any(patterns, exe))
+                let (exe, shown_by) = (&self.space[..length], self.shown_by);
+                // A program replaced by an upgrade is still that program. A container's is none of those that are meant.
+                let named = any(patterns, exe)
+                    || exe.strip_suffix(b" (deleted)").is_some_and(|exe| any(patterns, exe));
+                named && !*self.elsewhere.get_or_insert_with(|| roots.is_elsewhere(shown_by, exe))
             }
             Found::Ended => false,
             Found::Unknown => true,
@@ -216,10 +228,10 @@ impl<'a> Facts<'a> {
         *self.uid.get_or_insert_with(|| uid(self.stat.pid))
     }
 
-    fn exe_matches(&mut self, patterns: &[Pattern]) -> bool {
+    fn exe_matches(&mut self, patterns: &[Pattern], roots: &Roots) -> bool {
         let pid = self.stat.pid;
         let exe = self.exe.get_or_insert_with(|| Exe::of(pid));
-        exe.matches(patterns)
+        exe.matches(patterns, roots)
     }
 }
 

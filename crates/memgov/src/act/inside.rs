@@ -7,8 +7,8 @@
 mod counting;
 mod kills;
 mod refusals;
+mod swept;
 
-use std::collections::VecDeque;
 use std::os::fd::AsFd as _;
 use std::sync::Arc;
 
@@ -18,16 +18,15 @@ use memgov_decide::policy::Condition;
 use memgov_decide::snapshot::{Group, GroupId, GroupSlot, ProcessId, ProcessSlot};
 use memgov_decide::units::{Bytes, Limit, Time};
 
-use crate::bpf::{Event, EventKind, GroupLimit, Hook, Hooks, Maps, TaskAction, TaskLimit};
+use crate::bpf::{Event, EventKind, ExemptBy, GroupLimit, Hook, Hooks, Maps, TaskAction, TaskLimit};
 use crate::kernel::Errno;
 use crate::kernel::pidfd::PidFd;
 
 pub use refusals::{Of, Refused};
+pub use swept::SWEPT;
 
 /// Each row has them, so they are few.
 type Holders = super::holders::Holders<4>;
-/// Processes found protected by sweeps that are known at a time.
-pub const SWEPT: usize = 1024;
 /// Signals and deaths by the kernel's hand that are remembered until their order comes.
 pub const REMEMBERED: usize = 512;
 
@@ -47,6 +46,8 @@ struct ToldGroup {
     kernel_said: refusals::Said,
     /// When its counter of kernel memory was last compared with the kernel's file.
     compared: Time,
+    /// When everybody in it was last looked at for the never-list's sake.
+    swept: Time,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -75,6 +76,7 @@ impl ToldGroup {
             said: refusals::Said::default(),
             kernel_said: refusals::Said::default(),
             compared: Time(0),
+            swept: Time(0),
         }
     }
 }
@@ -123,8 +125,8 @@ pub struct Inside {
     told: u32,
     /// Who of the rows is protected, and known as such; pid 0: nobody.
     exempt: Vec<ProcessId>,
-    /// Who was found protected by sweeps, the youngest last.
-    swept: VecDeque<ProcessId>,
+    /// Who was found protected by sweeps.
+    swept: swept::Found,
     /// What the kernel did by itself, the youngest last, and with which signal.
     done: Vec<(EventKind, ProcessId, u8)>,
     /// Kills it was allowed to make and has not answered for: see `kills.rs`.
@@ -156,7 +158,7 @@ impl Inside {
             processes: vec![None; processes as usize],
             told: 0,
             exempt: vec![NOBODY; processes as usize],
-            swept: VecDeque::with_capacity(SWEPT),
+            swept: swept::Found::new(),
             done: Vec::with_capacity(REMEMBERED),
             allowed: 0,
             unheard: 0,
@@ -179,10 +181,10 @@ impl Inside {
         self.told > 0
     }
 
-    /// Never refused anything, whatever its group is told.
+    /// Never refused anything, whatever its group is told and whatever becomes of the never-list.
     pub fn exempt(&self, who: ProcessId) {
         // No room: the sweep before each order comes to it again.
-        let _ = self.maps.exempt(who, true);
+        let _ = self.maps.exempt(who, ExemptBy::Always, true);
     }
 
     /// Who of this row is protected; `None`: nobody, or nobody any more.
@@ -191,31 +193,10 @@ impl Inside {
         let Some(place) = self.exempt.get_mut(slot.0 as usize).filter(|place| **place != who) else { return };
         let former = std::mem::replace(place, NOBODY);
         if former != NOBODY {
-            let _ = self.maps.exempt(former, false);
+            let _ = self.maps.exempt(former, ExemptBy::Row, false);
         }
-        if who != NOBODY && self.maps.exempt(who, true).is_ok() {
+        if who != NOBODY && self.maps.exempt(who, ExemptBy::Row, true).is_ok() {
             *place = who;
-        }
-    }
-
-    /// Found protected by the sweep of an order. At most so many are known at a time: one that was forgotten is found by the next sweep.
-    pub fn exempt_swept(&mut self, who: ProcessId) {
-        if self.swept.contains(&who) {
-            return;
-        }
-        if self.swept.len() == SWEPT
-            && let Some(former) = self.swept.pop_front()
-        {
-            let _ = self.maps.exempt(former, false);
-        }
-        self.exempt(who);
-        self.swept.push_back(who);
-    }
-
-    /// Another never-list: whoever is still on it is found by the next sweep.
-    pub fn forget_swept(&mut self) {
-        for who in self.swept.drain(..) {
-            let _ = self.maps.exempt(who, false);
         }
     }
 

@@ -236,15 +236,22 @@ impl Actor {
         if let Some(inside) = self.inside.as_mut().filter(|inside| inside.counts)
             && inside.hold(at.decision.target, Of::KernelMemory, level, episode).is_ok()
         {
-            if phase == Phase::Sustain {
+            let begin = sys::now();
+            if phase == Phase::Sustain && !inside.sweep_is_due(slot, id, begin) {
                 // It stands. A bomb of a thousand processes is not read through every few milliseconds: that would keep memgov from renewing its lease.
                 return Outcome::Nothing;
             }
-            if let Err(outcome) = at.sweep_group(&mut self.kit, id, slot) {
-                return outcome;
+            let swept =
+                at.sweep_group(&mut self.kit, id, slot).map(|()| self.exempt_protected(Refusal::Locks));
+            if let Some(inside) = &mut self.inside {
+                inside.was_swept(slot, begin, sys::now());
             }
-            self.exempt_protected(Refusal::Locks);
-            return Tally::of(&self.kit.sweep).outcome(Mechanism::Bpf);
+            return match (phase, swept) {
+                // Whoever could not be looked at is looked at again; the refusal stands.
+                (Phase::Sustain, _) => Outcome::Nothing,
+                (_, Err(outcome)) => outcome,
+                (_, Ok(())) => Tally::of(&self.kit.sweep).outcome(Mechanism::Bpf),
+            };
         }
         self.caps.hold(&mut self.kit, at, id, slot)
     }
@@ -333,7 +340,7 @@ impl Actor {
             if let Ok(stat) = crate::kernel::proc::read_stat(pid, &mut buffer)
                 && self.kit.guard.forbids(&stat).is_some()
             {
-                inside.exempt_swept(stat.id());
+                inside.exempt_swept(stat.id(), &mut |who| is_alive(who));
             }
         }
     }
@@ -399,7 +406,11 @@ impl Actor {
     pub fn reconfigure(&mut self, never: Vec<ProcessMatch>, dry_run: bool) {
         self.kit.guard.set_never(never);
         if let Some(inside) = &mut self.inside {
-            inside.forget_swept();
+            let (guard, mut buffer) = (&mut self.kit.guard, [0; crate::kernel::proc::STAT_BUFFER]);
+            inside.judge_swept(&mut |who| {
+                let stat = crate::kernel::proc::read_stat(who.pid, &mut buffer);
+                stat.is_ok_and(|stat| stat.id() == who && guard.forbids(&stat).is_some())
+            });
         }
         // What is in force would stay: in a dry run not even an end is carried out.
         if dry_run && !self.dry_run {
@@ -525,6 +536,11 @@ impl<'a> Aim<'a> {
             Err(errno) => Err(refused(Operation::ReadProcess, errno)),
         }
     }
+}
+
+fn is_alive(who: ProcessId) -> bool {
+    let mut buffer = [0; crate::kernel::proc::STAT_BUFFER];
+    crate::kernel::proc::identify(who.pid, &mut buffer).is_ok_and(|found| found == who)
 }
 
 fn refused(at: Operation, errno: Errno) -> Outcome {

@@ -1,8 +1,8 @@
 //! The tier of a build without the feature `bpf`: there is none. These types have no values, so nothing here runs but `load`.
 
 use super::{
-    Absent, Comm, Error, Event, ExemptFile, GroupLimit, GroupRecord, HookStatus, Hooks, Hot, Lost, Options,
-    Parts, Seeding, TaskLimit,
+    Absent, Comm, Error, Event, ExemptBy, ExemptFile, GroupLimit, GroupRecord, HookStatus, Hooks, Hot, Lost,
+    Options, Parts, Seeding, TaskLimit,
 };
 use memgov_decide::snapshot::{GroupId, ProcessId};
 use memgov_decide::units::{Bytes, Time};
@@ -85,7 +85,7 @@ impl Maps {
     pub fn protect(&self, _: &[Comm], _: &[ExemptFile]) -> Hot {
         match self.0 {}
     }
-    pub fn exempt(&self, _: ProcessId, _: bool) -> Hot {
+    pub fn exempt(&self, _: ProcessId, _: ExemptBy, _: bool) -> Hot {
         match self.0 {}
     }
     pub fn renew(&self, _: Time) {

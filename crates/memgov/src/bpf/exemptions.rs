@@ -2,23 +2,35 @@
 //! refused.
 
 use super::maps::Maps;
-use super::record::{Control, EXEMPT_OF_ANY, EXEMPT_OF_ROOT, ExemptFileKey, ExemptKey};
-use super::{Comm, ExemptFile, Hot, MAX_PROTECTED_NAMES};
+use super::record::{Control, ExemptFileKey, ExemptKey};
+use super::{Comm, ExemptBy, ExemptFile, Hot, MAX_PROTECTED_NAMES};
 use crate::kernel::Errno;
 use memgov_decide::snapshot::ProcessId;
 use std::sync::PoisonError;
 use std::sync::atomic::Ordering::{Relaxed, Release};
 
+/// What is to be written for a process of which there is `before` (0: it has no entry), and whether that is another value.
+fn noted(before: u8, by: ExemptBy, on: bool) -> (u8, bool) {
+    let bit = 1 << by as u8;
+    let after = if on { before | bit } else { before & !bit };
+    (after, after != before)
+}
+
 impl Maps {
-    /// This process. `2BIG`: too many are exempt. (hot)
-    pub fn exempt(&self, who: ProcessId, on: bool) -> Hot {
+    /// This process, by what was found out about it: it is exempt as long as anything says so. `2BIG`: too many are exempt. (hot)
+    pub fn exempt(&self, who: ProcessId, by: ExemptBy, on: bool) -> Hot {
         let key = ExemptKey { start_ticks: who.start, tgid: who.pid, unused: 0 };
-        if on {
-            return self.exempt.update(&key, &1);
+        // Nobody else changes it between the two calls.
+        let _table = self.table();
+        let mut before = 0;
+        match self.exempt.lookup(&key, &mut before) {
+            Ok(()) | Err(Errno::NOENT) => {}
+            other => return other,
         }
-        match self.exempt.delete(&key) {
-            Err(Errno::NOENT) => Ok(()),
-            other => other,
+        match noted(before, by, on) {
+            (_, false) => Ok(()),
+            (0, true) => self.exempt.delete(&key),
+            (after, true) => self.exempt.update(&key, &after),
         }
     }
 
@@ -38,8 +50,7 @@ impl Maps {
         });
         let mut result = Ok(());
         for file in files {
-            let of = if file.of_root { EXEMPT_OF_ROOT } else { EXEMPT_OF_ANY };
-            match self.exempt_files.update(&key(file), &of) {
+            match self.exempt_files.update(&key(file), &file.uids_under) {
                 Ok(()) if !known.contains(&key(file)) => known.push(key(file)),
                 Ok(()) => {}
                 Err(errno) => result = Err(errno),
@@ -61,4 +72,29 @@ fn set_names(control: &Control, names: &[Comm]) {
         count += 1;
     }
     control.protected_count.store(count, Release);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn whoever_is_exempt_for_two_reasons_stays_so_when_one_ends() {
+        use ExemptBy::{Always, Row, Sweep};
+        let mut entry = 0;
+        let mut note = |by, on| {
+            let (after, other) = noted(entry, by, on);
+            assert_eq!(other, after != entry);
+            entry = after;
+            entry != 0
+        };
+        assert!(!note(Row, false), "nothing is made of nothing");
+        assert!(note(Always, true) && note(Row, true) && note(Sweep, true) && note(Sweep, true));
+        assert!(
+            note(Sweep, false) && note(Row, false),
+            "memgov itself is exempt whatever a row or a sweep says"
+        );
+        assert!(note(Row, true) && note(Always, false));
+        assert!(!note(Row, false), "and with the last one it goes");
+    }
 }

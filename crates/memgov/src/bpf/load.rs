@@ -178,10 +178,10 @@ pub(super) fn hopeless() -> Option<Absent> {
             "the kernel is locked down (confidentiality in /sys/kernel/security/lockdown): no program may read its memory",
         );
     }
-    if !in_first_pid_namespace() {
-        return absent(
-            "memgov runs in a pid namespace of its own, and programs see the pids of the first one",
-        );
+    for (name, first, why) in FIRST_NAMESPACES {
+        if !is_in(name, first) {
+            return absent(&format!("memgov runs in a {name} namespace of its own: {why}"));
+        }
     }
     None
 }
@@ -211,8 +211,38 @@ fn lockdown() -> Option<String> {
     Some(word.to_owned())
 }
 
-/// PROC_PID_INIT_INO of include/linux/proc_ns.h.
-fn in_first_pid_namespace() -> bool {
+/// Of these memgov must be in the first one, with its inode number (include/linux/proc_ns.h: PROC_PID_INIT_INO, PROC_CGROUP_INIT_INO), and why.
+const FIRST_NAMESPACES: [(&str, u64, &str); 2] = [
+    ("pid", 0xEFFF_FFFC, "programs see the pids of the first one (docker and podman: --pid=host)"),
+    (
+        "cgroup",
+        0xEFFF_FFFB,
+        "how deep a group lies cannot be seen from there, so programs would look for its limit at the wrong depth (docker and podman: --cgroupns=host)",
+    ),
+];
+
+/// Whether this process is in the namespace with that number. One that cannot be read is not known to be it.
+fn is_in(name: &str, number: u64) -> bool {
     use std::os::unix::fs::MetadataExt;
-    fs::metadata("/proc/self/ns/pid").is_ok_and(|it| it.ino() == 0xEFFF_FFFC)
+    fs::metadata(format!("/proc/self/ns/{name}")).is_ok_and(|it| it.ino() == number)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::fs::MetadataExt;
+
+    #[test]
+    fn another_namespace_is_told_from_the_first() {
+        for (name, first, _) in FIRST_NAMESPACES {
+            let own = fs::metadata(format!("/proc/self/ns/{name}")).unwrap().ino();
+            assert!(is_in(name, own) && !is_in(name, own - 1));
+            // Something else may be in the way before it.
+            let said = hopeless().map(|absent| absent.reason);
+            assert!(own == first || said.is_some(), "in a {name} namespace of its own");
+            let named = said.is_some_and(|said| said.contains(&format!("a {name} namespace")));
+            assert!(own != first || !named);
+        }
+        assert!(!is_in("no such namespace", 1));
+    }
 }

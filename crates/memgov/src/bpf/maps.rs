@@ -26,7 +26,7 @@ pub struct Maps {
     pub(super) groups: TypedMap<u64, u32>,
     pub(super) tasks: TypedMap<i32, RawTaskLimit>,
     pub(super) exempt: TypedMap<ExemptKey, u8>,
-    pub(super) exempt_files: TypedMap<ExemptFileKey, u8>,
+    pub(super) exempt_files: TypedMap<ExemptFileKey, u32>,
     /// What is in `exempt_files`.
     pub(super) files: Mutex<Vec<ExemptFileKey>>,
     pub(super) lease: Duration,
@@ -215,7 +215,7 @@ impl Maps {
         }
     }
 
-    fn table(&self) -> MutexGuard<'_, Table> {
+    pub(super) fn table(&self) -> MutexGuard<'_, Table> {
         // What it guards is whole after every statement that could panic.
         self.table.lock().unwrap_or_else(PoisonError::into_inner)
     }

@@ -77,8 +77,19 @@ pub struct ExemptFile {
     pub inode: u64,
     /// The device of its file system as the kernel keeps it (include/linux/kdev_t.h): `major << 20 | minor`.
     pub device: u64,
-    /// Only processes of uid 0, of the first user namespace.
-    pub of_root: bool,
+    /// Only processes whose real uid, of the first user namespace, is under this: 1 is root, `u32::MAX` everybody.
+    pub uids_under: u32,
+}
+
+/// By what a process is exempt. Each says so for itself and takes back only that.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ExemptBy {
+    /// What it is: memgov, its guardian, those it was started from.
+    Always,
+    /// Its row in the process table, which is on the never-list.
+    Row,
+    /// The look at everybody in a group, for processes without a row.
+    Sweep,
 }
 
 /// What is fixed when the tier is loaded.

@@ -309,24 +309,23 @@ fn done(result: i32) -> Result<(), Errno> {
     if result == -1 { Err(errno()) } else { Ok(()) }
 }
 
-/// `fork(2)` by the system call itself; the child does nothing but end. Allowed with threads.
-pub(super) fn fork_and_reap() -> Result<(), Errno> {
-    // SAFETY: without CLONE_VM the child has its own copy of memory, and makes one system call, by which it ends.
-    let child = unsafe { libc::syscall(libc::SYS_clone, libc::SIGCHLD, 0usize, 0usize, 0usize, 0usize) };
-    match child {
-        -1 => return Err(errno()),
-        // SAFETY: ends the child, with nothing of it left to be dropped.
-        0 => unsafe {
-            libc::syscall(libc::SYS_exit_group, 0);
-        },
-        _ => {}
-    }
-    let child = libc::pid_t::try_from(child).map_err(|_| Errno::IO)?;
-    loop {
-        // SAFETY: no status is asked for. ECHILD: who ignores SIGCHLD has nobody to wait for.
-        if unsafe { libc::waitpid(child, ptr::null_mut(), 0) } != -1 || errno() != Errno::INTR {
-            return Ok(());
-        }
+/// A child that shares this process's memory, as `vfork(2)` makes it, and ends without having run anything: there is no program of that name. Nothing
+/// is copied, and no page of memgov's is made read-only for it, as `fork` would do. The C library waits for it.
+pub(super) fn make_child() -> Result<(), Errno> {
+    let mut pid = 0;
+    let name = c"/proc/self/no such program";
+    let arguments = [name.as_ptr().cast_mut(), ptr::null_mut()];
+    let (at, none) = (arguments.as_ptr(), [ptr::null_mut()]);
+    // SAFETY: pid, name, and both lists with their null at the end outlive the call; null for the rest asks for nothing else.
+    let failed = unsafe {
+        libc::posix_spawn(&raw mut pid, name.as_ptr(), ptr::null(), ptr::null(), at, none.as_ptr())
+    };
+    match failed {
+        // Made, and it found nothing to run.
+        libc::ENOENT => Ok(()),
+        // Somebody has put a program there after all.
+        0 => Err(Errno::EXIST),
+        failed => Err(Errno::from_raw_os_error(failed)),
     }
 }
 
@@ -347,22 +346,6 @@ impl Trials {
     /// `mmap(2)` of a page, given back if it was granted.
     pub fn mmap(&self) -> Result<(), Errno> {
         map_pages(1).map(|at| unmap(at, 1))
-    }
-
-    /// `brk(2)` up by a page, and down again if it was granted. Other threads may use the break too: only if nobody has moved it meanwhile.
-    pub fn brk(&self) -> Result<(), Errno> {
-        // SAFETY: moves the break only upwards, and back only if it still is where this has put it.
-        unsafe {
-            let now = libc::syscall(libc::SYS_brk, 0usize);
-            let wanted = now + libc::c_long::try_from(page()).unwrap_or(4096);
-            if libc::syscall(libc::SYS_brk, wanted) != wanted {
-                return Err(Errno::NOMEM);
-            }
-            if libc::syscall(libc::SYS_brk, 0usize) == wanted {
-                libc::syscall(libc::SYS_brk, now);
-            }
-        }
-        Ok(())
     }
 
     /// `mremap(2)` of the first page to where it can grow to four.

@@ -3,9 +3,6 @@
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::atomic::{AtomicI64, AtomicU8, AtomicU32, AtomicU64};
 
-pub(super) const EXEMPT_OF_ANY: u8 = 1;
-pub(super) const EXEMPT_OF_ROOT: u8 = 2;
-
 /// Words of 64 bits of [`Control::ids`].
 pub(super) const ID_WORDS: usize = 64;
 

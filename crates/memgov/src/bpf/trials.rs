@@ -27,9 +27,9 @@ impl Trials {
         self.scratch.as_ref().ok_or(Errno::INVAL)
     }
 
-    /// `fork(2)`; the child ends at once.
+    /// `clone(2)`; the child ends at once.
     pub fn fork(&mut self) -> Result<(), Errno> {
-        raw::fork_and_reap()
+        raw::make_child()
     }
 
     /// `mknod(2)` of a plain file, which is `security_inode_create` without a descriptor.

@@ -59,20 +59,16 @@ pub(super) fn names(never: &[ProcessMatch]) -> Vec<Comm> {
 pub(super) fn files(never: &[ProcessMatch]) -> Vec<Pinned> {
     let mut found: Vec<Pinned> = Vec::new();
     for entry in never.iter().filter(|entry| entry.comm.is_empty() && entry.groups.is_empty()) {
-        let of_root = match entry.uid.as_slice() {
-            [] => false,
-            [0] => true,
-            // Programs are told of root and of everybody, not of others.
-            _ => continue,
-        };
+        // Programs are told up to which uid, not of single ones.
+        let Some(uids_under) = up_to(&entry.uid) else { continue };
         for pattern in &entry.exe {
             each_match(pattern, &mut |path| {
-                let Some((file, pin)) = identify(path, of_root) else { return };
+                let Some((file, pin)) = identify(path, uids_under) else { return };
                 let same = |(known, _): &&mut (ExemptFile, OwnedFd)| {
                     (known.inode, known.device) == (file.inode, file.device)
                 };
                 if let Some((known, _)) = found.iter_mut().find(same) {
-                    known.of_root &= of_root;
+                    known.uids_under = known.uids_under.max(uids_under);
                 } else if found.len() < bpf::MAX_EXEMPT_FILES {
                     found.push((file, pin));
                 }
@@ -80,6 +76,14 @@ pub(super) fn files(never: &[ProcessMatch]) -> Vec<Pinned> {
         }
     }
     found
+}
+
+/// All uids under this, if it is just those.
+fn up_to(uids: &[u32]) -> Option<u32> {
+    match uids {
+        [] => Some(u32::MAX),
+        _ => (0u32..).zip(uids).all(|(at, uid)| at == *uid).then(|| u32::try_from(uids.len()).ok())?,
+    }
 }
 
 fn is_literal(pattern: &Pattern) -> bool {
@@ -105,7 +109,7 @@ fn each_match(pattern: &Pattern, f: &mut dyn FnMut(&Path)) {
 }
 
 /// What programs inside the kernel see of it, and the file held open; `None`: it is not there, or no file.
-fn identify(path: &Path, of_root: bool) -> Option<Pinned> {
+fn identify(path: &Path, uids_under: u32) -> Option<Pinned> {
     let pin = rustix::fs::open(path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty()).ok()?;
     let stat = rustix::fs::fstat(&pin).ok()?;
     if FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile {
@@ -113,7 +117,7 @@ fn identify(path: &Path, of_root: bool) -> Option<Pinned> {
     }
     let (major, minor) = (rustix::fs::major(stat.st_dev), rustix::fs::minor(stat.st_dev));
     let device = u64::from(major) << 20 | u64::from(minor);
-    Some((ExemptFile { inode: stat.st_ino, device, of_root }, pin))
+    Some((ExemptFile { inode: stat.st_ino, device, uids_under }, pin))
 }
 
 #[cfg(test)]
@@ -180,11 +184,13 @@ mod tests {
             entry(&[], &[&at("two-*"), &at("none"), &at("*/x")], &[0]),
             entry(&[], &[&at("one")], &[]),
         ]);
-        let mut known: Vec<_> = found.iter().map(|(file, _)| (file.inode, file.of_root)).collect();
+        let mut known: Vec<_> = found.iter().map(|(file, _)| (file.inode, file.uids_under)).collect();
         known.sort_unstable();
-        let mut wanted = vec![(inode("one"), false), (inode("two-a"), true), (inode("two-b"), true)];
+        let mut wanted = vec![(inode("one"), u32::MAX), (inode("two-a"), 1), (inode("two-b"), 1)];
         wanted.sort_unstable();
         assert_eq!(known, wanted, "the one that is everybody's is not root's alone");
+        let system = [entry(&[], &[&at("one")], &[0, 1, 2]), entry(&[], &[&at("one")], &[0])];
+        assert_eq!(files(&system)[0].0.uids_under, 3);
         let narrow = [entry(&["x"], &[&at("one")], &[]), entry(&[], &[&at("one")], &[7])];
         assert!(files(&narrow).is_empty(), "more is asked than a program can know");
     }

@@ -17,6 +17,7 @@ pub mod preference;
 pub mod proc;
 pub mod psi;
 pub mod rlimit;
+pub mod roots;
 pub mod sys;
 pub(crate) mod text;
 

@@ -8,6 +8,7 @@ use memgov_decide::snapshot::{GroupSlot, Process, ProcessId, ProcessSlot, Snapsh
 use memgov_decide::units::Time;
 use rustix::fd::OwnedFd;
 
+use crate::kernel::roots::Roots;
 use crate::kernel::{Errno, proc};
 use crate::record::trace::Tape;
 
@@ -38,6 +39,7 @@ pub(super) struct ProcessRows {
     rows: Vec<Option<Row>>,
     by_pid: HashMap<u32, ProcessSlot>,
     own: Own,
+    roots: Roots,
     /// Killed inside the kernel and not decided on yet: gone only when that is done.
     kept: Vec<ProcessSlot>,
 }
@@ -45,7 +47,8 @@ pub(super) struct ProcessRows {
 impl ProcessRows {
     pub(super) fn with_capacity(capacity: u32, own: Own) -> Self {
         let rows = (0..capacity).map(|_| None).collect();
-        Self { rows, by_pid: HashMap::with_capacity(capacity as usize), own, kept: Vec::with_capacity(KEPT) }
+        let by_pid = HashMap::with_capacity(capacity as usize);
+        Self { rows, by_pid, own, roots: Roots::look(), kept: Vec::with_capacity(KEPT) }
     }
 
     pub(super) fn slot(&self, pid: u32) -> Option<ProcessSlot> {
@@ -62,7 +65,10 @@ impl ProcessRows {
         process.comm = stat.comm;
         process.untouchable = self.untouchable(&stat);
         process.uid = proc::read_status(pid, buffer).ok().and_then(|s| s.uids).map(|uids| uids[0]);
-        process.exe = proc::exe(proc::surviving_thread(pid, buffer).unwrap_or(pid));
+        let shows_it = proc::surviving_thread(pid, buffer).unwrap_or(pid);
+        process.exe = proc::exe(shows_it);
+        process.exe_elsewhere =
+            process.exe.as_deref().is_some_and(|path| self.roots.is_elsewhere(shows_it, path));
         process.oom_score_adj = proc::read_oom_score_adj(pid, buffer).ok();
         Some((process, status))
     }

@@ -377,6 +377,7 @@ impl Player {
             *to = u8::from_str_radix(pair, 16).map_err(|_| words.bad("not a name in hexadecimal"))?;
         }
         process.exe = (!words.frame.payload.is_empty()).then(|| words.frame.payload.into());
+        process.exe_elsewhere = words.frame.words.get(10).is_some_and(|word| *word == "elsewhere");
         if let Some(old) = self.snap.processes.get(slot).filter(|old| old.id == process.id) {
             (process.rss, process.read_at, process.killed) = (old.rss, old.read_at, old.killed);
             (process.kernel, process.session) = (old.kernel, old.session);
@@ -467,5 +468,32 @@ impl Reading {
         group.max = self.max;
         group.events = self.events;
         group.oom_group = self.oom_group;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::record::trace::Tape;
+
+    #[test]
+    fn whose_path_it_is_goes_into_the_trace_and_out_of_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("trace");
+        let mut tape = Tape::create(&path, &Host::default(), Numbers::default()).unwrap();
+        tape.tick(Time(5));
+        for (slot, elsewhere) in [(0, false), (1, true)] {
+            let mut process = Process::new(ProcessId { pid: 70 + slot, start: 1 });
+            (process.exe, process.exe_elsewhere) = (Some(b"/usr/sbin/sshd".as_slice().into()), elsewhere);
+            tape.process_new(ProcessSlot(slot), &process);
+        }
+        drop(tape);
+        let bytes = std::fs::read(&path).unwrap();
+        let (host, next, start) = trace::header(&bytes).unwrap();
+        let mut player = Player::new(host, next, Vec::new(), bytes.len());
+        trace::frames(&bytes, start).for_each(|frame| player.frame(&frame.unwrap()).unwrap());
+        let row = |slot| player.snap.process(ProcessSlot(slot)).unwrap();
+        assert!(!row(0).exe_elsewhere && row(1).exe_elsewhere);
+        assert_eq!((row(0).exe.as_deref(), row(1).id.pid), (Some(b"/usr/sbin/sshd".as_slice()), 71));
     }
 }

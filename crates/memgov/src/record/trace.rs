@@ -211,7 +211,7 @@ impl Tape {
         };
         let comm: String = p.comm().iter().map(|b| format!("{b:02x}")).collect();
         let head = format_args!(
-            "process+ {} {} {} {} {} {} {} {untouchable} .{comm}",
+            "process+ {} {} {} {} {} {} {} {untouchable} .{comm}{}",
             slot.0,
             p.id.pid,
             p.id.start,
@@ -219,6 +219,7 @@ impl Tape {
             Opt(p.group.map(|s| s.0)),
             Opt(p.uid),
             Opt(p.oom_score_adj),
+            if p.exe_elsewhere { " elsewhere" } else { "" },
         );
         self.frame(head, p.exe.as_deref().unwrap_or_default());
     }

@@ -198,6 +198,45 @@ pub fn start_without_ipc_lock(command: &mut Command) {
     unsafe { command.pre_exec(give_up) };
 }
 
+/// Capabilities that the unit gives (capability(7), include/uapi/linux/capability.h).
+const CAPABILITIES: [(&str, u32); 9] = [
+    ("CAP_DAC_OVERRIDE", 1),
+    ("CAP_KILL", 5),
+    ("CAP_NET_ADMIN", 12),
+    ("CAP_IPC_LOCK", CAP_IPC_LOCK),
+    ("CAP_SYS_PTRACE", 19),
+    ("CAP_SYS_NICE", 23),
+    ("CAP_SYS_RESOURCE", CAP_SYS_RESOURCE),
+    ("CAP_PERFMON", 38),
+    ("CAP_BPF", 39),
+];
+
+/// Makes the command start, as root, with no capabilities but these, as `CapabilityBoundingSet=` does. Unknown names count for nothing.
+pub fn start_with_capabilities(command: &mut Command, names: &[&str]) {
+    let known = CAPABILITIES.iter().filter(|(name, _)| names.contains(name));
+    let kept = known.fold(0u64, |kept, (_, number)| kept | 1 << number);
+    let give_up = move || {
+        for number in (0..64).filter(|number| kept & 1 << number == 0) {
+            // SAFETY: numbers only; one that this kernel does not have is refused.
+            unsafe { libc::prctl(libc::PR_CAPBSET_DROP, number, 0, 0, 0) };
+        }
+        Ok(())
+    };
+    // SAFETY: between fork and exec only prctl(2) is called.
+    unsafe { command.pre_exec(give_up) };
+}
+
+/// Makes the command start in a cgroup namespace of its own, as a container does.
+pub fn start_in_own_cgroup_namespace(command: &mut Command) {
+    let leave = || {
+        // SAFETY: a number only, on the one thread there is between fork and exec.
+        let left = unsafe { libc::unshare(libc::CLONE_NEWCGROUP) };
+        check(left.into()).map_err(std::io::Error::from_raw_os_error)
+    };
+    // SAFETY: between fork and exec only unshare(2) is called.
+    unsafe { command.pre_exec(leave) };
+}
+
 /// The limits memgov lowers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Resource {

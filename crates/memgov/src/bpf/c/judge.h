@@ -127,7 +127,7 @@ static __always_inline bool runs_exempt_file(void)
 	struct task_struct *task = bpf_get_current_task_btf();
 	struct inode *inode;
 	struct exempt_file file = {};
-	__u8 *of;
+	__u32 *uids_under;
 
 	if (!control.exempt_files)
 		return false;
@@ -136,8 +136,8 @@ static __always_inline bool runs_exempt_file(void)
 		return false;
 	file.inode = BPF_CORE_READ(inode, i_ino);
 	file.device = BPF_CORE_READ(inode, i_sb, s_dev);
-	of = bpf_map_lookup_elem(&exempt_files, &file);
-	return of && (*of == EXEMPT_OF_ANY || !BPF_CORE_READ(task, real_cred, uid.val));
+	uids_under = bpf_map_lookup_elem(&exempt_files, &file);
+	return uids_under && BPF_CORE_READ(task, real_cred, uid.val) < *uids_under;
 }
 
 /* Only asked about the running process, when it is over: it is the slow part. */

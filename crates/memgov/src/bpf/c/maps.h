@@ -44,7 +44,7 @@ struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
 	__uint(max_entries, 1024);
 	__type(key, struct exempt_file);
-	__type(value, __u8);
+	__type(value, __u32);
 } exempt_files SEC(".maps");
 
 struct {

@@ -155,15 +155,14 @@ struct exempt_key {
 	__u32 unused;
 };
 
-/* An executable whose processes are exempt: inode number, and device as the kernel keeps it (include/linux/kdev_t.h: major << 20 | minor). */
+/*
+ * An executable whose processes are exempt: inode number, and device as the kernel keeps it (include/linux/kdev_t.h: major << 20 | minor).
+ * The value: those of real uids under this.
+ */
 struct exempt_file {
 	__u64 inode;
 	__u64 device;
 };
-
-/* Values of such an entry. */
-#define EXEMPT_OF_ANY 1
-#define EXEMPT_OF_ROOT 2
 
 /* Indices of the statistics. */
 enum hook {

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
-use memgov::bpf::{EventKind, Hook, Options};
+use memgov::bpf::{EventKind, ExemptBy, Hook, Options};
 use memgov_decide::units::{Bytes, Time};
 
 use super::rig::{LONG, Rig, bound, calls_refused, identity};
@@ -158,9 +158,9 @@ fn exempt(bench: &mut Bench<'_>) -> Result<String> {
     std::thread::sleep(super::rig::ROOM_TO_START);
     ensure!(calls_refused(&mut rescue)?.is_empty(), "a protected name was refused");
     ensure!(calls_refused(&mut plain)?.len() == 5, "a plain name was not refused");
-    rig.tier.exempt(identity(plain.pid)?, true)?;
+    rig.tier.exempt(identity(plain.pid)?, ExemptBy::Row, true)?;
     ensure!(calls_refused(&mut plain)?.is_empty(), "an exempt process was refused");
-    rig.tier.exempt(identity(plain.pid)?, false)?;
+    rig.tier.exempt(identity(plain.pid)?, ExemptBy::Row, false)?;
     ensure!(calls_refused(&mut plain)?.len() == 5, "a process that is exempt no more was not refused");
     ensure!(calls_refused(&mut hog)?.len() == 5, "the hog was not refused");
     Ok(String::new())

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use anyhow::{Result, anyhow, ensure};
-use memgov::bpf::{EventKind, GroupLimit, Hook, Hooks, How, Options, Seeding, Tier};
+use memgov::bpf::{EventKind, ExemptBy, GroupLimit, Hook, Hooks, How, Options, Seeding, Tier};
 use memgov_decide::units::Bytes;
 
 use super::kernel_rig::{
@@ -355,9 +355,9 @@ fn exempt(bench: &mut Bench<'_>) -> Result<String> {
     line(&rig, bench, &group, 4096)?;
     ensure!(refused(&mut rescue)?.is_empty(), "a protected name was refused");
     ensure!(refused(&mut plain)?.len() == CALLS, "a plain name was not refused");
-    rig.tier.exempt(identity(plain.pid)?, true)?;
+    rig.tier.exempt(identity(plain.pid)?, ExemptBy::Row, true)?;
     ensure!(refused(&mut plain)?.is_empty(), "an exempt process was refused");
-    rig.tier.exempt(identity(plain.pid)?, false)?;
+    rig.tier.exempt(identity(plain.pid)?, ExemptBy::Row, false)?;
     ensure!(refused(&mut plain)?.len() == CALLS, "a process that is exempt no more was not refused");
     Ok(String::new())
 }

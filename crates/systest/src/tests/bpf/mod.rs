@@ -3,6 +3,7 @@
 mod attacks;
 mod both;
 mod cost;
+mod daemon;
 mod deny;
 mod feed;
 mod groups;
@@ -23,7 +24,7 @@ mod swings;
 use crate::harness::run::Test;
 
 pub fn tests() -> Vec<Test> {
-    let themes: [fn() -> Vec<Test>; 17] = [
+    let themes: [fn() -> Vec<Test>; 18] = [
         load::tests,
         deny::tests,
         room::tests,
@@ -38,6 +39,7 @@ pub fn tests() -> Vec<Test> {
         kernel_attacks::tests,
         attacks::tests,
         cost::tests,
+        daemon::tests,
         groups::tests,
         groups_daemon::tests,
         instructions::tests,
