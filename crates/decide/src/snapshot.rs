@@ -309,6 +309,8 @@ impl<T> Table<T> {
 pub struct Snapshot {
     /// The moment this tick stands for.
     pub at: Time,
+    /// The same in what [`ProcessId::start`] is counted in: clock ticks since boot.
+    pub ticks: Option<u64>,
     /// Facts about the host.
     pub host: Host,
     /// Control groups that some rule or control concerns, and their ancestors.
@@ -331,6 +333,7 @@ impl Snapshot {
     pub fn with_capacity(groups: u32, processes: u32) -> Self {
         Self {
             at: Time(0),
+            ticks: None,
             host: Host::default(),
             groups: Table::with_capacity(groups),
             processes: Table::with_capacity(processes),

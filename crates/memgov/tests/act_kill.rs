@@ -59,7 +59,7 @@ fn a_family_dies_and_nobody_else_of_the_group() {
         let bombs = [rig.sleeper(), rig.sleeper(), rig.sleeper()];
         let innocent = rig.waiter();
         let stat = memgov::kernel::proc::read_stat(pid(bombs[0]), &mut [0; 1280]).unwrap();
-        let family = Family { session: stat.session, comm: stat.comm };
+        let family = Family { session: Some(stat.session), comm: Some(stat.comm), ..Family::default() };
         let mut kill = decision(1, rig.group, Order::Kill { take: Take::Family(family) });
         kill.ranking = ranking(&[(bombs[0], 20), (bombs[1], 10)]);
         let first = actor.perform(&kill, &rig.snap, &rig);

@@ -317,7 +317,7 @@ impl Governor {
     }
 
     /// How far the meter is over the level at which an episode is relieved.
-    fn too_much(&self, episode: &Episode, excess: &Excess, snap: &Snapshot) -> Bytes {
+    pub(super) fn too_much(&self, episode: &Episode, excess: &Excess, snap: &Snapshot) -> Bytes {
         let question = self.question_of(episode);
         let until = question.map_or(excess.line, |question| question.relief(excess.line, &snap.host));
         excess.value.saturating_sub(until)

@@ -38,6 +38,7 @@ impl Governor {
             return;
         }
         let Some(row) = snap.group(slot) else { return };
+        self.note_rise(slot, row, snap);
         for rule in self.groups[slot.0 as usize].whole.iter() {
             let Some(question) = self.policy.rules.get(rule.0 as usize).map(Question::of_group) else {
                 continue;
@@ -287,7 +288,7 @@ impl Governor {
 const BURST: Bytes = Bytes::mib(64);
 
 /// Where the group part of a rule lies for a group, if it has one: for its usage, or for its kernel memory.
-fn line_of(policy: &Policy, rule: RuleId, row: &Group, kernel: bool) -> Option<Bytes> {
+pub(super) fn line_of(policy: &Policy, rule: RuleId, row: &Group, kernel: bool) -> Option<Bytes> {
     let over = policy.rules.get(rule.0 as usize)?.when.group;
     over.filter(|over: &Over| over.is_kernel() == kernel)?.line(row)
 }

@@ -37,6 +37,7 @@ use crate::policy::{Policy, Rule, RuleId, Scope};
 use crate::snapshot::{ProcessId, ProcessSlot, Snapshot};
 use crate::units::{Limit, Time};
 
+mod accuse;
 mod brake;
 mod controls;
 mod due;
@@ -149,7 +150,7 @@ pub struct Governor {
     episodes: episode::Episodes,
     kills: brake::Kills,
     /// Room for one choice.
-    families: crate::victim::Families,
+    offenders: crate::offender::Offenders,
     sent: VecDeque<report::Sent>,
     next_decision: u64,
     next_episode: u64,
@@ -177,7 +178,7 @@ impl Governor {
             asked: 1,
             episodes: episode::Episodes::with_capacity(episodes),
             kills: brake::Kills::new(policy.kills),
-            families: crate::victim::Families::default(),
+            offenders: crate::offender::Offenders::with_capacity(processes as usize),
             sent: VecDeque::with_capacity((episodes as usize).saturating_mul(2).max(64)),
             next_decision: 1,
             next_episode: 1,

@@ -8,6 +8,7 @@ use std::time::Duration;
 use crate::decision::Protected;
 use crate::policy::{Condition, Kinds, MAX_RULES, Policy, Rule, RuleId, Scope, names_it_or_above};
 use crate::snapshot::{GroupId, GroupSlot, Process, ProcessId, ProcessSlot, Snapshot};
+use crate::rise::Rise;
 use crate::trend::{Trend, nanos};
 use crate::units::{Bytes, Time};
 use crate::victim;
@@ -104,6 +105,8 @@ pub(super) struct GroupState {
     pub trend: Trend,
     /// Of kernel memory.
     pub kernel_trend: Trend,
+    /// Since when kernel memory grows, for rules about it.
+    pub kernel_rise: Rise,
     /// The interval after which to look again, should a look bring nothing.
     pub interval: Interval,
     /// Some process in it or below has a condition with a group part; checked again after [`super::look::RECHECK`].
@@ -130,6 +133,8 @@ pub(super) struct ProcessState {
     /// As [`GroupState::hint_at`], for this process alone.
     pub hint_at: Option<Bytes>,
     pub interval: Interval,
+    /// Its kernel memory at the first reading since somebody may have to be chosen by it.
+    pub kernel_before: Option<Bytes>,
 }
 
 impl ProcessState {
@@ -228,6 +233,7 @@ impl Governor {
                 trend.observe(row.read_at, value);
             }
         }
+        state.kernel_before = state.kernel_before.or(row.kernel.estimate());
         self.tree.set_group(slot, row.group);
         self.renew_process(slot, snap);
     }
