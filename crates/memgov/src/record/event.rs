@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use memgov_decide::decision::{
-    Decision, MAX_CANDIDATES, Mechanism, Operation, Order, Outcome, Phase, Reason, Source, Target,
+    Decision, MAX_CANDIDATES, Mechanism, Operation, Order, Outcome, Phase, Reason, Source, Take, Target,
 };
 use memgov_decide::policy::Policy;
 use memgov_decide::snapshot::{GroupSlot, Snapshot};
@@ -118,6 +118,10 @@ pub fn event(
         },
         reason: reason(&decision.reason, names.compared()),
         ranking: ranking(decision, names),
+        takes: match &decision.order {
+            Order::Kill { take: Take::Family(family) } => Some(text::family(family)),
+            _ => None,
+        },
         allocating: None,
         denials: None,
         left_out: None,
@@ -224,6 +228,7 @@ pub fn reason(reason: &Reason, group: Option<&[u8]>) -> wire::Reason {
         Reason::TooManyKills { .. } => wire::ReasonKind::TooManyKills,
         Reason::Protected(_) => wire::ReasonKind::Protected,
         Reason::FreeingPending { .. } => wire::ReasonKind::FreeingPending,
+        Reason::NobodyHoldsEnough { .. } => wire::ReasonKind::NobodyHoldsEnough,
     };
     wire::Reason {
         kind,

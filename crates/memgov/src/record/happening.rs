@@ -153,6 +153,7 @@ impl Happening {
             share_permille: None,
             reason,
             ranking: Vec::new(),
+            takes: None,
             allocating: matches!(self.what, What::Oom { .. }).then(|| self.candidate()),
             denials: match self.what {
                 What::Denied { calls, .. } => Some(calls),

@@ -156,6 +156,8 @@ impl Player {
             "tick" => {
                 self.step();
                 self.snap.advance(Time(words.number(1)?));
+                // Traces of before do not say it.
+                self.snap.ticks = words.text(2).ok().map(|_| words.number(2)).transpose()?;
                 (self.begun, self.stepped) = (true, false);
             }
             "step" => self.step(),

@@ -56,6 +56,7 @@ fn event(id: u64, uid: u32, padding: usize) -> wire::Event {
             rss_line_bytes: Some(1),
         },
         ranking: Vec::new(),
+        takes: None,
         outcome: wire::Outcome {
             kind: wire::OutcomeKind::Done,
             processes: Some(1),

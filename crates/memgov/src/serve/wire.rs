@@ -125,6 +125,7 @@ pub enum ReasonKind {
     TooManyKills,
     Protected,
     FreeingPending,
+    NobodyHoldsEnough,
     Asked,
     Denied,
     Oom,
@@ -236,6 +237,9 @@ pub struct Event {
     /// For kills of one among many.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub ranking: Vec<Candidate>,
+    /// For kills of processes that belong together: which, as a sentence says it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub takes: Option<String>,
     /// Of an `oom`: whose allocation the kernel could not satisfy.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub allocating: Option<Candidate>,

@@ -29,6 +29,8 @@ pub struct Event {
     /// Candidates of a kill.
     #[serde(default)]
     pub ranking: Vec<Candidate>,
+    /// Of a kill of processes that belong together: which.
+    pub takes: Option<String>,
     /// What came of it.
     pub outcome: Option<Outcome>,
     /// The letter's log line.

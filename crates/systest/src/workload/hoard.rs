@@ -19,6 +19,12 @@ use crate::sys::{Errno, hoard, process, signal};
 pub enum Kind {
     /// Sleeping children.
     Forks,
+    /// The same, each in a session of its own.
+    Sessions,
+    /// Each with a name of its own.
+    Names,
+    /// Each with both.
+    Strangers,
     /// Sleeping threads.
     Threads,
     /// A directory in a directory in a directory.
@@ -54,6 +60,9 @@ impl Kind {
     pub fn named(name: &str) -> Option<Self> {
         Some(match name {
             "forks" => Self::Forks,
+            "sessions" => Self::Sessions,
+            "names" => Self::Names,
+            "strangers" => Self::Strangers,
             "threads" => Self::Threads,
             "dirs" => Self::Dirs,
             "files" => Self::Files,
@@ -139,7 +148,13 @@ impl Hoard {
 
     fn step(&mut self, kind: Kind) -> Result<(), Errno> {
         match kind {
-            Kind::Forks => self.children.push(hoard::sleeping_child()?),
+            Kind::Forks => self.children.push(hoard::sleeping_child(false, None)?),
+            Kind::Sessions => self.children.push(hoard::sleeping_child(true, None)?),
+            Kind::Names | Kind::Strangers => {
+                let name = &mut [0; 24];
+                let name = self::name(name, "n", self.children.len())?;
+                self.children.push(hoard::sleeping_child(kind == Kind::Strangers, Some(name))?);
+            }
             Kind::Threads => thread()?,
             Kind::Dirs => {
                 fs::mkdir(c"d", Mode::RWXU).map_err(raw)?;

@@ -2,6 +2,7 @@
 
 mod bombs;
 mod lines;
+mod offenders;
 
 use std::time::Duration;
 
@@ -16,7 +17,7 @@ use crate::harness::run::Test;
 use crate::harness::{MIB, poll_until};
 
 pub fn tests() -> Vec<Test> {
-    bombs::tests().into_iter().chain(lines::tests()).collect()
+    bombs::tests().into_iter().chain(lines::tests()).chain(offenders::tests()).collect()
 }
 
 /// The letter's line.
