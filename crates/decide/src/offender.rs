@@ -193,3 +193,111 @@ impl Offenders {
         (count >= MANY).then_some(count)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    const LATELY: Growth = Growth::Since { ticks: 10, lately: true };
+    const KIB_100: Bytes = Bytes::kib(100);
+
+    fn newcomer(pid: u32, session: u32, comm: u8) -> Newcomer {
+        let who = ProcessId { pid, start: 10 + u64::from(pid) };
+        Newcomer { who, parent: 9, session, comm: [comm; 16], held: KIB_100 }
+    }
+
+    fn worst(newcomers: &[Newcomer], growth: Growth) -> Offender {
+        let mut offenders = Offenders::with_capacity(newcomers.len());
+        newcomers.iter().for_each(|&one| offenders.newcomer(one));
+        offenders.worst(growth, Bytes(1)).unwrap()
+    }
+
+    #[test]
+    fn no_class_is_passed_over_however_many_there_are() {
+        // A thousand that have nothing to do with one another, and behind them those that have.
+        let mut all: Vec<_> = (1..1000).map(|pid| newcomer(pid, pid, 1)).collect();
+        all.iter_mut().for_each(|one| one.held = Bytes(1));
+        all.extend((1000..1200).map(|pid| newcomer(pid, 7000, 2)));
+        let found = worst(&all, LATELY);
+        let expected = Family { session: Some(7000), comm: Some([2; 16]), ..Family::default() };
+        assert_eq!((found.take, found.together), (Take::Family(expected), Bytes(200 * KIB_100.0)));
+    }
+
+    #[test]
+    fn the_smallest_class_that_holds_most_goes() {
+        // One session with two names, one of which elsewhere too.
+        let mut all: Vec<_> = (1..41).map(|pid| newcomer(pid, 7, 1)).collect();
+        all.extend((41..81).map(|pid| newcomer(pid, 7, 2)));
+        all.extend((81..91).map(|pid| newcomer(pid, pid, 1)));
+        let family = |found: Offender| match found.take {
+            Take::Family(family) => (family.session, family.comm, family.since),
+            take => panic!("{take:?}"),
+        };
+        assert_eq!(family(worst(&all, LATELY)), (Some(7), None, Some(10)));
+        assert_eq!(
+            family(worst(&all, Growth::Unknown)),
+            (Some(7), Some([2; 16]), None),
+            "two signs, or nobody"
+        );
+        // Among equals the narrower sign.
+        assert_eq!(family(worst(&all[..40], LATELY)), (Some(7), Some([1; 16]), None));
+    }
+
+    #[test]
+    fn who_has_grown_alone_goes_alone() {
+        let mut offenders = Offenders::with_capacity(8);
+        (1..5).for_each(|pid| offenders.newcomer(newcomer(pid, 7, 1)));
+        let hog = ProcessId { pid: 99, start: 1 };
+        offenders.grown(hog, Bytes::mib(7));
+        let found = offenders.worst(LATELY, Bytes::mib(4)).unwrap();
+        assert_eq!((found.take, found.one, found.together), (Take::One, Some(hog), Bytes::mib(7)));
+        assert_eq!(offenders.worst(LATELY, Bytes::mib(8)), Err(Bytes::mib(7)));
+    }
+
+    #[test]
+    fn nobody_is_accused_of_nothing() {
+        let mut offenders = Offenders::with_capacity(8);
+        offenders.grown(ProcessId { pid: 99, start: 1 }, Bytes(0));
+        assert_eq!(offenders.worst(LATELY, Bytes(1)), Err(Bytes(0)));
+    }
+
+    proptest! {
+        /// In whatever order they are found, the same are taken; what is taken holds what it is said to, and no class holds three quarters with fewer.
+        #[test]
+        fn the_choice_is_what_it_says(
+            seeds in prop::collection::vec((1u32..6, 1u8..6, 0u64..50), 1..60), turn in 0usize..60, lately: bool,
+        ) {
+            let mut all: Vec<Newcomer> = (1u32..)
+                .zip(&seeds)
+                .map(|(pid, &(session, comm, held))| Newcomer { held: Bytes::kib(held), ..newcomer(pid, session, comm) })
+                .collect();
+            let growth = Growth::Since { ticks: 10, lately };
+            let choose = |all: &[Newcomer]| {
+                let mut offenders = Offenders::with_capacity(all.len());
+                all.iter().for_each(|&one| offenders.newcomer(one));
+                offenders.worst(growth, Bytes(1))
+            };
+            let found = choose(&all);
+            let turn = turn % all.len();
+            all.rotate_left(turn);
+            prop_assert_eq!(found, choose(&all));
+            let total: u64 = all.iter().map(|one| one.held.0).sum();
+            let Ok(found) = found else { prop_assert_eq!(total, 0); return Ok(()) };
+            let is_of = |family: Family| move |one: &&Newcomer| family.holds(one.who, one.session, &one.comm);
+            let of = |take| match take {
+                Take::Family(family) => all.iter().filter(is_of(family)).map(|one| one.held.0).sum(),
+                _ => all.iter().filter(|one| Some(one.who) == found.one).map(|one| one.held.0).sum::<u64>(),
+            };
+            prop_assert_eq!(of(found.take), found.together.0);
+            for one in &all {
+                for sign in [Sign::SessionAndComm, Sign::Session, Sign::Comm] {
+                    let family = sign.family(one, Some(10));
+                    let (held, count) = (of(Take::Family(family)), all.iter().filter(is_of(family)).count());
+                    prop_assert!(held * 4 < total * 3 || count >= found.count, "{family:?} before {found:?}");
+                    prop_assert!(held * 4 >= total * 3 || held <= found.together.0);
+                }
+            }
+        }
+    }
+}

@@ -282,3 +282,41 @@ fn what_is_frozen_is_not_slowed_besides() {
     world.kernel(group, mib(1));
     assert_eq!(world.said(10), ["freeze-end /x", "relieved /x"]);
 }
+
+proptest::proptest! {
+    #![proptest_config(proptest::prelude::ProptestConfig { failure_persistence: None, ..Default::default() })]
+
+    /// Whatever a bomb calls its own, and however large who was there before: as long as that one does not grow, he is not taken.
+    #[test]
+    fn who_was_there_and_has_not_grown_is_never_taken(
+        old in proptest::collection::vec((0u32..4, 0u8..4, 0u64..8192), 1..6),
+        new in proptest::collection::vec((0u32..6, 0u8..6, 1u32..60), 0..40),
+        low in 0u64..16, over in 1u64..8,
+    ) {
+        let (mut world, group) = rig(&[(KILL_LARGEST, 0)]);
+        let comm = |n: u8| [b'a' + n];
+        for (pid, &(session, name, tables)) in (50..).zip(&old) {
+            // As much as the whole group held, at the most: less is not possible.
+            let slot = member(&mut world, group, pid, &comm(10 + name), session, 1);
+            world.process_row(slot).kernel = KernelShare { page_tables: Some(Bytes::kib(tables.min(low * 1024))), ..KernelShare::default() };
+        }
+        begins_to_grow(&mut world, group, low);
+        for (pid, &(session, name, threads)) in (100..).zip(&new) {
+            member(&mut world, group, pid, &comm(name), session, threads);
+        }
+        world.kernel(group, mib(16 + over));
+        let decisions: Vec<Decision> = (0..3).flat_map(|_| world.tick(PATIENCE)).collect();
+        for decision in &decisions {
+            proptest::prop_assert!(decision.ranking.iter().all(|one| one.process.pid >= 100), "{decision:?}");
+            if let Order::Kill { take: Take::Family(family) } = decision.order {
+                for (_, row) in world.snap.processes.iter().filter(|(_, row)| row.id.pid < 100) {
+                    proptest::prop_assert!(!family.holds(row.id, row.session.unwrap(), &row.comm), "{family:?}");
+                }
+            }
+        }
+        let held: u64 = new.iter().map(|&(_, _, threads)| Bytes::kib(28 * u64::from(threads)).0).sum();
+        // All of it together is enough, and then somebody goes.
+        let killed = decisions.iter().any(|decision| matches!(decision.order, Order::Kill { .. }));
+        proptest::prop_assert!(killed || held < mib(16 + over - low).0.max(mib(over).0), "{held}: {decisions:?}");
+    }
+}

@@ -71,7 +71,11 @@ impl Governor {
                 _ if self.now < patience => Step::Waits,
                 Some((most, needed)) => {
                     let reason = Reason::NobodyHoldsEnough { most, needed };
-                    if self.withhold(episode, step, reason, out) == Step::Waits { Step::Waits } else { Step::Began }
+                    if self.withhold(episode, step, reason, out) == Step::Waits {
+                        Step::Waits
+                    } else {
+                        Step::Began
+                    }
                 }
                 None => Step::Began,
             };

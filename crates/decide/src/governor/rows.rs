@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use crate::decision::Protected;
 use crate::policy::{Condition, Kinds, MAX_RULES, Policy, Rule, RuleId, Scope, names_it_or_above};
-use crate::snapshot::{GroupId, GroupSlot, Process, ProcessId, ProcessSlot, Snapshot};
 use crate::rise::Rise;
+use crate::snapshot::{GroupId, GroupSlot, Process, ProcessId, ProcessSlot, Snapshot};
 use crate::trend::{Trend, nanos};
 use crate::units::{Bytes, Time};
 use crate::victim;

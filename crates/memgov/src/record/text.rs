@@ -302,10 +302,7 @@ mod tests {
     fn who_belongs_together_is_named() {
         let bomb = Family { comm: Some(*b"bo\nb\0\0\0\0\0\0\0\0\0\0\0\0"), ..Family::default() };
         let parent = Some(memgov_decide::snapshot::ProcessId { pid: 7, start: 1 });
-        assert_eq!(
-            family(&Family { session: Some(9), ..bomb }),
-            "all processes called bo\\nb of session 9"
-        );
+        assert_eq!(family(&Family { session: Some(9), ..bomb }), "all processes called bo\\nb of session 9");
         assert_eq!(
             family(&Family { since: Some(100), parent, ..bomb }),
             "all processes called bo\\nb that have started since kernel memory began to grow, and pid 7, which starts them"
