@@ -39,11 +39,11 @@ fn dentries(bench: &mut Bench<'_>) -> Result<String> {
     let mut hog = bench.worker(&job, "hog")?;
     hog.ask("prepare dirs 0")?;
     // A chain of directories takes long to take apart.
-    let line = job.kernel()? + 4 * MIB;
+    let line = job.kernel()? + 3 * MIB;
     let does = "{ action = \"kill\", victim = \"largest\" }, { action = \"freeze\", after = \"100ms\" }";
     let mut daemon = bench.daemon(&rule(&job, line, does))?;
     let newcomer = bench.agent(&job, "newcomer")?;
-    hog.say("hoard dirs 12000")?;
+    hog.say("hoard dirs 5000")?;
     let said = event(&daemon, bench, &job, "record")?;
     ensure!(said.reason.kind == "nobody-holds-enough", "{said}");
     event(&daemon, bench, &job, "freeze-begin").context("the ladder does not go on")?;
