@@ -69,9 +69,11 @@ fn begins_to_grow(world: &mut World, group: GroupSlot, low: u64) {
 /// Past the time in which processes may yet turn up that are not known.
 const PATIENCE: u64 = 1100;
 
-fn family_of(decision: &Decision) -> Family {
-    let Order::Kill { take: Take::Family(family) } = decision.order else { panic!("{decision:?}") };
-    family
+fn family_of(decision: &Decision) -> Option<Family> {
+    match decision.order {
+        Order::Kill { take: Take::Family(family) } => Some(family),
+        _ => None,
+    }
 }
 
 /// A process of 100 MiB, with page tables of so many KiB, which was there before.
@@ -98,7 +100,7 @@ fn the_largest_is_a_family_and_no_big_innocent() {
         world.anon(newcomer, mib(1));
         world.kernel(group, mib(17));
         let decisions = world.tick(10);
-        let family = family_of(&decisions[0]);
+        let family = family_of(&decisions[0]).unwrap();
         assert_eq!((family.session, family.comm.unwrap()), (Some(99), *b"bomb\0\0\0\0\0\0\0\0\0\0\0\0"));
         let root = world.id(root);
         assert!(family.holds(root, 99, &family.comm.unwrap()), "who forks them is of them: {family:?}");
@@ -196,9 +198,10 @@ fn disguised(name: impl Fn(u32) -> [u8; 16], session: impl Fn(u32) -> u32) -> (W
 }
 
 fn numbered(pid: u32) -> [u8; 16] {
-    let mut name = *b"x000\0\0\0\0\0\0\0\0\0\0\0\0";
-    for (at, power) in [(1, 100), (2, 10), (3, 1)] {
-        name[at] = b'0' + u8::try_from(pid / power % 10).unwrap();
+    let mut name = [0; 16];
+    name[0] = b'x';
+    for (to, from) in name[1..].iter_mut().zip(pid.to_string().bytes()) {
+        *to = from;
     }
     name
 }
@@ -209,7 +212,7 @@ fn a_bomb_may_give_each_of_its_own_a_session_or_a_name() {
     for (setsid, rename) in [(true, false), (false, true), (true, true)] {
         let name = |pid| if rename { numbered(pid) } else { bomb };
         let (world, decision) = disguised(name, |pid| if setsid { pid } else { 98 });
-        let family = family_of(&decision);
+        let family = family_of(&decision).unwrap();
         assert_eq!((family.session, family.comm), ((!setsid).then_some(98), (!rename).then_some(bomb)));
         assert!(family.since.is_some());
         let rows: Vec<&Process> = world.snap.processes.iter().map(|(_, row)| row).collect();
@@ -308,7 +311,7 @@ proptest::proptest! {
         let decisions: Vec<Decision> = (0..3).flat_map(|_| world.tick(PATIENCE)).collect();
         for decision in &decisions {
             proptest::prop_assert!(decision.ranking.iter().all(|one| one.process.pid >= 100), "{decision:?}");
-            if let Order::Kill { take: Take::Family(family) } = decision.order {
+            if let Some(family) = family_of(decision) {
                 for (_, row) in world.snap.processes.iter().filter(|(_, row)| row.id.pid < 100) {
                     proptest::prop_assert!(!family.holds(row.id, row.session.unwrap(), &row.comm), "{family:?}");
                 }
