@@ -78,6 +78,32 @@ fn a_family_dies_and_nobody_else_of_the_group() {
 }
 
 #[test]
+fn of_a_family_by_one_sign_only_the_young_die_and_who_starts_them() {
+    rig::with_actor(|mut rig, mut actor| {
+        let (parent, older) = (rig.sleeper(), rig.sleeper());
+        let stat_of = |target| memgov::kernel::proc::read_stat(pid(target), &mut [0; 1280]).unwrap();
+        let (first, last) = (stat_of(parent), stat_of(older));
+        // Start times are in hundredths of a second.
+        std::thread::sleep(Duration::from_millis(50));
+        let young = [rig.sleeper(), rig.sleeper()];
+        let family = Family {
+            session: None,
+            comm: Some(first.comm),
+            since: Some(last.start),
+            parent: Some(first.id()),
+        };
+        let mut kill = decision(1, rig.group, Order::Kill { take: Take::Family(family) });
+        kill.ranking = ranking(&[(young[0], 20), (young[1], 10)]);
+        let outcome = actor.perform(&kill, &rig.snap, &rig);
+        assert_eq!(outcome, Outcome::Done { processes: 3, by: Mechanism::Pidfd });
+        for dead in [parent, young[0], young[1]] {
+            assert!(!rig.wait(dead).success());
+        }
+        assert!(!stat_of(older).has_ended(), "it was there before");
+    });
+}
+
+#[test]
 fn the_ranking_is_gone_down_until_one_can_be_killed() {
     rig::with_actor_of(&|| rig::sparing("sleep"), |mut rig, mut actor| {
         let (gone, _) = rig.spawn("exit 0");
