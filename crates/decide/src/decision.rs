@@ -107,14 +107,28 @@ pub enum Take {
     Family(Family),
 }
 
-/// Processes that belong together: one name in one session (`setsid(2)`). What a fork bomb is made of, though each of it is small and its parents
-/// are gone.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+/// Processes that belong together: what a fork bomb is made of, though each of it is small and its parents are gone. Of each of them all that is
+/// given here is true.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Family {
-    /// The session's number, that of the process that began it.
-    pub session: u32,
+    /// Its session (`setsid(2)`): the number of the process that began it.
+    pub session: Option<u32>,
     /// `comm`, NUL-padded.
-    pub comm: [u8; 16],
+    pub comm: Option<[u8; 16]>,
+    /// It has started later than this, in clock ticks since boot.
+    pub since: Option<u64>,
+    /// Besides all those: an older process that goes on starting them.
+    pub parent: Option<ProcessId>,
+}
+
+impl Family {
+    /// Whether a process of this session and name is one of them.
+    pub fn holds(&self, who: ProcessId, session: u32, comm: &[u8; 16]) -> bool {
+        let of = self.session.is_none_or(|its| its == session)
+            && self.comm.is_none_or(|its| its == *comm)
+            && self.since.is_none_or(|since| who.start > since);
+        of || self.parent == Some(who)
+    }
 }
 
 /// Why, with the numbers that led to it.
@@ -216,6 +230,13 @@ pub enum Reason {
         considered: u32,
         /// ...and how many of them are left out: they asked for it and may, or could not be killed a moment ago.
         left_out: u32,
+    },
+    /// Of none of the group's processes, alone or together, is it known that its death would help: nobody is killed on suspicion.
+    NobodyHoldsEnough {
+        /// The most that is known of any.
+        most: Bytes,
+        /// What it would have to be.
+        needed: Bytes,
     },
 }
 

@@ -353,6 +353,8 @@ impl<T> Table<T> {
 pub struct Snapshot {
     /// The moment this tick stands for.
     pub at: Time,
+    /// The same in what [`ProcessId::start`] is counted in: clock ticks since boot.
+    pub ticks: Option<u64>,
     /// Facts about the host.
     pub host: Host,
     /// The host's memory...
@@ -379,6 +381,7 @@ impl Snapshot {
     pub fn with_capacity(groups: u32, processes: u32) -> Self {
         Self {
             at: Time(0),
+            ticks: None,
             host: Host::default(),
             memory: Memory::default(),
             fresh_memory: false,

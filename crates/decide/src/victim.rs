@@ -3,7 +3,7 @@
 //!
 //! Ranked by resident memory of all kinds, as the kernel's own OOM killer does: what counts is what comes back.
 
-use crate::decision::{Candidate, Family, Protected, Ranking};
+use crate::decision::{Candidate, Protected, Ranking};
 use crate::policy::ProcessMatch;
 use crate::snapshot::{Process, ProcessSlot};
 use crate::units::Bytes;
@@ -34,45 +34,6 @@ pub fn resident(process: &Process) -> Option<Bytes> {
     [process.rss.anon, process.rss.file, process.rss.shmem].into_iter().flatten().reduce(|a, b| a + b)
 }
 
-/// Which processes it belongs with; `None` while its session is not known.
-pub fn family(process: &Process) -> Option<Family> {
-    process.session.map(|session| Family { session, comm: process.comm })
-}
-
-/// So many families are told apart in one choice; processes of further ones are passed over.
-const MOST_FAMILIES: usize = 256;
-
-/// What families hold together: a table allocated once.
-#[derive(Debug)]
-pub struct Families(Vec<(Family, Bytes)>);
-
-impl Default for Families {
-    fn default() -> Self {
-        Self(Vec::with_capacity(MOST_FAMILIES))
-    }
-}
-
-impl Families {
-    /// Empties it, keeping the room.
-    pub fn clear(&mut self) {
-        self.0.clear();
-    }
-
-    /// Adds what one member holds.
-    pub fn add(&mut self, family: Family, held: Bytes) {
-        if let Some((_, sum)) = self.0.iter_mut().find(|(known, _)| *known == family) {
-            *sum = *sum + held;
-        } else if self.0.len() < MOST_FAMILIES {
-            self.0.push((family, held));
-        }
-    }
-
-    /// The one that holds most; of equals the one with the younger session.
-    pub fn largest(&self) -> Option<(Family, Bytes)> {
-        self.0.iter().max_by_key(|(family, sum)| (*sum, family.session, family.comm)).copied()
-    }
-}
-
 /// A ranking in the making, and why it may stay empty.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Selection {
@@ -84,6 +45,8 @@ pub struct Selection {
     pub unknown: u32,
     /// What the chosen family holds.
     pub together: Bytes,
+    /// Nobody holds enough, as far as is known: the most of any, and what it would have to be.
+    pub short: Option<(Bytes, Bytes)>,
 }
 
 impl Selection {

@@ -59,7 +59,7 @@ fn a_family_dies_and_nobody_else_of_the_group() {
         let bombs = [rig.sleeper(), rig.sleeper(), rig.sleeper()];
         let innocent = rig.waiter();
         let stat = memgov::kernel::proc::read_stat(pid(bombs[0]), &mut [0; 1280]).unwrap();
-        let family = Family { session: stat.session, comm: stat.comm };
+        let family = Family { session: Some(stat.session), comm: Some(stat.comm), ..Family::default() };
         let mut kill = decision(1, rig.group, Order::Kill { take: Take::Family(family) });
         kill.ranking = ranking(&[(bombs[0], 20), (bombs[1], 10)]);
         let first = actor.perform(&kill, &rig.snap, &rig);
@@ -74,6 +74,32 @@ fn a_family_dies_and_nobody_else_of_the_group() {
         let mut other = decision(2, rig.group, Order::Kill { take: Take::Family(family) });
         other.ranking = kill.ranking;
         assert_eq!(actor.perform(&other, &rig.snap, &rig), Outcome::Gone);
+    });
+}
+
+#[test]
+fn of_a_family_by_one_sign_only_the_young_die_and_who_starts_them() {
+    rig::with_actor(|mut rig, mut actor| {
+        let (parent, older) = (rig.sleeper(), rig.sleeper());
+        let stat_of = |target| memgov::kernel::proc::read_stat(pid(target), &mut [0; 1280]).unwrap();
+        let (first, last) = (stat_of(parent), stat_of(older));
+        // Start times are in hundredths of a second.
+        std::thread::sleep(Duration::from_millis(50));
+        let young = [rig.sleeper(), rig.sleeper()];
+        let family = Family {
+            session: None,
+            comm: Some(first.comm),
+            since: Some(last.start),
+            parent: Some(first.id()),
+        };
+        let mut kill = decision(1, rig.group, Order::Kill { take: Take::Family(family) });
+        kill.ranking = ranking(&[(young[0], 20), (young[1], 10)]);
+        let outcome = actor.perform(&kill, &rig.snap, &rig);
+        assert_eq!(outcome, Outcome::Done { processes: 3, by: Mechanism::Pidfd });
+        for dead in [parent, young[0], young[1]] {
+            assert!(!rig.wait(dead).success());
+        }
+        assert!(!stat_of(older).has_ended(), "it was there before");
     });
 }
 

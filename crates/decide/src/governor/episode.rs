@@ -337,6 +337,7 @@ impl Governor {
         let mut walk = self.tree.walk(group);
         while let Some(process) = self.tree.step(&mut walk) {
             if self.renew_process(process, snap) {
+                self.processes[process.0 as usize].kernel_before = None;
                 self.timers.bring_forward(self.process_item(process), self.now);
             }
         }

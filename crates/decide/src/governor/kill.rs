@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use crate::control::{ControlAction, MemControl};
-use crate::decision::{Candidate, Decisions, Family, Order, Protected, Reason, Take, Target};
+use crate::decision::{Candidate, Decisions, Order, Protected, Reason, Take, Target};
 use crate::policy::{Action, Meter, Over, Rule, Victim};
 use crate::snapshot::{Group, GroupSlot, ProcessId, ProcessSlot, Snapshot};
 use crate::units::Bytes;
@@ -59,7 +59,18 @@ impl Governor {
             // at its own time, because what is not known is no reason to hurry.
             let patience =
                 episode.base + self.step_of(episode, step).map_or(Duration::ZERO, |s| s.after) + REPEAT;
-            return if self.now < patience { Step::Waits } else { Step::Began };
+            return match selection.short {
+                _ if self.now < patience => Step::Waits,
+                Some((most, needed)) => {
+                    let reason = Reason::NobodyHoldsEnough { most, needed };
+                    if self.withhold(episode, step, reason, out) == Step::Waits {
+                        Step::Waits
+                    } else {
+                        Step::Began
+                    }
+                }
+                None => Step::Began,
+            };
         };
         let Some(id) = self.emit_ranked(episode, step, Order::Kill { take }, excess.reason, ranking, out)
         else {
@@ -190,7 +201,8 @@ impl Governor {
         out: &mut Decisions,
     ) -> Step {
         // Said once: a last step comes back here each second.
-        if episode.last.is_some_and(|(order, last)| order == Order::Record && last == reason) {
+        let said = |last: Reason| last == reason || both_short(last, reason);
+        if episode.last.is_some_and(|(order, last)| order == Order::Record && said(last)) {
             return Step::Failed;
         }
         match self.emit(episode, step, Order::Record, reason, What::Other, out) {
@@ -223,8 +235,7 @@ impl Governor {
                     return (Take::Whole, selection);
                 }
                 if episode.meter == Meter::Kernel {
-                    let family = self.rank_families(slot, snap, &mut selection);
-                    return (family.map_or(Take::One, Take::Family), selection);
+                    return (self.accuse(episode, slot, snap, &mut selection), selection);
                 }
                 self.rank(slot, snap, &mut selection);
                 (Take::One, selection)
@@ -243,41 +254,13 @@ impl Governor {
         }
     }
 
-    /// The family that holds most of the group's kernel memory, and the largest of it as the ranking. `None`: nothing is known of anybody.
-    fn rank_families(
-        &mut self,
-        group: GroupSlot,
-        snap: &Snapshot,
-        selection: &mut Selection,
-    ) -> Option<Family> {
-        self.families.clear();
-        let mut walk = self.tree.walk(group);
-        while let Some(slot) = self.tree.step(&mut walk) {
-            if self.renew_process(slot, snap)
-                && let Some(row) = snap.process(slot)
-                && let Some(held) = selection.count(row, self.protection(slot), row.kernel.estimate())
-                && let Some(family) = victim::family(row)
-            {
-                self.families.add(family, held);
-            }
-        }
-        let (family, together) = self.families.largest()?;
-        selection.together = together;
-        let mut walk = self.tree.walk(group);
-        while let Some(slot) = self.tree.step(&mut walk) {
-            if let Some(row) = snap.process(slot).filter(|row| !row.gone)
-                && victim::family(row) == Some(family)
-                && victim::unkillable(row).is_none()
-                && self.protection(slot).is_none()
-                && let Some(rss) = row.kernel.estimate()
-            {
-                selection.ranking.offer(Candidate { process: row.id, slot, rss });
-            }
-        }
-        Some(family)
-    }
-
-    fn protection(&self, slot: ProcessSlot) -> Option<Protected> {
+    pub(super) fn protection(&self, slot: ProcessSlot) -> Option<Protected> {
         self.processes[slot.0 as usize].protected
     }
+}
+
+/// The same but for the numbers, which are others each time.
+fn both_short(last: Reason, reason: Reason) -> bool {
+    let short = |reason| matches!(reason, Reason::NobodyHoldsEnough { .. });
+    short(last) && short(reason)
 }

@@ -39,6 +39,7 @@ impl Governor {
             return;
         }
         let Some(row) = snap.group(slot) else { return };
+        self.note_rise(slot, row, snap);
         for rule in self.groups[slot.0 as usize].whole.iter() {
             let Some(question) = self.policy.rules.get(rule.0 as usize).map(Question::of_group) else {
                 continue;

@@ -41,6 +41,7 @@ use crate::policy::{Policy, Rule, RuleId, Scope};
 use crate::snapshot::{ProcessId, ProcessSlot, Snapshot};
 use crate::units::{Limit, Time};
 
+mod accuse;
 mod brake;
 mod controls;
 mod due;
@@ -161,7 +162,7 @@ pub struct Governor {
     /// Of rules that move memory between their groups.
     tallies: Vec<crate::balance::Tally>,
     /// Room for one choice.
-    families: crate::victim::Families,
+    offenders: crate::offender::Offenders,
     /// Room for one choice of jobs.
     indivisible: Vec<crate::jobs::Contender>,
     sent: VecDeque<report::Sent>,
@@ -193,7 +194,7 @@ impl Governor {
             kills: brake::Kills::new(policy.kills),
             host: host::HostState::default(),
             tallies: seek::tallies(&policy),
-            families: crate::victim::Families::default(),
+            offenders: crate::offender::Offenders::with_capacity(processes as usize),
             indivisible: Vec::with_capacity(jobs::MOST_INDIVISIBLE),
             sent: VecDeque::with_capacity((episodes as usize).saturating_mul(2).max(64)),
             next_decision: 1,

@@ -9,6 +9,7 @@ use crate::decision::Protected;
 use crate::jobs::Worth;
 use crate::kernel_memory::Watermark;
 use crate::policy::{Condition, Kinds, MAX_RULES, Policy, Rule, RuleId, Scope, names_it_or_above};
+use crate::rise::Rise;
 use crate::snapshot::{GroupId, GroupSlot, Process, ProcessId, ProcessSlot, Snapshot};
 use crate::trend::{Trend, nanos};
 use crate::units::{Bytes, Time};
@@ -116,6 +117,8 @@ pub(super) struct GroupState {
     pub spared_until: Time,
     /// ...unless it uses more than this, which it was first seen with after that; `None`: not seen yet.
     pub left: Option<Bytes>,
+    /// Since when kernel memory grows, for rules about it.
+    pub kernel_rise: Rise,
     /// The interval after which to look again, should a look bring nothing.
     pub interval: Interval,
     /// Some process in it or below has a condition with a group part; checked again after [`super::look::RECHECK`].
@@ -142,6 +145,8 @@ pub(super) struct ProcessState {
     /// As [`GroupState::hint_at`], for this process alone.
     pub hint_at: Option<Bytes>,
     pub interval: Interval,
+    /// Its kernel memory at the first reading since somebody may have to be chosen by it.
+    pub kernel_before: Option<Bytes>,
 }
 
 impl ProcessState {
@@ -242,6 +247,7 @@ impl Governor {
                 trend.observe(row.read_at, value);
             }
         }
+        state.kernel_before = state.kernel_before.or(row.kernel.estimate());
         self.tree.set_group(slot, row.group);
         self.renew_process(slot, snap);
     }

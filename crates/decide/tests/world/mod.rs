@@ -139,8 +139,11 @@ impl World {
             Order::Freeze { phase: p } => format!("freeze-{}", phase(p)),
             Order::Kill { take: Take::Whole } => "kill".into(),
             Order::Kill { take: Take::Family(family) } => {
-                let comm = family.comm.iter().take_while(|b| **b != 0).map(|b| char::from(*b));
-                format!("kill-family-{}-{}", comm.collect::<String>(), family.session)
+                let comm = family.comm.map_or("*".into(), |comm| {
+                    comm.iter().take_while(|b| **b != 0).map(|b| char::from(*b)).collect::<String>()
+                });
+                let session = family.session.map_or("*".into(), |session| session.to_string());
+                format!("kill-family-{comm}-{session}")
             }
             Order::Kill { take: Take::One } => {
                 let pids: Vec<String> = decision.ranking.iter().map(|c| c.process.pid.to_string()).collect();
@@ -171,6 +174,7 @@ impl World {
             Reason::Protected(_) => " protected",
             Reason::FreeingPending { .. } => " freeing-pending",
             Reason::NoJob { .. } => " no-job",
+            Reason::NobodyHoldsEnough { .. } => " nobody-holds-enough",
         };
         let log = if decision.log { " log" } else { "" };
         format!("{order} {target}{reason}{log}")

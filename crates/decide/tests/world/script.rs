@@ -142,9 +142,11 @@ impl Stage {
         for (i, &slot) in (0u32..).zip(&processes) {
             let row = world.process_row(slot);
             row.session = (i % 3 > 0).then_some(7 + i % 2);
-            row.kernel.threads = Some(i);
+            // Some hold enough to be killed for it, some do not; those that come later have come since.
+            row.kernel.threads = Some(i * 400);
         }
         world.row(groups[1]).max = Some(Limit::At(Bytes::mib(300)));
+        world.snap.ticks = Some(world.next_id);
         world.process_row(processes[6]).comm = *b"never\0\0\0\0\0\0\0\0\0\0\0";
         Self { world, groups, processes }
     }

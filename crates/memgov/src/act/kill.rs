@@ -276,7 +276,7 @@ fn kill_swept(kit: &mut Kit, tally: &mut Tally, large: &mut Large, family: Optio
     for i in 0..kit.sweep.pids().len() {
         let pid = kit.sweep.pids()[i];
         let Ok(stat) = proc::read_stat(pid, &mut buffer) else { continue };
-        let is_of = |family| Family { session: stat.session, comm: stat.comm } == family;
+        let is_of = |family: Family| family.holds(stat.id(), stat.session, &stat.comm);
         if stat.is_ending() || !family.is_none_or(is_of) || spared(kit, &stat) {
             continue;
         }

@@ -119,8 +119,15 @@ fn print(explanation: &wire::Explanation, out: &mut dyn Write) -> std::io::Resul
             "left out {count} of the same kind before it: they came too fast to be recorded one by one"
         )?;
     }
+    if let Some(takes) = &event.takes {
+        writeln!(out, "takes    {}", shown(takes))?;
+    }
     if !event.ranking.is_empty() {
-        writeln!(out, "ranking  best victim first; the next is tried if one cannot be killed")?;
+        let others = match event.takes {
+            Some(_) => "the largest of them first",
+            None => "best victim first; the next is tried if one cannot be killed",
+        };
+        writeln!(out, "ranking  {others}")?;
         let row = |(i, c): (usize, &wire::Candidate)| {
             vec![
                 format!("         {}.", i + 1),

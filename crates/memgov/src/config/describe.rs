@@ -182,7 +182,7 @@ fn action(action: &Action, meter: Meter, target: &str) -> String {
             "kill the job below it that gives way first, and the next if that is not enough".into()
         }
         Action::Kill { victim: Victim::Largest } if meter == Meter::Kernel => {
-            "kill the processes of one name and session that hold most of it".into()
+            "kill the processes that have grown it most, if any are known to hold enough of it".into()
         }
         Action::Kill { victim: Victim::Largest } => "kill its largest process".into(),
     }

@@ -236,7 +236,8 @@ impl Governing {
 
     fn observe(&mut self, now: Time) {
         self.snap.advance(now);
-        self.tape.tick(now);
+        self.snap.ticks = Some(sys::boot_ticks());
+        self.tape.tick(now, self.snap.ticks);
         self.hear(now);
         let actor = &mut self.actor;
         let births = &mut |parent, child| actor.process_forked(parent, child);

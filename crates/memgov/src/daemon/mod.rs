@@ -311,7 +311,8 @@ impl Started {
     fn govern(&mut self) -> anyhow::Result<()> {
         let Governing { observer, snap, governor, tape, .. } = &mut self.governing;
         snap.advance(sys::now());
-        tape.tick(snap.at);
+        snap.ticks = Some(sys::boot_ticks());
+        tape.tick(snap.at, snap.ticks);
         observer.scan(snap, governor, tape);
         if let Some((_, todo)) = self.chores.take() {
             let (desk, succession) = (Arc::clone(&self.desk), Arc::clone(&self.succession));

@@ -101,7 +101,9 @@ impl ProcessRows {
         if let Some(slot) = self.slot(pid) {
             let old = snap.processes.get_mut(slot.0)?;
             if old.id == process.id && !old.gone {
-                *old = Process { rss: old.rss, read_at: old.read_at, killed: old.killed, ..process };
+                // What was read of its memory stays, with the session, which is of the same reading.
+                let Process { rss, kernel, session, read_at, killed, .. } = *old;
+                *old = Process { rss, kernel, session, read_at, killed, ..process };
                 tape.process_new(slot, old);
                 snap.touch_process(slot);
                 return Some(slot);

@@ -3,7 +3,8 @@
 use std::sync::Arc;
 
 use memgov_decide::decision::{
-    Decision, MAX_CANDIDATES, MAX_JOBS, Mechanism, Operation, Order, Outcome, Phase, Reason, Source, Target,
+    Decision, MAX_CANDIDATES, MAX_JOBS, Mechanism, Operation, Order, Outcome, Phase, Reason, Source, Take,
+    Target,
 };
 use memgov_decide::kernel_memory::{Basis, Diagnosis, Offender};
 use memgov_decide::policy::Policy;
@@ -128,6 +129,10 @@ pub fn event(
         ranking: ranking(decision, names),
         jobs: jobs(decision, names),
         jobs_considered: Some(decision.ranking.considered).filter(|_| !decision.ranking.jobs().is_empty()),
+        takes: match &decision.order {
+            Order::Kill { take: Take::Family(family) } => Some(text::family(family)),
+            _ => None,
+        },
         allocating: None,
         denials: None,
         left_out: None,
@@ -259,6 +264,7 @@ pub fn reason(reason: &Reason, group: Option<&[u8]>) -> wire::Reason {
         Reason::TooManyKills { .. } => wire::ReasonKind::TooManyKills,
         Reason::Protected(_) => wire::ReasonKind::Protected,
         Reason::FreeingPending { .. } => wire::ReasonKind::FreeingPending,
+        Reason::NobodyHoldsEnough { .. } => wire::ReasonKind::NobodyHoldsEnough,
     };
     wire::Reason {
         kind,

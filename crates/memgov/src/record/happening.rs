@@ -155,6 +155,7 @@ impl Happening {
             ranking: Vec::new(),
             jobs: Vec::new(),
             jobs_considered: None,
+            takes: None,
             allocating: matches!(self.what, What::Oom { .. }).then(|| self.candidate()),
             denials: match self.what {
                 What::Denied { calls, .. } => Some(calls),

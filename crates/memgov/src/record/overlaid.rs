@@ -107,7 +107,7 @@ mod tests {
         let path = dir.path().join("trace");
         let mut tape = Tape::create(&path, &Host::default(), Numbers::default()).unwrap();
         for (second, usage) in [(1, 0), (2, 4096), (3, 8192), (4, 8192), (5, 0)] {
-            tape.tick(Time(second * 1_000_000_000));
+            tape.tick(Time(second * 1_000_000_000), None);
             if second == 1 {
                 tape.group_new(GroupSlot(3), &Group::new(GroupId(9), b"/a"));
             }

@@ -158,6 +158,8 @@ impl Player {
             "tick" => {
                 self.step();
                 self.snap.advance(Time(words.number(1)?));
+                // Traces of before do not say it.
+                self.snap.ticks = words.text(2).ok().map(|_| words.number(2)).transpose()?;
                 (self.begun, self.stepped) = (true, false);
             }
             "step" => self.step(),
@@ -481,7 +483,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("trace");
         let mut tape = Tape::create(&path, &Host::default(), Numbers::default()).unwrap();
-        tape.tick(Time(5));
+        tape.tick(Time(5), None);
         for (slot, elsewhere) in [(0, false), (1, true)] {
             let mut process = Process::new(ProcessId { pid: 70 + slot, start: 1 });
             (process.exe, process.exe_elsewhere) = (Some(b"/usr/sbin/sshd".as_slice().into()), elsewhere);

@@ -1,6 +1,6 @@
 //! Words for the numbers: the one place where reasons, orders and outcomes become text.
 
-use memgov_decide::decision::{Decision, Mechanism, Operation, Order, Outcome, Protected, Reason};
+use memgov_decide::decision::{Decision, Family, Mechanism, Operation, Order, Outcome, Protected, Reason};
 use memgov_decide::jobs::Wish;
 use memgov_decide::policy::Kinds;
 use memgov_decide::snapshot::Untouchable;
@@ -33,6 +33,24 @@ pub fn kinds(kinds: Kinds) -> String {
     let names = [(kinds.anon, "rss.anon"), (kinds.file, "rss.file"), (kinds.shmem, "rss.shmem")];
     let chosen: Vec<&str> = names.iter().filter(|(on, _)| *on).map(|(_, name)| *name).collect();
     chosen.join("+")
+}
+
+/// Whom a kill of processes that belong together takes.
+pub fn family(family: &Family) -> String {
+    let mut text = String::from("all processes");
+    if let Some(comm) = family.comm {
+        text.push_str(&format!(" called {}", printable(super::event::comm(&comm))));
+    }
+    if let Some(session) = family.session {
+        text.push_str(&format!(" of session {session}"));
+    }
+    if family.since.is_some() {
+        text.push_str(" that have started since kernel memory began to grow");
+    }
+    if let Some(parent) = family.parent {
+        text.push_str(&format!(", and pid {}, which starts them", parent.pid));
+    }
+    text
 }
 
 /// A reason in one sentence. `group` is the path of the group that was compared.
@@ -70,6 +88,11 @@ pub fn reason(reason: &Reason, group: Option<&[u8]>) -> String {
         Reason::Protected(why) => protected(why).into(),
         Reason::FreeingPending { expected } => {
             format!("{expected} of an earlier kill are still on their way back")
+        }
+        Reason::NobodyHoldsEnough { most, needed } => {
+            format!(
+                "none of its processes is known to hold enough of what has grown: {most} at most, {needed} needed"
+            )
         }
     }
 }
@@ -331,5 +354,21 @@ mod tests {
             line: Bytes::mib(64),
         };
         assert_eq!(reason(&over, None), "rss.anon+rss.shmem 65MiB is over 64MiB");
+        let short = Reason::NobodyHoldsEnough { most: Bytes::kib(300), needed: Bytes::mib(4) };
+        assert_eq!(
+            reason(&short, None),
+            "none of its processes is known to hold enough of what has grown: 300KiB at most, 4MiB needed"
+        );
+    }
+
+    #[test]
+    fn who_belongs_together_is_named() {
+        let bomb = Family { comm: Some(*b"bo\nb\0\0\0\0\0\0\0\0\0\0\0\0"), ..Family::default() };
+        let parent = Some(memgov_decide::snapshot::ProcessId { pid: 7, start: 1 });
+        assert_eq!(family(&Family { session: Some(9), ..bomb }), "all processes called bo\\nb of session 9");
+        assert_eq!(
+            family(&Family { since: Some(100), parent, ..bomb }),
+            "all processes called bo\\nb that have started since kernel memory began to grow, and pid 7, which starts them"
+        );
     }
 }

@@ -5,7 +5,7 @@
 //!
 //! ```text
 //! memgov-trace 1 page=4096 cpus=2 memory=25276383232 decision=1 episode=1
-//! tick 81234567890 0
+//! tick 81234567890 8123 0             monotonic nanoseconds, clock ticks since boot (may be missing)
 //! group+ 3 4711 1 0 8                 slot, inode, parent slot or -, owner or -; payload: path
 //! /builds
 //! group 3 memory.current 9            slot, file; payload: what was read
@@ -54,7 +54,7 @@ pub struct Tape {
     /// The engine has had its turn in this tick.
     stepped: bool,
     /// What was written since the last `tick` besides the tick itself; an empty tick is not written.
-    pending: Option<Time>,
+    pending: Option<(Time, Option<u64>)>,
 }
 
 impl Tape {
@@ -96,9 +96,9 @@ impl Tape {
     }
 
     /// A new tick begins; the one before is handed over.
-    pub fn tick(&mut self, at: Time) {
+    pub fn tick(&mut self, at: Time, ticks: Option<u64>) {
         self.flush();
-        self.pending = self.on().then_some(at);
+        self.pending = self.on().then_some((at, ticks));
         self.stepped = false;
     }
 
@@ -131,11 +131,14 @@ impl Tape {
             return;
         }
         // Writing to a Vec cannot fail.
-        if let Some(at) = self.pending.take() {
+        if let Some((at, ticks)) = self.pending.take() {
             if self.gap > 0 {
                 let _ = writeln!(self.frames, "gap {} 0\n", self.gap);
             }
-            let _ = writeln!(self.frames, "tick {} 0\n", at.0);
+            let _ = match ticks {
+                Some(ticks) => writeln!(self.frames, "tick {} {ticks} 0\n", at.0),
+                None => writeln!(self.frames, "tick {} 0\n", at.0),
+            };
             if self.stepped {
                 self.frames.extend_from_slice(STEP);
             }
@@ -400,10 +403,10 @@ mod tests {
         let path = dir.path().join("trace");
         let first = Numbers { decision: 121, episode: 7 };
         let mut tape = Tape::create(&path, &Host::default(), first).unwrap();
-        tape.tick(Time(5));
+        tape.tick(Time(5), Some(700));
         tape.group_new(GroupSlot(3), &Group::new(GroupId(9), b"/a\nb"));
         tape.group_file(GroupSlot(3), "memory.current", b"17\n");
-        tape.tick(Time(6));
+        tape.tick(Time(6), None);
         drop(tape);
         let deadline = std::time::Duration::from_millis(5);
         let mut text = Vec::new();
@@ -415,7 +418,7 @@ mod tests {
         assert_eq!((host, next), (Host::default(), first));
         let all: Vec<_> = frames(&text, start).collect::<Result<_, _>>().unwrap();
         assert_eq!(all.len(), 3, "an empty tick is not written");
-        assert_eq!(all[0].words, ["tick", "5"]);
+        assert_eq!(all[0].words, ["tick", "5", "700"]);
         assert_eq!((all[1].words[0], all[1].payload), ("group+", b"/a\nb".as_slice()));
         assert_eq!((all[2].words[2], all[2].payload), ("memory.current", b"17\n".as_slice()));
     }

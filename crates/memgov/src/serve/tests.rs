@@ -62,6 +62,7 @@ fn event(id: u64, uid: u32, padding: usize) -> wire::Event {
         ranking: Vec::new(),
         jobs: Vec::new(),
         jobs_considered: None,
+        takes: None,
         outcome: wire::Outcome {
             kind: wire::OutcomeKind::Done,
             processes: Some(1),

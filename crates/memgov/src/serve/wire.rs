@@ -129,6 +129,7 @@ pub enum ReasonKind {
     FreeingPending,
     Available,
     NoJob,
+    NobodyHoldsEnough,
     Asked,
     Denied,
     Oom,
@@ -283,6 +284,9 @@ pub struct Event {
     /// How many that were.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub jobs_considered: Option<u32>,
+    /// For kills of processes that belong together: which, as a sentence says it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub takes: Option<String>,
     /// Of an `oom`: whose allocation the kernel could not satisfy.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub allocating: Option<Candidate>,

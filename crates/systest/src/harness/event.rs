@@ -32,6 +32,8 @@ pub struct Event {
     /// Jobs of a kill by priority.
     #[serde(default)]
     pub jobs: Vec<Job>,
+    /// Of a kill of processes that belong together: which.
+    pub takes: Option<String>,
     /// What came of it.
     pub outcome: Option<Outcome>,
     /// The letter's log line.

@@ -1,5 +1,6 @@
 //! Taking kernel memory on purpose: the calls that rustix does not have, or not for a raw descriptor.
 
+use std::ffi::CStr;
 use std::os::fd::{AsRawFd, OwnedFd};
 
 use super::{Errno, check, errno, process};
@@ -15,11 +16,18 @@ pub fn clone_and_reap(flags: i32) -> Result<(), Errno> {
     }
 }
 
-/// A child that sleeps until it is killed, and no longer than its parent lives.
-pub fn sleeping_child() -> Result<i32, Errno> {
+/// A child that sleeps until it is killed, and no longer than its parent lives. In a session of its own, and with another name, if that is asked for.
+pub fn sleeping_child(own_session: bool, name: Option<&CStr>) -> Result<i32, Errno> {
     let child = process::fork()?;
     if child != 0 {
         return Ok(child);
+    }
+    if own_session {
+        // SAFETY: no arguments. A child leads no process group yet, so it is not refused.
+        unsafe { libc::setsid() };
+    }
+    if let Some(name) = name {
+        process::set_name(name);
     }
     // SAFETY: plain numbers; nothing is allocated.
     unsafe {

@@ -19,6 +19,12 @@ use crate::sys::{Errno, hoard, process, signal};
 pub enum Kind {
     /// Sleeping children.
     Forks,
+    /// The same, each in a session of its own.
+    Sessions,
+    /// Each with a name of its own.
+    Names,
+    /// Each with both.
+    Strangers,
     /// Sleeping threads.
     Threads,
     /// The same, and tries again for as long as it is refused one.
@@ -58,6 +64,9 @@ impl Kind {
     pub fn named(name: &str) -> Option<Self> {
         Some(match name {
             "forks" => Self::Forks,
+            "sessions" => Self::Sessions,
+            "names" => Self::Names,
+            "strangers" => Self::Strangers,
             "threads" => Self::Threads,
             "stubborn-threads" => Self::StubbornThreads,
             "dirs" => Self::Dirs,
@@ -150,7 +159,13 @@ impl Hoard {
 
     fn step(&mut self, kind: Kind) -> Result<(), Errno> {
         match kind {
-            Kind::Forks => self.children.push(hoard::sleeping_child()?),
+            Kind::Forks => self.children.push(hoard::sleeping_child(false, None)?),
+            Kind::Sessions => self.children.push(hoard::sleeping_child(true, None)?),
+            Kind::Names | Kind::Strangers => {
+                let name = &mut [0; 24];
+                let name = self::name(name, "n", self.children.len())?;
+                self.children.push(hoard::sleeping_child(kind == Kind::Strangers, Some(name))?);
+            }
             Kind::Threads => thread()?,
             Kind::StubbornThreads => {
                 while thread() == Err(libc::EAGAIN) {

@@ -4,6 +4,7 @@ mod attacks;
 mod bombs;
 mod dentries;
 mod lines;
+mod offenders;
 mod pinned;
 mod races;
 
@@ -23,7 +24,7 @@ use crate::harness::{MIB, poll_until};
 use crate::sys::process::start_in_groups;
 
 pub fn tests() -> Vec<Test> {
-    [attacks::tests, bombs::tests, dentries::tests, races::tests, lines::tests, pinned::tests]
+    [attacks::tests, bombs::tests, dentries::tests, races::tests, lines::tests, pinned::tests, offenders::tests]
         .iter()
         .flat_map(|tests| tests())
         .collect()
