@@ -347,7 +347,9 @@ fn reclaim(slot: &Slot, layout: &Layout, task: &Task, book: &mut dyn Book) -> Re
     let mut lever = lever.map_err(|unable| unable.errno())?;
     let how = match task.meter {
         Meter::Kernel => try_out(slot, &dir, &mut lever, task, book).map(Ended::Tried),
-        Meter::Usage | Meter::Available | Meter::Rss(_) => press_on(slot, &dir, &mut lever, task, book).map(Ended::Shrunk),
+        Meter::Usage | Meter::Available | Meter::Rss(_) => {
+            press_on(slot, &dir, &mut lever, task, book).map(Ended::Shrunk)
+        }
     };
     lever.close(book)?;
     how

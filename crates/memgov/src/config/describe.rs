@@ -162,7 +162,9 @@ fn action(action: &Action, meter: Meter, target: &str) -> String {
                 Meter::Usage | Meter::Available | Meter::Rss(_) => "",
             };
             let how = format!("in the background, with at most {share}% of a processor");
-            let Some(tolerance) = &reclaim.tolerance else { return format!("reclaim its memory {how}{pinned}") };
+            let Some(tolerance) = &reclaim.tolerance else {
+                return format!("reclaim its memory {how}{pinned}");
+            };
             let (pressure, swap_out) = (words::pressure_text(tolerance.pressure), tolerance.swap_out);
             let when = if reclaim.for_starved { ", while another group of this rule is starved" } else { "" };
             format!(

@@ -24,10 +24,18 @@ use crate::harness::{MIB, poll_until};
 use crate::sys::process::start_in_groups;
 
 pub fn tests() -> Vec<Test> {
-    [attacks::tests, bombs::tests, dentries::tests, races::tests, lines::tests, pinned::tests, offenders::tests]
-        .iter()
-        .flat_map(|tests| tests())
-        .collect()
+    [
+        attacks::tests,
+        bombs::tests,
+        dentries::tests,
+        races::tests,
+        lines::tests,
+        pinned::tests,
+        offenders::tests,
+    ]
+    .iter()
+    .flat_map(|tests| tests())
+    .collect()
 }
 
 /// The letter's line.
