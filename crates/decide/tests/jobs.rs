@@ -151,6 +151,9 @@ fn a_job_that_is_dead_is_waited_for_only_shortly_and_not_asked_again() {
     let (mut world, _, jobs) = three(host_rule("host", 100, &[(KILL_JOB, 0)]), [0; 3]);
     let first = shortage(&mut world, &jobs);
     world.report(first[0].id, dead(mib(300)));
+    let (mut due, mut processes) = (Vec::with_capacity(64), Vec::with_capacity(64));
+    world.governor.due(&world.snap, world.snap.at, &mut due, &mut processes);
+    assert!(due.contains(&jobs[0]), "what it has left is read at once: {due:?}");
     let mut next = Vec::new();
     for _ in 0..6 {
         // Its page cache stays charged to it.

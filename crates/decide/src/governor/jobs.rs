@@ -119,6 +119,9 @@ impl Governor {
     pub(super) fn job_is_dead(&mut self, job: GroupSlot) {
         if let Some(state) = self.groups.get_mut(job.0 as usize) {
             (state.spared_until, state.left) = (self.now + SPARED, None);
+            // What is left is what is there now, not what somebody who begins anew will have.
+            self.timers.bring_forward(self.group_item(job), self.now);
+            self.deadline = self.now;
         }
     }
 
