@@ -190,7 +190,8 @@ impl Reclaims {
             decision: decision.id,
             group,
             path: Arc::clone(&row.path),
-            target: usage.saturating_sub(excess),
+            // Nothing is to go now: not even what it has grown by since.
+            target: if excess == Bytes(0) { Bytes(u64::MAX) } else { usage.saturating_sub(excess) },
             share,
         };
         if self.leave_word(task, phase) { done } else { Outcome::Nothing }
