@@ -214,7 +214,8 @@ impl Reclaims {
             group,
             path: Arc::clone(&row.path),
             meter: goal.meter,
-            target: value.saturating_sub(goal.excess),
+            // Nothing is to go now: not even what it has grown by since.
+            target: if goal.excess == Bytes(0) { Bytes(u64::MAX) } else { value.saturating_sub(goal.excess) },
             share: goal.share,
         };
         if self.leave_word(task, phase) { done } else { Outcome::Nothing }
