@@ -25,7 +25,7 @@ const SONAME: &str = "libmemgov.so.0";
 /// Builds and installs it.
 pub fn run(arguments: &Arguments) -> Result<()> {
     let root = arguments.destdir.clone().unwrap_or_else(staged);
-    succeed(workspace::cargo().args(["build", "--release", "--package", "libmemgov"]))?;
+    succeed(&mut workspace::release_build())?;
     for file in install(&root, &arguments.prefix)? {
         println!("library: {}", file.display());
     }

@@ -25,6 +25,16 @@ pub fn release(name: &str) -> PathBuf {
     target().join("release").join(name)
 }
 
+/// The release build of all that is shipped and tested. One command for everybody: another choice of packages has other features of libraries, and builds
+/// those again.
+pub fn release_build() -> Command {
+    let mut build = cargo();
+    build.args(["build", "--release", "--lib", "--bins", "--example", "frugal"]);
+    let packages = ["memgov", "memgov-systest", "libmemgov", "memgov-client"];
+    build.args(packages.map(|name| format!("--package={name}")));
+    build
+}
+
 /// The cargo that runs us, in the root of the checkout.
 pub fn cargo() -> Command {
     let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));

@@ -99,13 +99,7 @@ fn is_passed(line: &str) -> bool {
 
 /// The release build of memgov, memgov-systest and libmemgov: as shipped, and fast enough for emulation.
 pub fn build() -> Result<Summary> {
-    let mut build = workspace::cargo();
-    build.args(["build", "--release", "--lib", "--bins", "--example", "frugal"]);
-    // In one command: another choice of packages has other features of libraries, and builds those again.
-    build.args(
-        ["memgov", "memgov-systest", "libmemgov", "memgov-client"].map(|name| format!("--package={name}")),
-    );
-    step("source", "build", build)
+    step("source", "build", workspace::release_build())
 }
 
 /// libmemgov, its header and an example in each language.

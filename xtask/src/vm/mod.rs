@@ -133,8 +133,7 @@ pub fn attended(machine: &Machine, words: Vec<String>) -> Result<ExitCode> {
 /// The release build of what goes into a machine.
 pub fn build_programs() -> Result<Vec<PathBuf>> {
     setup::packages(setup::FOR_BUILDING)?;
-    let mut build = workspace::cargo();
-    build.args(["build", "--release", "--package", "memgov", "--package", "memgov-systest"]);
+    let mut build = workspace::release_build();
     let status = build.status().context("starting cargo build")?;
     ensure!(status.success(), "cargo build --release: {status}");
     Ok(["memgov", "memgov-systest"].map(workspace::release).to_vec())
