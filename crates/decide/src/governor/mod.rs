@@ -94,7 +94,7 @@ impl Bounds {
 
 impl Default for Bounds {
     fn default() -> Self {
-        Self { groups: 2048, processes: 8192, controls: 8192, episodes: 1024 }
+        Self { groups: 2048, processes: 4096, controls: 8192, episodes: 1024 }
     }
 }
 

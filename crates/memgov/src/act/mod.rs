@@ -75,7 +75,7 @@ impl Default for Options {
             dry_run: false,
             max_holds: 2048,
             max_slowed: 256,
-            max_processes: 8192,
+            max_processes: 4096,
             never: Vec::new(),
             guardian: None,
         }

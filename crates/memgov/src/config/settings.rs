@@ -63,7 +63,7 @@ impl Default for Settings {
             socket: None,
             dry_run: false,
             max_groups: 2048,
-            max_processes: 8192,
+            max_processes: 4096,
             lease: Duration::from_secs(10),
             trace: None,
             tier: Tier::Portable,
