@@ -62,7 +62,7 @@ fn tried(mut kernel: Kernel, target: u64) -> Ended {
         match trial.next(Bytes(kernel.kernel()), usage, Bytes(target), worked) {
             Next::Ask(amount) => {
                 let answer = kernel.press(amount.0);
-                trial.answered(answer, amount);
+                trial.answered(answer, amount, Bytes(kernel.kernel()));
                 asked += amount.0;
                 worked += kernel.press;
                 short |= answer == Answer::Short;
@@ -126,6 +126,19 @@ proptest! {
         let ended = tried(kernel, free - free * part / 100);
         assert!(!matches!(ended.verdict, Verdict::Pinned { .. }), "{:?}", ended.verdict);
     }
+}
+
+/// Between two asks the group takes as much anew as the ask had brought back.
+#[test]
+fn what_grows_while_nobody_asks_does_not_hide_what_came_back() {
+    let (held, target) = (Bytes::mib(40), Bytes::mib(20));
+    let mut trial = Trial::new(held, PAGE);
+    for _ in 0..3 {
+        let Next::Ask(amount) = trial.next(held, Bytes::mib(80), target, Duration::ZERO) else { break };
+        trial.answered(Answer::Met, amount, Bytes::mib(30));
+    }
+    let verdict = trial.next(held, Bytes::mib(80), target, Duration::ZERO);
+    assert!(!matches!(verdict, Next::End(Verdict::Pinned { .. })), "{verdict:?}");
 }
 
 #[test]

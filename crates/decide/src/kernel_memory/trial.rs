@@ -57,6 +57,8 @@ pub struct Trial {
     /// The reading before the last ask.
     before: Option<Bytes>,
     answer: Option<(Answer, Bytes)>,
+    /// The reading right after it, before anybody rested.
+    after: Option<Bytes>,
     asked: Bytes,
     exhausted: bool,
     fruitless: u8,
@@ -66,12 +68,22 @@ impl Trial {
     /// Of a group that holds so much kernel memory.
     pub const fn new(held: Bytes, page: Bytes) -> Self {
         let batch = Bytes(page.0.saturating_mul(BATCH_PAGES));
-        Self { held, batch, before: None, answer: None, asked: Bytes(0), exhausted: false, fruitless: 0 }
+        Self {
+            held,
+            batch,
+            before: None,
+            answer: None,
+            after: None,
+            asked: Bytes(0),
+            exhausted: false,
+            fruitless: 0,
+        }
     }
 
-    /// Takes in what the kernel answered to an ask for so much.
-    pub const fn answered(&mut self, answer: Answer, asked: Bytes) {
+    /// Takes in what the kernel answered to an ask for so much, and what it left: what a group takes anew while whoever asks rests hides what came back.
+    pub const fn answered(&mut self, answer: Answer, asked: Bytes, left: Bytes) {
         self.answer = Some((answer, asked));
+        self.after = Some(left);
     }
 
     /// What to do: with so much kernel memory of so much in all, a level to come to, and after so much work.
@@ -99,7 +111,9 @@ impl Trial {
         if answer != Answer::Interrupted {
             self.asked = self.asked + asked;
         }
-        let gained = before.saturating_sub(kernel);
+        // The lower of the two readings: the later one shows what the kernel was late to count, the earlier one what had not grown again.
+        let left = self.after.take().map_or(kernel, |left| left.min(kernel));
+        let gained = before.saturating_sub(left);
         let little = gained.0.saturating_mul(PART) < before.saturating_sub(target).0;
         self.fruitless = if little { self.fruitless + 1 } else { 0 };
     }

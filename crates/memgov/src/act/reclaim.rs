@@ -407,7 +407,7 @@ fn try_out(
                 let before = sys::thread_time();
                 let answer = lever.press(dir, amount, all.saturating_sub(amount), book)?;
                 let took = sys::thread_time().saturating_sub(before);
-                tried.answered(answer, amount);
+                tried.answered(answer, amount, kernel()?);
                 worked += took;
                 // Once is no trial: the second ask does not wait for the first one's rest.
                 if worked > took || answer == Answer::Interrupted {

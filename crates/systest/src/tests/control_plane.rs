@@ -96,7 +96,8 @@ fn exec_signals(bench: &mut Bench<'_>) -> Result<String> {
     let ended = child.wait()?;
     let (blocked, ignored) = masks.with_context(|| format!("no command: {line:?}"))?;
     // What whoever runs the tests ignores is inherited by everything (a shell's background job ignores SIGINT and SIGQUIT), as nohup(1) relies on.
-    let inherited = process::status(i32::try_from(std::process::id())?, "SigIgn").context("our own SigIgn")?;
+    let inherited =
+        process::status(i32::try_from(std::process::id())?, "SigIgn").context("our own SigIgn")?;
     let inherited = u64::from_str_radix(&inherited, 16)?;
     // Rust's runtime ignores SIGPIPE in the workload, and glibc's posix_spawn gives no program its own two back.
     let theirs = [libc::SIGPIPE, 32, 33].iter().fold(0u64, |mask, signal| mask | 1 << (signal - 1));

@@ -95,7 +95,8 @@ fn shell(bench: &mut Bench<'_>, place: Place) -> Result<String> {
     bench.patience *= 4;
     let fs = Mounted::new(bench, place)?;
     let job = shielded(bench)?;
-    let line = job.kernel()? + MIB;
+    let before = job.kernel()?;
+    let line = before + MIB;
     let ladder = "{ action = \"reclaim\", share = \"50%\" }, { action = \"freeze\", after = \"60s\" }";
     let daemon = bench.daemon(&rule(&job, line, ladder))?;
     let mut child = bomb(&job, &fs.at)?;
@@ -120,7 +121,7 @@ fn shell(bench: &mut Bench<'_>, place: Place) -> Result<String> {
         ensure!(seen.last > 0, "the shell is gone");
         Ok(format!("{kind}, {trial:?}, {}", over(seen.peak, line)))
     });
-    let emptied = emptied(bench, &daemon, &job, fs);
+    let emptied = emptied(bench, &daemon, &job, fs, before);
     // It is dead, or the test has failed.
     let _gone = child.kill();
     child.wait()?;
@@ -134,6 +135,7 @@ fn program(bench: &mut Bench<'_>, place: Place) -> Result<String> {
     let job = shielded(bench)?;
     let mut hog = bench.worker(&job, "hog")?;
     hog.ask(&format!("work-in {}", fs.at.display()))?;
+    let before = job.kernel()?;
     let daemon = bench.daemon(&rule(&job, K, super::bombs::CONTAIN))?;
     hog.say("hoard dirs 200000")?;
     let path = job.path();
@@ -146,7 +148,7 @@ fn program(bench: &mut Bench<'_>, place: Place) -> Result<String> {
         ensure!(found.holders.first().is_some_and(|it| it.comm == "hog"), "the offender: {found:?}");
         Ok(format!("by {}, {}", met.by(), over(seen.peak, K)))
     });
-    let emptied = emptied(bench, &daemon, &job, fs);
+    let emptied = emptied(bench, &daemon, &job, fs, before);
     Ok(format!("{}; {}", stopped?, emptied?))
 }
 
@@ -156,6 +158,7 @@ fn emptied(
     daemon: &crate::harness::daemon::Daemon,
     job: &Group,
     fs: Mounted,
+    before: u64,
 ) -> Result<String> {
     let took = empty(bench, daemon, job)?;
     let begin = std::time::Instant::now();
@@ -171,7 +174,7 @@ fn emptied(
         Some(fs)
     };
     let bar = Duration::from_secs(5) * bench.host.patience;
-    let left = || job.kernel().ok().filter(|left| *left < MIB);
+    let left = || job.kernel().ok().filter(|left| *left < before + MIB);
     let fell = poll_until(bar, Duration::from_millis(20), left);
     ensure!(fell.is_some(), "{how}: {} of kernel memory after {bar:?}", job.kernel()?);
     drop(fs);
