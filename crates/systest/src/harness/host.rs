@@ -99,6 +99,8 @@ pub enum Need {
     InstructionClock,
     /// Programs that use libmemgov.
     Clients,
+    /// A machine that is not emulated: speed itself is what is shown.
+    Speed,
     /// A machine whose memory may be used up.
     OwnMachine,
     /// A kernel that accounts kernel memory.
@@ -130,6 +132,7 @@ impl Need {
                 host.counts_instructions,
                 "shown on a machine whose clock counts instructions: 6.12-v2-cost and 6.1-v2-cost",
             ),
+            Self::Speed => (host.is_bare(), "about speed: shown on a machine that is not emulated"),
             Self::Clients => (host.is_bare(), "shown on the machine that builds them"),
             Self::OwnMachine => {
                 (host.own_machine, "uses up all memory: shown in machines of the tests' own (cargo xtask vm)")
