@@ -25,6 +25,8 @@ const HOT: u64 = 24 * MIB;
 /// Read once.
 const COLD: u64 = 72 * MIB;
 const LIMIT: u64 = 256 * MIB;
+/// `until` of the rule.
+const FLOOR: u64 = 8 * MIB;
 /// It sinks by a 64th a second: to a quarter in 90 s.
 const FOUND_WITHIN: Duration = Duration::from_secs(150);
 
@@ -84,21 +86,24 @@ fn found(bench: &mut Bench<'_>) -> Result<String> {
     // 0.1 % of the time at 10 us each is 100 a second; and a burst of ten seconds' worth.
     let tolerated = 100 * (watched.as_secs() + 20);
     ensure!(refaulted <= tolerated, "{refaulted} refaults in {watched:.0?}, {tolerated} are tolerated");
-    ensure!(least >= HOT && most <= HOT * 2, "between {} and {}", mib(least), mib(most));
+    // What it costs is what was promised, not a level: it may dip for as much as is tolerated, but never under its floor.
+    ensure!(least >= FLOOR && most <= HOT * 2, "between {} and {}", mib(least), mib(most));
     let said = status(&daemon)?.context("status says nothing of a working set")?;
     let bytes = |key: &str| said[key].as_u64().with_context(|| format!("no {key} in {said}"));
     let (set, enough) = (bytes("working_set_bytes")?, bytes("enough_bytes")?);
-    ensure!((HOT..=HOT * 2).contains(&set) && enough >= set, "{said}");
+    ensure!((HOT / 2..=HOT * 2).contains(&set) && enough >= set, "{said}");
     ensure!(bytes("limit_bytes")? == LIMIT, "{said}");
     let text = daemon.ok(&["status"])?;
     let line = text.lines().find(|line| line.contains("working set about")).context("not in the text")?;
     ensure!(job.limits() == limits && job.oom_kills()? == 0, "limits {}, were {limits}", job.limits());
     ensure!(process::is_alive(reader.pid), "somebody was killed");
     Ok(format!(
-        "{} to {} in {took:.0?} ({} in use), then {refaulted} refaults in {watched:.0?}; {line}",
+        "{} to {} in {took:.0?} ({} in use), then {refaulted} refaults in {watched:.0?} and between {} and {}; {line}",
         mib(full),
         mib(usage),
-        mib(HOT)
+        mib(HOT),
+        mib(least),
+        mib(most)
     ))
 }
 
