@@ -129,6 +129,9 @@ fn left_to_others(host: &Host, name: &str) -> Option<String> {
     if host.tier == Tier::Bpf && NOT_INSIDE.iter().any(|part| name.starts_with(part)) {
         return Some("shown with the portable tier".to_owned());
     }
+    if name.starts_with("gk_01_fifty") {
+        return Some("takes minutes: shown when asked for by name".to_owned());
+    }
     if host.target == "6.1-v2"
         && host.tier == Tier::Portable
         && ONLY_ON_6_12.iter().any(|part| name.starts_with(part))
