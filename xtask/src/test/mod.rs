@@ -39,7 +39,7 @@ pub struct Arguments {
     #[arg(long, default_value_t = 2, value_name = "N")]
     jobs: usize,
     /// A target's system tests may take this many seconds, booting included
-    #[arg(long, default_value_t = 3000, value_name = "SECONDS")]
+    #[arg(long, default_value_t = 3600, value_name = "SECONDS")]
     limit: u64,
     /// Use KVM in the virtual machines; never assumed, because /dev/kvm may be there and not work
     #[arg(long)]

@@ -78,7 +78,9 @@ const ON_USER_MODE_LINUX: [&str; 17] = [
 ];
 
 /// What does not come near the tier, and takes long: shown with the portable one.
-const NOT_INSIDE: [&str; 12] = [
+const NOT_INSIDE: [&str; 14] = [
+    "config_",
+    "gk_attack",
     "slow_",
     "wl_06",
     "socket",
