@@ -46,8 +46,10 @@ impl Governor {
                     }
                     let state = &self.processes[slot.0 as usize];
                     let there = snap.process(slot).is_some_and(|row| !row.gone && Some(row.id) == state.id);
-                    let interval = self.interval_of_process(slot, snap).filter(|_| there);
-                    interval.map(|_| processes.push(slot)).map(|()| state.interval)
+                    // Under another policy each is read once, also where nothing measures it any more: what stood for it before is taken back then.
+                    let anew = state.generation != self.generation;
+                    let measured = anew || self.interval_of_process(slot, snap).is_some();
+                    (there && measured).then(|| processes.push(slot)).map(|()| state.interval)
                 }
                 Row::Host => {
                     // Whoever has no room for anything only asks when.

@@ -135,7 +135,7 @@ pub(super) struct GroupState {
 #[derive(Clone, Debug, Default)]
 pub(super) struct ProcessState {
     pub id: Option<ProcessId>,
-    generation: u32,
+    pub generation: u32,
     /// Of all that rules can match: it changes when the process calls exec, renames itself or moves.
     print: u64,
     pub matches: RuleSet,

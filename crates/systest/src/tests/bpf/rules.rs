@@ -25,6 +25,7 @@ pub fn tests() -> Vec<Test> {
         test("bpf_rule_kills_in_the_instant", kills),
         test("bpf_rule_kills_no_more_than_the_budget_allows", braked),
         test("bpf_never_by_executable_from_the_first_call_on", executable),
+        test("bpf_rule_that_is_gone_binds_no_child_without_a_row", gone),
         test("bpf_status_tells_what_hooks_cost", costs),
     ]
 }
@@ -159,6 +160,34 @@ fn executable(bench: &mut Bench<'_>) -> Result<String> {
         "a plain program {}",
         if three.is_some() { "started and was refused" } else { "did not even start" }
     ))
+}
+
+/// More children than there are rows: nobody takes from the last ones what they were born with.
+fn gone(bench: &mut Bench<'_>) -> Result<String> {
+    const CHILDREN: usize = 24;
+    let (job, other) = (bench.group("job")?, bench.group("other")?);
+    let mut hog = bench.agent(&job, "hog")?;
+    hog.take("anon", 4 * MIB)?;
+    let config = |rule: &str| format!("[memgov]\nmax-processes = 16\n{rule}");
+    let daemon = bench.daemon(&config(&on_hogs(&job.path(), 2, "\"deny\"")))?;
+    is_watched(bench, &daemon, 1)?;
+    let refused = |agent: &mut Agent| calls_refused(agent).map(|calls| calls.len() >= 5);
+    ensure!(refused(&mut hog)?, "it is not refused what is over its line");
+    let mut children =
+        (0..CHILDREN).map(|_| hog.offspring("fork", &bench.dir)).collect::<Result<Vec<_>>>()?;
+    std::thread::sleep(Duration::from_secs(1));
+    let held = children.iter_mut().map(refused).collect::<Result<Vec<_>>>()?;
+    ensure!(held.iter().all(|held| *held), "children that are not refused what their parent is: {held:?}");
+    std::fs::write(daemon.config(), config(&denying(&other, 512)))?;
+    daemon.ok(&["reload"])?;
+    let free = crate::harness::poll_until(bench.patience(), Duration::from_millis(100), || {
+        let held = children.iter_mut().map(refused).collect::<Result<Vec<_>>>().ok()?;
+        held.iter().all(|held| !held).then_some(())
+    });
+    ensure!(free.is_some(), "still refused by a rule that is gone: {}", daemon.ok(&["status"])?);
+    let status = daemon.ok(&["status"])?;
+    ensure!(status.contains("security_mmap_addr"), "nothing is attached any more: {status}");
+    Ok(String::new())
 }
 
 fn costs(bench: &mut Bench<'_>) -> Result<String> {
