@@ -10,28 +10,18 @@
 //! - **who_feels_it_stops**: a group that is not calm gives nothing.
 //! - **who_could_not_take_it_does_not_count**: a group at its own limit is not helped by what another gives.
 
+pub use crate::jobs::Worth;
 use crate::snapshot::Group;
 use crate::units::{Bytes, Limit};
 
-/// What a group is worth.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Worth {
-    /// Lower is given up first.
-    pub priority: i32,
-    /// Using no more than this it gives nothing.
-    pub reservation: Bytes,
-}
-
-impl Worth {
-    /// From what the kernel keeps for it: the larger of `memory.low` and `memory.min`.
-    pub fn of(group: &Group) -> Self {
-        let reservation = match group.reserved {
-            Some(Limit::At(bytes)) => bytes,
-            Some(Limit::Max) => Bytes(u64::MAX),
-            None => Bytes(0),
-        };
-        Self { priority: 0, reservation }
-    }
+/// What the kernel keeps for a group: the larger of `memory.low` and `memory.min`.
+pub fn kept_for(group: &Group) -> Worth {
+    let reservation = match group.reserved {
+        Some(Limit::At(bytes)) => bytes,
+        Some(Limit::Max) => Bytes(u64::MAX),
+        None => Bytes(0),
+    };
+    Worth { priority: 0, reservation }
 }
 
 /// How one group of a rule stands.

@@ -1,6 +1,6 @@
 //! Reclaim with a tolerance: what is asked of each group, and whose turn it is where it is for those that are starved.
 
-use crate::balance::{Standing, Tally, Worth};
+use crate::balance::{Standing, Tally, kept_for};
 use crate::decision::{Source, Target};
 use crate::policy::{Action, MAX_RULES, Policy, Reclaim, Rule, Step};
 use crate::snapshot::{Group, Snapshot};
@@ -47,7 +47,7 @@ impl Governor {
         let usage = row.usage?;
         let search = &episode.search;
         Some(Standing {
-            worth: Worth::of(row),
+            worth: kept_for(row),
             usage,
             floor: usage.saturating_sub(self.too_much(episode, excess, snap)),
             limit: row.max.and_then(Limit::bytes),
@@ -79,7 +79,7 @@ impl Governor {
             None => !reclaim.for_starved,
         };
         // A search goes down to the relief level, and never into a reservation.
-        let floor = usage.saturating_sub(too_much).max(Worth::of(row).reservation);
+        let floor = usage.saturating_sub(too_much).max(kept_for(row).reservation);
         let ask = episode.search.next(row.strain_at, &row.strain, usage, floor, wanted, &tolerance)?;
         let ask = turn.map_or(ask, |(tally, standing)| tally.portion(&standing, ask));
         // Nothing after nothing need not be said.
