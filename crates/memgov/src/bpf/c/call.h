@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT OR Apache-2.0 OR GPL-2.0 */
 /*
- * How much memory the system call under way asks for. The hooks are not told; the registers that the thread came into the kernel with say it.
+ * What the system call under way asks for: how much memory, and of which mapping. The hooks are not told; the registers that the thread came into the kernel with say it.
  * Whoever asks by a call that is not known here is taken to ask for everything.
  */
 #ifndef MEMGOV_CALL_H
@@ -70,6 +70,25 @@ static __always_inline struct asked asked_by(struct task_struct *task)
 	}
 	return asked;
 }
+
+/* Whether it may give pages another protection key: a call with the same protection splits mappings then. */
+static __always_inline bool changes_key(void)
+{
+	struct pt_regs___of_call *regs = (void *)bpf_task_pt_regs(bpf_get_current_task_btf());
+
+	return regs->cs != CS_OF_64_BITS || regs->orig_ax == CALL_PKEY_MPROTECT;
+}
+
+/* Whether it is an mprotect of all of a mapping. Of a call that is not known: no. */
+static __always_inline bool covers(struct vm_area_struct *vma)
+{
+	struct pt_regs___of_call *regs = (void *)bpf_task_pt_regs(bpf_get_current_task_btf());
+	__u64 from = regs->di, length = regs->si;
+
+	if (regs->cs != CS_OF_64_BITS || (regs->orig_ax != CALL_MPROTECT && regs->orig_ax != CALL_PKEY_MPROTECT))
+		return false;
+	return from <= vma->vm_start && length >= vma->vm_end - from;
+}
 #else
 /* Not known of other processors: what a program has already is all that is looked at. */
 static __always_inline struct asked asked_by(struct task_struct *task)
@@ -77,6 +96,16 @@ static __always_inline struct asked asked_by(struct task_struct *task)
 	struct asked asked = {};
 
 	return asked;
+}
+
+static __always_inline bool changes_key(void)
+{
+	return false;
+}
+
+static __always_inline bool covers(struct vm_area_struct *vma)
+{
+	return false;
 }
 #endif
 

@@ -6,6 +6,7 @@
  *
  * Each check exists twice, for fmod_ret and for lsm; the loader takes the first that is proven to refuse.
  */
+#include "call.h"
 #include "ceiling.h"
 
 char _license[] SEC("license") = "Dual MIT/GPL";
@@ -87,50 +88,6 @@ static __always_inline bool fills_buffers(struct socket *sock)
 
 	return sk && sk->__sk_common.skc_family == AF_UNIX;
 }
-
-#ifdef __TARGET_ARCH_x86
-#pragma clang attribute push(__attribute__((preserve_access_index)), apply_to = record)
-struct pt_regs {
-	unsigned long si;
-	unsigned long di;
-	unsigned long orig_ax;
-	unsigned long cs;
-};
-#pragma clang attribute pop
-
-#define SYS_MPROTECT 10
-#define SYS_PKEY_MPROTECT 329
-#define USER_CS 0x33
-
-/* The hook is not told the key either. */
-static __always_inline bool changes_key(void)
-{
-	struct pt_regs *regs = (void *)bpf_task_pt_regs(bpf_get_current_task_btf());
-
-	return regs->cs != USER_CS || regs->orig_ax == SYS_PKEY_MPROTECT;
-}
-
-/* The hook is not told the range; the registers of the system call have it. A 32-bit call has others, and is taken to split. */
-static __always_inline bool covers(struct vm_area_struct *vma)
-{
-	struct pt_regs *regs = (void *)bpf_task_pt_regs(bpf_get_current_task_btf());
-	__u64 from = regs->di, length = regs->si;
-
-	if (regs->cs != USER_CS || (regs->orig_ax != SYS_MPROTECT && regs->orig_ax != SYS_PKEY_MPROTECT))
-		return false;
-	return from <= vma->vm_start && length >= vma->vm_end - from;
-}
-#else
-static __always_inline bool changes_key(void)
-{
-	return false;
-}
-
-static __always_inline bool covers(struct vm_area_struct *vma)
-{
-	return false;
-}
-#endif
 
 /* Changing a part of a mapping makes two or three of it; changing the whole of it can only make fewer. */
 static __always_inline bool splits(struct vm_area_struct *vma, unsigned long prot)

@@ -35,10 +35,6 @@ static __always_inline __u64 needed_by_fork(struct task_struct *task, __u64 flag
 	mappings = task->mm->map_count;
 	anonymous = rss_of(task, KIND_ANON);
 	others = rss_of(task, KIND_FILE | KIND_SHMEM);
-	if (others >> 63)
-		others = 0;
-	if (anonymous >> 63)
-		anonymous = 0;
 	if (anonymous + others)
 		tables = tables * anonymous / (anonymous + others);
 	return NEEDED_BY_ALL + (tables + mappings * NEEDED_BY_MAPPING) / control.page_size;
