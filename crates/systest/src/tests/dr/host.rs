@@ -7,7 +7,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 
 use super::jobs::Jobs;
-use super::{expect_alive, expect_killed, explained, job_killed, kernel_kills, only_one, ranked, told};
+use super::{expect_alive, expect_killed, job_killed, kernel_kills, only_one, the_lowest_gives_way, told};
 use crate::harness::bench::{Bench, within};
 use crate::harness::{MIB, mib, millis, process};
 use crate::sys::now;
@@ -36,13 +36,7 @@ pub fn lowest_priority(bench: &mut Bench<'_>) -> Result<String> {
     let there = available()?;
     // All three together are over, two are not.
     jobs.grow((there - under) / 3 + 16 * MIB)?;
-    let event = job_killed(bench, &daemon, &jobs.path(0))?;
-    expect_killed(bench, &mut jobs.agents[0])?;
-    only_one(bench, &daemon, &jobs, before)?;
-    expect_alive(&daemon, &jobs.agents[1])?;
-    expect_alive(&daemon, &jobs.agents[2])?;
-    explained(&daemon, &event, &jobs)?;
-    ranked(&event, &jobs)?;
+    let event = the_lowest_gives_way(bench, &daemon, &mut jobs, before)?;
     Ok(format!("{} were available; {}", mib(there), told(&event)))
 }
 

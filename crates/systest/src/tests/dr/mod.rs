@@ -65,6 +65,23 @@ fn expect_alive(daemon: &Daemon, agents: &[Agent]) -> Result<()> {
     Ok(())
 }
 
+/// The job of the lowest priority is killed whole, by one decision that is explained, and nobody else is hit.
+fn the_lowest_gives_way(
+    bench: &Bench<'_>,
+    daemon: &Daemon,
+    jobs: &mut Jobs,
+    kernel_kills_before: u64,
+) -> Result<Event> {
+    let event = job_killed(bench, daemon, &jobs.path(0))?;
+    expect_killed(bench, &mut jobs.agents[0])?;
+    only_one(bench, daemon, jobs, kernel_kills_before)?;
+    expect_alive(daemon, &jobs.agents[1])?;
+    expect_alive(daemon, &jobs.agents[2])?;
+    explained(daemon, &event, jobs)?;
+    ranked(&event, jobs)?;
+    Ok(event)
+}
+
 /// Processes that the kernel's OOM killer took anywhere, since the machine started.
 fn kernel_kills() -> Result<u64> {
     let text = std::fs::read_to_string("/proc/vmstat")?;

@@ -6,7 +6,7 @@ use anyhow::{Result, ensure};
 
 use super::jobs::Jobs;
 use super::{
-    expect_alive, expect_killed, explained, job_killed, kernel_kills, only_one, parent_rule, ranked, told,
+    expect_alive, expect_killed, job_killed, kernel_kills, only_one, parent_rule, the_lowest_gives_way, told,
 };
 use crate::harness::bench::Bench;
 use crate::harness::host::NOBODY;
@@ -23,13 +23,7 @@ pub fn lowest_priority(bench: &mut Bench<'_>) -> Result<String> {
     let daemon = bench.daemon(&(jobs.config([0; 3]) + &parent_rule(&jobs.parent.path(), UNDER)))?;
     // All three together are over, two are not.
     jobs.grow((LIMIT - UNDER) / 3 + 4 * MIB)?;
-    let event = job_killed(bench, &daemon, &jobs.path(0))?;
-    expect_killed(bench, &mut jobs.agents[0])?;
-    only_one(bench, &daemon, &jobs, before)?;
-    expect_alive(&daemon, &jobs.agents[1])?;
-    expect_alive(&daemon, &jobs.agents[2])?;
-    explained(&daemon, &event, &jobs)?;
-    ranked(&event, &jobs)?;
+    let event = the_lowest_gives_way(bench, &daemon, &mut jobs, before)?;
     Ok(told(&event))
 }
 
