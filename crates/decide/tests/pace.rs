@@ -216,6 +216,27 @@ fn groups_without_a_line_are_never_due_and_an_unknown_line_is_asked_for() {
     assert!(!groups.contains(&unlimited));
 }
 
+/// What stood for it is taken back when it is read.
+#[test]
+fn under_another_policy_a_process_is_due_once_though_nothing_measures_it_any_more() {
+    let mut world = World::new(policy([anon_rule("a", "hog", 100, &[(Action::Deny, 0)])]));
+    let group = world.group("/x", None);
+    let hog = world.process(7, Some(group));
+    world.process_row(hog).comm[..4].copy_from_slice(b"hog\0");
+    world.anon(hog, Bytes::mib(50));
+    world.tick(10);
+    world.governor.set_policy(policy([usage_rule("b", "/other", 100, &[(Action::Deny, 0)])]));
+    let (mut groups, mut processes) = (Vec::with_capacity(8), Vec::with_capacity(8));
+    let now = world.snap.at + Duration::from_millis(10);
+    world.governor.due(&world.snap, now, &mut groups, &mut processes);
+    assert_eq!(processes, [hog]);
+    world.anon(hog, Bytes::mib(50));
+    world.tick(10);
+    let later = now + Duration::from_secs(60);
+    world.governor.due(&world.snap, later, &mut groups, &mut processes);
+    assert_eq!(processes, [], "and not again");
+}
+
 #[test]
 fn more_than_fits_is_due_again_at_once() {
     let mut world = World::new(policy([usage_rule("a", "/*", 1000, &[(Action::Deny, 0)])]));

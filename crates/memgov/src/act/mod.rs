@@ -41,7 +41,7 @@ use memgov_decide::snapshot::{GroupId, GroupSlot, ProcessId, Snapshot};
 use memgov_decide::units::Time;
 
 use crate::bpf::EventKind;
-use crate::kernel::{Errno, Error, GroupDir, Layout, sys};
+use crate::kernel::{Errno, Error, GroupDir, Layout, proc, sys};
 use guard::Guard;
 use limits::Refusal;
 use sweep::Sweep;
@@ -335,12 +335,12 @@ impl Actor {
     /// Whoever of the last sweep may not be touched is not to be refused by the kernel either.
     fn exempt_protected(&mut self, refusal: Refusal) {
         let Some(inside) = self.inside.as_mut().filter(|_| refusal == Refusal::Locks) else { return };
-        let mut buffer = [0; crate::kernel::proc::STAT_BUFFER];
+        let mut buffer = [0; proc::STAT_BUFFER];
         for &pid in self.kit.sweep.pids() {
-            if let Ok(stat) = crate::kernel::proc::read_stat(pid, &mut buffer)
+            if let Ok(stat) = proc::read_stat(pid, &mut buffer)
                 && self.kit.guard.forbids(&stat).is_some()
             {
-                inside.exempt_swept(stat.id(), &mut |who| is_alive(who));
+                inside.exempt_swept(stat.id(), &mut proc::is_there);
             }
         }
     }
@@ -406,9 +406,9 @@ impl Actor {
     pub fn reconfigure(&mut self, never: Vec<ProcessMatch>, dry_run: bool) {
         self.kit.guard.set_never(never);
         if let Some(inside) = &mut self.inside {
-            let (guard, mut buffer) = (&mut self.kit.guard, [0; crate::kernel::proc::STAT_BUFFER]);
+            let (guard, mut buffer) = (&mut self.kit.guard, [0; proc::STAT_BUFFER]);
             inside.judge_swept(&mut |who| {
-                let stat = crate::kernel::proc::read_stat(who.pid, &mut buffer);
+                let stat = proc::read_stat(who.pid, &mut buffer);
                 stat.is_ok_and(|stat| stat.id() == who && guard.forbids(&stat).is_some())
             });
         }
@@ -527,8 +527,8 @@ impl<'a> Aim<'a> {
 
     /// Whether a process still is who it was, and may be touched.
     fn guarded(&self, kit: &mut Kit, who: ProcessId) -> Result<(), Outcome> {
-        let mut buffer = [0; crate::kernel::proc::STAT_BUFFER];
-        match crate::kernel::proc::read_stat(who.pid, &mut buffer) {
+        let mut buffer = [0; proc::STAT_BUFFER];
+        match proc::read_stat(who.pid, &mut buffer) {
             Ok(stat) if stat.id() != who || stat.has_ended() => Err(Outcome::Gone),
             Ok(stat) if kit.guard.forbids(&stat).is_some() => Err(Outcome::Withheld),
             Ok(_) => Ok(()),
@@ -536,11 +536,6 @@ impl<'a> Aim<'a> {
             Err(errno) => Err(refused(Operation::ReadProcess, errno)),
         }
     }
-}
-
-fn is_alive(who: ProcessId) -> bool {
-    let mut buffer = [0; crate::kernel::proc::STAT_BUFFER];
-    crate::kernel::proc::identify(who.pid, &mut buffer).is_ok_and(|found| found == who)
 }
 
 fn refused(at: Operation, errno: Errno) -> Outcome {
@@ -557,9 +552,9 @@ fn of_the_host(at: Operation) -> Outcome {
 
 /// Whether everybody of the last sweep may be touched; who has gone meanwhile is nobody.
 fn nobody_is_protected(kit: &mut Kit) -> bool {
-    let mut buffer = [0; crate::kernel::proc::STAT_BUFFER];
+    let mut buffer = [0; proc::STAT_BUFFER];
     (0..kit.sweep.pids().len()).all(|i| {
-        let stat = crate::kernel::proc::read_stat(kit.sweep.pids()[i], &mut buffer);
+        let stat = proc::read_stat(kit.sweep.pids()[i], &mut buffer);
         stat.is_err() || stat.is_ok_and(|stat| kit.guard.forbids(&stat).is_none())
     })
 }

@@ -350,8 +350,7 @@ impl Governed for Desk {
         let mut buffer = [0; 4096];
         let path = proc::memory_group(&self.layout, who.pid, &mut buffer).ok()?;
         // Read after the path: whoever has the pid now had it then.
-        let now = proc::read_stat(who.pid, &mut buffer).ok()?;
-        (now.id() == who).then(|| wire::text(&path))
+        proc::is_there(who).then(|| wire::text(&path))
     }
 
     fn explain(&self, id: u64) -> Result<wire::Explanation, Failure> {

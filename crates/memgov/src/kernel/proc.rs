@@ -284,6 +284,11 @@ pub fn identify(pid: u32, buffer: &mut [u8]) -> Result<ProcessId, Errno> {
     read_stat(pid, buffer).map(|stat| stat.id())
 }
 
+/// Whether this process is there still, and not another with its pid.
+pub fn is_there(who: ProcessId) -> bool {
+    identify(who.pid, &mut [0; STAT_BUFFER]) == Ok(who)
+}
+
 /// Reads `/proc/PID/statm`.
 pub fn read_statm(pid: u32, buffer: &mut [u8]) -> Result<Statm, Errno> {
     parse_statm(file::pread(open(pid, b"statm")?, buffer)?).ok_or(Errno::IO)
