@@ -18,11 +18,25 @@ struct Kernel {
     pinned: u64,
     press: Duration,
     interrupts: bool,
+    /// What was given up is freed so long after the last ask.
+    late: Duration,
+    /// Given up, and not freed.
+    limbo: u64,
 }
+
+const NONE: Kernel = Kernel {
+    user: 0,
+    free: 0,
+    pinned: 0,
+    press: Duration::ZERO,
+    interrupts: false,
+    late: Duration::ZERO,
+    limbo: 0,
+};
 
 impl Kernel {
     fn kernel(&self) -> u64 {
-        self.free + self.pinned
+        self.free + self.limbo + self.pinned
     }
 
     fn press(&mut self, amount: u64) -> Answer {
@@ -32,11 +46,12 @@ impl Kernel {
         let taken = amount.min(self.user);
         if taken < amount {
             // Nothing else to go through: everything is looked at.
-            (self.user, self.free) = (0, 0);
+            (self.user, self.free, self.limbo) = (0, 0, self.limbo + self.free);
             return Answer::Short;
         }
         let slab = u128::from(self.free) * 2 * u128::from(taken) / u128::from(self.user.max(1));
-        self.free -= low(slab).min(self.free);
+        let slab = low(slab).min(self.free);
+        (self.free, self.limbo) = (self.free - slab, self.limbo + slab);
         self.user -= taken;
         Answer::Met
     }
@@ -45,7 +60,10 @@ impl Kernel {
 struct Ended {
     verdict: Verdict,
     asked: u64,
+    /// As it was at the beginning.
     part: u64,
+    /// Of what there was at the end.
+    last_part: u64,
     worked: Duration,
     short: bool,
     kernel: u64,
@@ -53,22 +71,34 @@ struct Ended {
 
 fn tried(mut kernel: Kernel, target: u64) -> Ended {
     let (held, all) = (kernel.kernel(), kernel.user + kernel.kernel());
-    let part = low(u128::from(all) * u128::from(held.saturating_sub(target)) / u128::from(held.max(1)));
+    let part_of = |kernel: u64, all: u64| {
+        low(u128::from(all) * u128::from(kernel.saturating_sub(target)) / u128::from(kernel.max(1)))
+    };
+    let part = part_of(held, all);
     let mut trial = Trial::new(Bytes(held), PAGE);
-    let (mut asked, mut worked, mut short) = (0, Duration::ZERO, false);
+    let (mut asked, mut worked, mut short, mut waited) = (0, Duration::ZERO, false, Duration::ZERO);
     for asks in 0.. {
         assert!(asks < 100_000, "never ends");
+        if waited >= kernel.late {
+            kernel.limbo = 0;
+        }
         let usage = Bytes(kernel.user + kernel.kernel());
         match trial.next(Bytes(kernel.kernel()), usage, Bytes(target), worked) {
             Next::Ask(amount) => {
                 let answer = kernel.press(amount.0);
+                if kernel.late.is_zero() {
+                    kernel.limbo = 0;
+                }
                 trial.answered(answer, amount, Bytes(kernel.kernel()));
                 asked += amount.0;
                 worked += kernel.press;
                 short |= answer == Answer::Short;
+                waited = Duration::ZERO;
             }
+            Next::Wait(time) => waited += time,
             Next::End(verdict) => {
-                return Ended { verdict, asked, part, worked, short, kernel: kernel.kernel() };
+                let last_part = part_of(kernel.kernel(), kernel.user + kernel.kernel());
+                return Ended { verdict, asked, part, last_part, worked, short, kernel: kernel.kernel() };
             }
         }
     }
@@ -88,6 +118,7 @@ fn any_kernel() -> impl Strategy<Value = Kernel> {
             pinned,
             press: Duration::from_millis(press),
             interrupts,
+            ..NONE
         },
     )
 }
@@ -100,7 +131,7 @@ proptest! {
 
     #[test]
     fn asks_no_more_than_its_part(user in 0u64..1 << 34, pinned in 1u64..1 << 32, part in 1u64..100) {
-        let kernel = Kernel { user, free: 0, pinned, press: Duration::from_millis(1), interrupts: false };
+        let kernel = Kernel { user, pinned, press: Duration::from_millis(1), ..NONE };
         let ended = tried(kernel, pinned - (pinned * part / 100).max(1).min(pinned));
         // Pieces of 64 MiB do not come out even.
         assert!(ended.asked <= 2 * ended.part + 2 * BATCH + (64 << 20), "{} of {}", ended.asked, ended.part);
@@ -111,8 +142,8 @@ proptest! {
     fn pinned_only_after_a_fair_trial(kernel in any_kernel(), target in 0u64..1 << 35) {
         let ended = tried(kernel, target);
         if let Verdict::Pinned { freed, held } = ended.verdict {
-            let fair = ended.short || ended.worked >= LONGEST || ended.asked >= ended.part;
-            assert!(fair, "{} of {}", ended.asked, ended.part);
+            let fair = ended.short || ended.worked >= LONGEST || ended.asked >= 2 * ended.last_part;
+            assert!(fair, "{} of {}", ended.asked, ended.last_part);
             assert_eq!(held.0 - freed.0, ended.kernel);
         }
         if ended.verdict == Verdict::Back {
@@ -122,9 +153,15 @@ proptest! {
 
     #[test]
     fn what_comes_back_is_not_pinned(user in 0u64..1 << 32, free in 1u64 << 20..1 << 32, part in 1u64..50) {
-        let kernel = Kernel { user, free, pinned: 0, press: Duration::from_millis(1), interrupts: false };
+        let kernel = Kernel { user, free, press: Duration::from_millis(1), ..NONE };
         let ended = tried(kernel, free - free * part / 100);
         assert!(!matches!(ended.verdict, Verdict::Pinned { .. }), "{:?}", ended.verdict);
+    }
+
+    #[test]
+    fn what_comes_back_late_is_not_pinned(free in 1u64 << 20..1 << 32, late in 0u64..=250, part in 1u64..50) {
+        let kernel = Kernel { free, late: Duration::from_millis(late), ..NONE };
+        assert_eq!(tried(kernel, free - free * part / 100).verdict, Verdict::Back);
     }
 }
 
@@ -143,7 +180,7 @@ fn what_grows_while_nobody_asks_does_not_hide_what_came_back() {
 
 #[test]
 fn a_group_without_user_memory_is_tried_out_in_two_asks() {
-    let pinned = Kernel { user: 0, free: 0, pinned: 31 << 20, press: Duration::ZERO, interrupts: false };
+    let pinned = Kernel { pinned: 31 << 20, ..NONE };
     let ended = tried(pinned, 16 << 20);
     assert_eq!(ended.verdict, Verdict::Pinned { freed: Bytes(0), held: Bytes::mib(31) });
     let negative = Kernel { free: 20 << 20, pinned: 1 << 20, ..pinned };

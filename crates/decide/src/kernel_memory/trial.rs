@@ -9,6 +9,7 @@
 //! - **asks_no_more_than_its_part**: while nothing comes back, twice the part and a batch of each of two asks at the most, and never more than four times it.
 //! - **pinned_only_after_a_fair_trial**: at least twice the part was asked for, or the kernel said that it had no more, or a second was worked.
 //! - **what_comes_back_is_not_pinned**: a kernel that gives a twentieth of the rest each time is pressed on.
+//! - **what_comes_back_late_is_not_pinned**: nor if it is freed up to [`SETTLE`] after the ask.
 
 use std::time::Duration;
 
@@ -24,11 +25,19 @@ const PART: u64 = 20;
 /// While something comes back at most so many times the part is asked for.
 const PATIENT: u64 = 4;
 
+/// Dentries and inodes are freed after an RCU grace period (`dentry_free` in fs/dcache.c), some tens of milliseconds after the ask that gave them
+/// up, and later on a busy machine: so long nothing that came of an ask is taken for nothing.
+pub const SETTLE: Duration = Duration::from_millis(250);
+/// A look so often meanwhile: the lowest reading counts, for the group may be taking anew.
+pub const LOOK: Duration = Duration::from_millis(10);
+
 /// What to do next.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Next {
     /// Ask the kernel for so much, then come again with the answer.
     Ask(Bytes),
+    /// Wait so long, then come again.
+    Wait(Duration),
     /// It is over.
     End(Verdict),
 }
@@ -57,11 +66,13 @@ pub struct Trial {
     /// The reading before the last ask.
     before: Option<Bytes>,
     answer: Option<(Answer, Bytes)>,
-    /// The reading right after it, before anybody rested.
+    /// The lowest reading since then.
     after: Option<Bytes>,
     asked: Bytes,
     exhausted: bool,
     fruitless: u8,
+    /// Since the last ask, in looks.
+    waited: Duration,
 }
 
 impl Trial {
@@ -77,6 +88,7 @@ impl Trial {
             asked: Bytes(0),
             exhausted: false,
             fruitless: 0,
+            waited: Duration::ZERO,
         }
     }
 
@@ -84,6 +96,7 @@ impl Trial {
     pub const fn answered(&mut self, answer: Answer, asked: Bytes, left: Bytes) {
         self.answer = Some((answer, asked));
         self.after = Some(left);
+        self.waited = Duration::ZERO;
     }
 
     /// What to do: with so much kernel memory of so much in all, a level to come to, and after so much work.
@@ -91,7 +104,11 @@ impl Trial {
         if kernel <= target {
             return Next::End(Verdict::Back);
         }
-        self.learn(kernel, target);
+        if self.may_still_come(kernel, target) {
+            self.waited += LOOK;
+            return Next::Wait(LOOK);
+        }
+        self.learn(target);
         let (part, freed) = (part(kernel, usage, target).max(self.batch), self.held.saturating_sub(kernel));
         let fair = self.exhausted || self.asked.0 >= part.0.saturating_mul(2);
         if self.fruitless >= FRUITLESS && (fair || worked >= LONGEST) {
@@ -104,18 +121,29 @@ impl Trial {
         Next::Ask(part.min(MOST))
     }
 
-    fn learn(&mut self, kernel: Bytes, target: Bytes) {
-        let (Some((answer, asked)), Some(before)) = (self.answer.take(), self.before.take()) else { return };
+    /// Takes in a reading; whether it would be the last word on an ask, and too early.
+    fn may_still_come(&mut self, kernel: Bytes, target: Bytes) -> bool {
+        // The lowest of the readings: a later one shows what was freed late, an earlier one what had not grown again.
+        self.after = self.after.map(|left| left.min(kernel));
+        self.gave_little(target) == Some(true) && self.fruitless >= FRUITLESS - 1 && self.waited < SETTLE
+    }
+
+    /// Of the last ask.
+    fn gave_little(&self, target: Bytes) -> Option<bool> {
+        let (before, left) = (self.before?, self.after?);
+        Some(before.saturating_sub(left).0.saturating_mul(PART) < before.saturating_sub(target).0)
+    }
+
+    fn learn(&mut self, target: Bytes) {
+        let Some(little) = self.gave_little(target) else { return };
+        let Some((answer, asked)) = self.answer.take() else { return };
         self.exhausted |= answer == Answer::Short;
         // What was interrupted has looked at some of it, nobody knows at how much.
         if answer != Answer::Interrupted {
             self.asked = self.asked + asked;
         }
-        // The lower of the two readings: the later one shows what the kernel was late to count, the earlier one what had not grown again.
-        let left = self.after.take().map_or(kernel, |left| left.min(kernel));
-        let gained = before.saturating_sub(left);
-        let little = gained.0.saturating_mul(PART) < before.saturating_sub(target).0;
-        self.fruitless = if little { self.fruitless + 1 } else { 0 };
+        self.fruitless = if little { self.fruitless.saturating_add(1) } else { 0 };
+        (self.before, self.after) = (None, None);
     }
 }
 

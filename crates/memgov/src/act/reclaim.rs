@@ -414,6 +414,7 @@ fn try_out(
                     rest(slot, task, rest_after(took, share));
                 }
             }
+            trial::Next::Wait(time) => std::thread::sleep(time),
             trial::Next::End(verdict) => return Ok(verdict),
         }
     }

@@ -40,6 +40,9 @@ pub fn tests() -> Vec<Test> {
 
 /// What may be over the line: one call's worth, and what the call after which it stood at the line had begun.
 const TOLERANCE: u64 = MIB / 2;
+/// A child fills the page tables of what it runs, which are files, by its own faults (vma_needs_copy in mm/memory.c), and no fault is refused: a
+/// table each of the program, of its libraries and of what starts it.
+const FILLED_BY_A_CHILD: u64 = 3 * 4096;
 /// Room above what is there at the start.
 const ROOM: u64 = 4 * MIB;
 
@@ -142,7 +145,8 @@ fn fork_bomb(bench: &mut Bench<'_>) -> Result<String> {
     let took = crate::harness::millis(crate::sys::now() - begin);
     let (peak, most, denials) = seen?;
     neighbour.is_free(&rig)?;
-    ensure!(peak <= wanted + TOLERANCE, "{peak} of {wanted}, {most} processes");
+    let allowed = wanted + TOLERANCE + most as u64 * FILLED_BY_A_CHILD;
+    ensure!(peak <= allowed, "{peak} of {wanted}, allowed {allowed}, {most} processes");
     let over = (i64::try_from(peak)? - i64::try_from(wanted)?) / 1024;
     Ok(format!(
         "{most} processes, peak {over:+} KiB of the line at {} KiB, {denials} denials, emptied in {took}",
