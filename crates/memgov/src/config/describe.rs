@@ -36,6 +36,17 @@ pub fn only_from_outside(rule: &Rule) -> Option<&'static str> {
     )
 }
 
+/// Growth that no step of these meets.
+pub const NOT_MET: &str =
+    "`deny` refuses new mappings; touching memory mapped before passes nothing that could refuse it";
+
+/// Whether refusing is all that these steps do against growth of user memory.
+pub fn only_refuses(meter: Meter, steps: &[Step]) -> bool {
+    let refuses = steps.iter().any(|step| step.action == Action::Deny);
+    let nothing_else = steps.iter().all(|step| matches!(step.action, Action::Deny | Action::Record));
+    meter != Meter::Kernel && refuses && nothing_else
+}
+
 /// What a `[[group]]` says.
 pub fn group(group: &GroupPolicy) -> Option<String> {
     let high = group.high.map(|high| match high {

@@ -8,6 +8,7 @@ use memgov_decide::policy::{
     ProcessMatch, RssOver, Rule, Scope, Step, Victim,
 };
 
+use super::describe;
 use super::error::{At, Findings, Place};
 use super::jobs;
 use super::never;
@@ -271,12 +272,10 @@ fn steps(text: &RuleText, each_process: bool, findings: &mut Findings<'_>) -> Op
 fn notes(text: &RuleText, meter: Option<Meter>, steps: &[Step], findings: &mut Findings<'_>) {
     let Some(typed) = &text.steps else { return };
     let kernel = meter == Some(Meter::Kernel);
-    let denies = !kernel && steps.iter().any(|s| s.action == Action::Deny);
-    if denies && steps.iter().all(|s| matches!(s.action, Action::Deny | Action::Record)) {
-        let message =
-            "`deny` refuses new mappings; touching memory mapped before passes nothing that could refuse it";
+    // A rule whose meter is nonsense has its error already.
+    if describe::only_refuses(meter.unwrap_or(Meter::Usage), steps) {
         let help = "put a step behind it, for example { action = \"kill\", after = \"10s\" }".to_owned();
-        findings.note(typed.at, message, Some(help));
+        findings.note(typed.at, describe::NOT_MET, Some(help));
     }
     for (step, text) in steps.iter().zip(&typed.it) {
         signal_note(step, text, findings);

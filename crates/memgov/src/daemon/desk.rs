@@ -172,7 +172,9 @@ impl Desk {
         let rule = policy.rules.iter().find(|r| r.name == *rule)?;
         let outside = describe::only_from_outside(rule).filter(|_| self.attached.is_there());
         let outside = outside.map(|said| format!(" (tier bpf: {said})")).unwrap_or_default();
-        Some(describe::rule(rule) + &outside)
+        let refuses = describe::only_refuses(rule.when.meter(), &rule.steps);
+        let not_met = if refuses { format!(" ({})", describe::NOT_MET) } else { String::new() };
+        Some(describe::rule(rule) + &outside + &not_met)
     }
 }
 

@@ -39,10 +39,15 @@ pub fn denying(group: &Group) -> String {
 fn go_over(bench: &Bench<'_>, daemon: &Daemon, hog: &mut Agent, group: &Group) -> Result<()> {
     hog.push("anon", 80 * MIB)?;
     let path = group.path();
-    daemon.event("deny-begin of the group", bench.patience(), |event| {
+    let begun = daemon.event("deny-begin of the group", bench.patience(), |event| {
         event.order == "deny-begin" && event.is_of_group(&path) && event.outcome.is_some()
     })?;
     hog.ask("stop")?;
+    let said = daemon.ok(&["explain", &begun.id.to_string()])?;
+    ensure!(
+        said.contains("touching memory mapped before"),
+        "explain is silent on what is not refused: {said}"
+    );
     Ok(())
 }
 
