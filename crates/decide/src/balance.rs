@@ -14,14 +14,16 @@ pub use crate::jobs::Worth;
 use crate::snapshot::Group;
 use crate::units::{Bytes, Limit};
 
-/// What the kernel keeps for a group: the larger of `memory.low` and `memory.min`.
-pub fn kept_for(group: &Group) -> Worth {
-    let reservation = match group.reserved {
+/// What a group is worth when memory is moved between groups: what is said of it as a job, and at the least what the kernel keeps for it, the larger of
+/// `memory.low` and `memory.min`.
+pub fn worth_of(group: &Group, job: Option<Worth>) -> Worth {
+    let kept = match group.reserved {
         Some(Limit::At(bytes)) => bytes,
         Some(Limit::Max) => Bytes(u64::MAX),
         None => Bytes(0),
     };
-    Worth { priority: 0, reservation }
+    let Worth { priority, reservation } = job.unwrap_or_default();
+    Worth { priority, reservation: reservation.max(kept) }
 }
 
 /// How one group of a rule stands.

@@ -113,7 +113,11 @@ struct Host {
 
 impl Host {
     fn new(memories: Vec<Memory>, limit: u64) -> Self {
-        let mut world = World::new(balancing());
+        Self::of_jobs(memories, limit, Vec::new())
+    }
+
+    fn of_jobs(memories: Vec<Memory>, limit: u64, groups: Vec<GroupPolicy>) -> Self {
+        let mut world = World::new(Policy { groups, ..balancing() });
         let group = |(at, memory)| (world.group(&format!("/x/{at}"), None), memory);
         let groups = memories.into_iter().enumerate().map(group).collect();
         Self { world, groups, limit: limit * PIECE }
@@ -228,4 +232,42 @@ fn a_reservation_is_left_alone() {
     let some = given_to_a_starved_one(Some(Limit::At(Bytes::mib(280))));
     assert!((15..=20).contains(&some), "of 300 MiB, 280 reserved, it gives {some} MiB");
     assert_eq!(given_to_a_starved_one(Some(Limit::Max)), 0);
+}
+
+fn job(path: &str, priority: Option<i32>, reservation: Option<u64>) -> GroupPolicy {
+    GroupPolicy {
+        groups: vec![Pattern::new(path)],
+        high: None,
+        priority,
+        reservation: reservation.map(Bytes::mib),
+    }
+}
+
+/// Beside the two another idle one; what it and the first have given after so long.
+fn given_by_two(seconds: usize, jobs: Vec<GroupPolicy>) -> [u64; 2] {
+    let mut memories = idle_and_busy();
+    memories.push(Memory::new(&[36_000_000; 300], 0));
+    let mut host = Host::of_jobs(memories, 900, jobs);
+    for _ in 0..seconds {
+        host.groups[1].1.reclaim(Bytes(50 * PIECE));
+        host.run(1, true);
+    }
+    [300 - host.usage(0), 300 - host.usage(2)]
+}
+
+#[test]
+fn the_lower_priority_gives_before_the_higher() {
+    let [first, second] = given_by_two(20, Vec::new());
+    assert!(first > 20 && first == second, "of equals {first} and {second} MiB");
+    let [low, high] = given_by_two(20, vec![job("/x/0", Some(-1), None)]);
+    assert!(low > 20 && high == 0, "the lower gives {low} MiB, the higher {high}");
+    let [high, low] = given_by_two(20, vec![job("/x/0", Some(1), None)]);
+    assert!(low > 20 && high == 0, "the lower gives {low} MiB, the higher {high}");
+}
+
+#[test]
+fn what_is_reserved_for_a_job_is_left_to_it() {
+    let [some, all] = given_by_two(240, vec![job("/x/0", None, Some(280))]);
+    // In proportion to what is beyond it, a fifteenth of the other's.
+    assert!((1..=20).contains(&some) && all > 200, "of 300 MiB, 280 reserved, {some} MiB; without, {all}");
 }

@@ -1,6 +1,6 @@
 //! Reclaim with a tolerance: what is asked of each group, and whose turn it is where it is for those that are starved.
 
-use crate::balance::{Standing, Tally, kept_for};
+use crate::balance::{Standing, Tally, Worth, worth_of};
 use crate::decision::{Source, Target};
 use crate::policy::{Action, MAX_RULES, Policy, Reclaim, Rule, Step};
 use crate::snapshot::{Group, Snapshot};
@@ -47,7 +47,7 @@ impl Governor {
         let usage = row.usage?;
         let search = &episode.search;
         Some(Standing {
-            worth: kept_for(row),
+            worth: self.worth_of(episode, row),
             usage,
             floor: usage.saturating_sub(self.too_much(episode, excess, snap)),
             limit: row.max.and_then(Limit::bytes),
@@ -55,6 +55,14 @@ impl Governor {
             calm: search.is_calm(),
             spent: search.is_spent(),
         })
+    }
+
+    fn worth_of(&self, episode: &Episode, row: &Group) -> Worth {
+        let state = match episode.target {
+            Target::Group(_, slot) => self.groups.get(slot.0 as usize),
+            Target::Process(..) | Target::Host => None,
+        };
+        worth_of(row, state.and_then(|state| state.worth))
     }
 
     /// How much is to go now; `None`: what was asked stands.
@@ -79,7 +87,7 @@ impl Governor {
             None => !reclaim.for_starved,
         };
         // A search goes down to the relief level, and never into a reservation.
-        let floor = usage.saturating_sub(too_much).max(kept_for(row).reservation);
+        let floor = usage.saturating_sub(too_much).max(self.worth_of(episode, row).reservation);
         let ask = episode.search.next(row.strain_at, &row.strain, usage, floor, wanted, &tolerance)?;
         let ask = turn.map_or(ask, |(tally, standing)| tally.portion(&standing, ask));
         // Nothing after nothing need not be said.
