@@ -131,7 +131,7 @@ type Left = (fn(&Host) -> bool, &'static [&'static str], &'static str);
 
 const LEFT: [Left; 4] = [
     (|host| host.tier == Tier::Bpf, &NOT_INSIDE, "shown with the portable tier"),
-    (|_| true, &["gk_01_fifty"], "takes minutes: shown when asked for by name"),
+    (|_| true, &["gk_01_fifty", "dr_twenty_runs"], "takes minutes: shown when asked for by name"),
     // Known gaps in ARCHITECTURE.md.
     (
         |host| host.is_portable("6.1-v1"),

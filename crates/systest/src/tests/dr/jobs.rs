@@ -20,11 +20,16 @@ pub struct Jobs {
 
 impl Jobs {
     pub fn start(bench: &Bench<'_>) -> Result<Self> {
-        let parent = bench.group("jobs")?;
+        Self::start_below(bench, "jobs")
+    }
+
+    /// In a group of this name.
+    pub fn start_below(bench: &Bench<'_>, name: &str) -> Result<Self> {
+        let parent = bench.group(name)?;
         parent.delegate_memory()?;
         let mut jobs = Self { parent, groups: Vec::new(), agents: Vec::new() };
         for priority in PRIORITIES {
-            let group = bench.group(&format!("jobs/p{priority}"))?;
+            let group = bench.group(&format!("{name}/p{priority}"))?;
             let hog = bench.agent(&group, &format!("hog{priority}"))?;
             let bystander = bench.agent(&group, &format!("by{priority}"))?;
             jobs.groups.push(group);
