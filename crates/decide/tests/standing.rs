@@ -76,7 +76,10 @@ fn a_line_on_kernel_memory_at_the_groups_limit_only_tracks() {
     assert_eq!((standing(&world).kernel_deny, standing(&world).kernel_tell), (None, Some(mib(16))));
     assert!(tracks(&world));
     let begun = tick(&mut world, 17);
-    assert!(matches!(begun[..], [Decision { order: Order::Deny { phase: Phase::Begin, .. }, .. }]), "{begun:?}");
+    assert!(
+        matches!(begun[..], [Decision { order: Order::Deny { phase: Phase::Begin, .. }, .. }]),
+        "{begun:?}"
+    );
     assert_eq!(standing(&world).kernel_deny, Some(mib(16)));
     assert!(!tracks(&world));
     // What is in force ends when it is no line any more.

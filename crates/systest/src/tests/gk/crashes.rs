@@ -89,7 +89,8 @@ fn both(bench: &mut Bench<'_>, by_order: bool) -> Result<String> {
     let (limited, mut daemon) = limited(bench, by_order)?;
     daemon.signal(libc::SIGSTOP)?;
     for guardian in daemon.companions() {
-        signal::send(guardian, libc::SIGKILL).map_err(|errno| anyhow!("killing the guardian: errno {errno}"))?;
+        signal::send(guardian, libc::SIGKILL)
+            .map_err(|errno| anyhow!("killing the guardian: errno {errno}"))?;
     }
     daemon.kill9()?;
     daemon.wait_companions_gone()?;

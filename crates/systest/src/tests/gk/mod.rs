@@ -130,7 +130,8 @@ fn pids_limits(group: &Group) -> Vec<String> {
 /// Forks that the kernel has refused for want of places, by its own count.
 fn forks_refused(group: &Group) -> u64 {
     let texts = group.dirs().iter().filter_map(|dir| std::fs::read_to_string(dir.join("pids.events")).ok());
-    let counts = texts.filter_map(|text| text.lines().find_map(|line| line.strip_prefix("max ")?.parse::<u64>().ok()));
+    let counts =
+        texts.filter_map(|text| text.lines().find_map(|line| line.strip_prefix("max ")?.parse::<u64>().ok()));
     counts.sum()
 }
 

@@ -47,16 +47,24 @@ fn only_tracks(bench: &mut Bench<'_>) -> Result<String> {
     ensure!(seen.only_tracks && seen.hits == 0 && seen.line_bytes == U, "{seen:?}");
     // The limit of both kinds: the kernel sees to that.
     user.push("anon", 2 * U)?;
-    let killed = poll_until(bench.patience(), Duration::from_millis(10), || job.oom_kills().ok().filter(|&n| n > 0));
+    let killed =
+        poll_until(bench.patience(), Duration::from_millis(10), || job.oom_kills().ok().filter(|&n| n > 0));
     killed.context("the group's own limit does not act")?;
-    let done = daemon.events().into_iter().find(|event| ["deny-begin", "kill"].contains(&event.order.as_str()));
-    ensure!(done.is_none() && free(), "{} {:?}", done.map(|it| it.to_string()).unwrap_or_default(), pids_limits(&job));
+    let done =
+        daemon.events().into_iter().find(|event| ["deny-begin", "kill"].contains(&event.order.as_str()));
+    ensure!(
+        done.is_none() && free(),
+        "{} {:?}",
+        done.map(|it| it.to_string()).unwrap_or_default(),
+        pids_limits(&job)
+    );
     let becomes = |tracks: bool| {
         // From outside it is a limit that stands beforehand.
         let is = || free() == tracks || bench.host.tier == Tier::Bpf;
         let seen = || mark(&daemon).is_ok_and(|mark| mark.only_tracks == tracks) && is();
-        poll_until(bench.patience(), Duration::from_millis(20), || seen().then_some(()))
-            .with_context(|| format!("only tracks: {tracks} expected, {:?}, {:?}", mark(&daemon), pids_limits(&job)))
+        poll_until(bench.patience(), Duration::from_millis(20), || seen().then_some(())).with_context(|| {
+            format!("only tracks: {tracks} expected, {:?}, {:?}", mark(&daemon), pids_limits(&job))
+        })
     };
     job.set_max(BEHIND)?;
     // Whoever was killed, nobody need be in it for that, on either version.
@@ -101,7 +109,8 @@ fn moves(bench: &mut Bench<'_>) -> Result<String> {
         let becomes = |order: &'static str| {
             let done = || (times(&daemon, &job, order) >= round).then_some(());
             let seen = poll_until(bench.patience(), Duration::from_millis(10), done);
-            seen.with_context(|| format!("{way}: no {order} (round {round})")).map_err(|error| daemon.explain(error))
+            seen.with_context(|| format!("{way}: no {order} (round {round})"))
+                .map_err(|error| daemon.explain(error))
         };
         set(low).context(way)?;
         becomes("deny-begin")?;

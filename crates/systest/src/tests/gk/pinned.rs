@@ -72,8 +72,8 @@ pub(super) fn finding(bench: &Bench<'_>, daemon: &Daemon, id: u64) -> Result<Ker
     found.with_context(|| format!("decision {id} was never looked into"))
 }
 
-/// Files that are open cannot be reclaimed, whether they have a name or not: a trial shows it, and the next step does not wait its minute. On tmpfs, which never lets go
-/// of an inode that has a name; on another, where only that it is open keeps it.
+/// Files that are open cannot be reclaimed, whether they have a name or not: a trial shows it, and the next step does not wait its minute. On ext4 only that they are
+/// open keeps them, where tmpfs never lets go of an inode that has a name.
 fn pinned(bench: &mut Bench<'_>, files: &str, on: Option<Place>) -> Result<String> {
     bench.patience *= 2;
     let mounted = on.map(|place| Mounted::new(bench, place)).transpose()?;
@@ -86,8 +86,8 @@ fn pinned(bench: &mut Bench<'_>, files: &str, on: Option<Place>) -> Result<Strin
     let line = job.kernel()? + 6 * MIB;
     let ladder = "{ action = \"reclaim\", share = \"50%\" }, { action = \"deny\", after = \"60s\" }";
     let daemon = bench.daemon(&rule(&job, line, ladder))?;
-    // An inode of ext4 is as large as two of tmpfs, and its image has room for fewer.
-    hog.say(&format!("hoard {files} {}", if mounted.is_some() { 10_000 } else { 20_000 }))?;
+    // Names on a disk take it long.
+    hog.say(&format!("hoard {files} {}", if files == "named" { 10_000 } else { 20_000 }))?;
     let path = job.path();
     let tried = daemon.event("a pinned reclaim", bench.patience(), |e| {
         e.is_of_group(&path) && e.came_of_it() == "pinned"
