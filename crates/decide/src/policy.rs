@@ -294,6 +294,11 @@ impl Over {
             }
         }
     }
+    /// A line on kernel memory at or above the limit of the group itself: there is one limit then, for both kinds, and the line only keeps count. That kernel memory cannot
+    /// come over it is not all: the limit may be lowered under what is there, and nobody is to be refused beforehand for a line that is none.
+    pub fn only_tracks(self, group: &Group) -> bool {
+        matches!(self, Self::Kernel(line) if group.max.and_then(Limit::bytes).is_some_and(|max| line >= max))
+    }
     /// Whether it is about kernel memory and not about usage.
     pub const fn is_kernel(self) -> bool {
         matches!(self, Self::Kernel(_))

@@ -89,6 +89,31 @@ proptest! {
         prop_assert!(peak <= allowed, "{peak} of {line}, allowed {allowed}, {each} each");
     }
 
+    /// Whoever has it learnt that tasks are cheap, and then makes dear ones: of whatever kind they are and whenever somebody looks, no more than the line has room for at
+    /// what a thread takes, and a few for each look near it. (Nobody has any that take less, so their kernel memory says how many there may be still.)
+    #[test]
+    fn a_bomb_of_threads_first_is_bounded_in_number(
+        line in 1u64 << 20..1 << 30,
+        steps in proptest::collection::vec((0u64..=1000, 0u64..=1000, any::<bool>()), 1..40),
+    ) {
+        let (mut headroom, mut most) = (Headroom::default(), None);
+        let (mut threads, mut processes) = (1, 0);
+        for (part, dead, dear) in steps {
+            let tasks = threads + processes;
+            let kernel = threads * THREAD + processes * 79 * 1024;
+            if kernel > line {
+                break; // Met: no more than there are, by an order.
+            }
+            let now = headroom.most(look(kernel, line, tasks, most));
+            prop_assert!(now <= (line / THREAD).max(tasks + SPARE), "{now} of {line} with {tasks}");
+            // All threads may go between two looks, and their places are anybody's.
+            threads -= threads * dead / 1000;
+            let more = (now - threads - processes) * part / 1000;
+            *if dear { &mut processes } else { &mut threads } += more;
+            most = Some(now);
+        }
+    }
+
     #[test]
     fn what_grows_shows_its_cost(kernel in 0u64..1 << 24, tasks in 1u64..500, more in 32u64..2000, each in 8u64 << 10..300 << 10) {
         let mut headroom = Headroom::default();

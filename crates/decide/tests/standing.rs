@@ -5,7 +5,7 @@ mod world;
 use std::time::Duration;
 
 use memgov_decide::control::MemControl;
-use memgov_decide::decision::Source;
+use memgov_decide::decision::{Decision, Order, Phase, Source};
 use memgov_decide::governor::{GroupStanding, Standing, StandingAction, Stands};
 use memgov_decide::policy::*;
 use memgov_decide::units::{Bytes, Limit};
@@ -57,6 +57,34 @@ fn a_group_stands_at_the_lowest_line_of_a_rule_that_denies_at_once() {
     assert_eq!(standing(&world, group).deny, Some(mib(28)));
     world.row(group).gone = true;
     assert_eq!(standing(&world, group), GroupStanding::default());
+}
+
+#[test]
+fn a_line_on_kernel_memory_at_the_groups_limit_only_tracks() {
+    let rule = kernel_rule("kernel", "/x", 16, &[(Action::Deny, 0)]);
+    let mut world = World::new(Policy { rules: vec![rule], ..Policy::default() });
+    let group = world.group("/x", Some(40));
+    let tick = |world: &mut World, limit| {
+        world.row(group).max = Some(Limit::At(mib(limit)));
+        world.kernel(group, mib(20));
+        world.tick(10)
+    };
+    let standing = |world: &World| world.governor.standing_of_group(group, &world.snap);
+    let tracks = |world: &World| world.governor.kernel_marks(&world.snap).any(|mark| mark.only_tracks);
+    // The limit was lowered under what is there: still nothing.
+    assert_eq!(tick(&mut world, 16), []);
+    assert_eq!((standing(&world).kernel_deny, standing(&world).kernel_tell), (None, Some(mib(16))));
+    assert!(tracks(&world));
+    let begun = tick(&mut world, 17);
+    assert!(
+        matches!(begun[..], [Decision { order: Order::Deny { phase: Phase::Begin, .. }, .. }]),
+        "{begun:?}"
+    );
+    assert_eq!(standing(&world).kernel_deny, Some(mib(16)));
+    assert!(!tracks(&world));
+    // What is in force ends when it is no line any more.
+    let ended = tick(&mut world, 16);
+    assert!(ended.iter().any(|it| matches!(it.order, Order::Deny { phase: Phase::End, .. })), "{ended:?}");
 }
 
 #[test]

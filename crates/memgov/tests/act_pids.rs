@@ -7,10 +7,11 @@ mod rig;
 use std::fs;
 use std::path::PathBuf;
 
-use memgov::act::{Actor, HoldView, Ledger, Stood, Verdict};
-use memgov::kernel::sys;
+use memgov::act::{Actor, GroupDirs, HoldView, Ledger, Stood, Verdict};
+use memgov::kernel::{GroupDir, sys};
 use memgov_decide::decision::{Mechanism, Operation, Outcome, Phase, Target};
 use memgov_decide::kernel_memory::Headroom;
+use memgov_decide::snapshot::{Group, GroupSlot};
 use memgov_decide::units::Bytes;
 use rig::{Rig, deny_kernel, eventually, line, order};
 
@@ -264,4 +265,98 @@ fn nothing_stands_where_somebody_is_protected() {
         assert_eq!(stand(&mut actor, &mut rig, Some(LINE)), Stood::Same);
         assert_eq!((limit(&rig).as_str(), actor.ledger().entries()), ("max", 0));
     });
+}
+
+/// A memory group in the rig's, whose process is in the rig's pids group: what an administrator of v1 may do.
+struct Inner {
+    path: PathBuf,
+    dir: GroupDir,
+    slot: GroupSlot,
+}
+
+impl Inner {
+    fn new(rig: &mut Rig) -> Self {
+        let waiter = rig.waiter();
+        let outer = rig.dirs().into_iter().find(|dir| dir.join("memory.limit_in_bytes").exists()).unwrap();
+        let path = outer.join("inner");
+        fs::create_dir(&path).unwrap();
+        fs::write(path.join("cgroup.procs"), rig::pid(waiter).to_string()).unwrap();
+        let name = format!("/{}/inner", outer.file_name().unwrap().to_str().unwrap());
+        let dir = GroupDir::open(&rig.layout, name.as_bytes()).unwrap();
+        let slot = GroupSlot(rig.snap.groups.insert(Group::new(dir.id(), name.as_bytes())).unwrap());
+        Self { path, dir, slot }
+    }
+
+    /// Both in turn, with room for so many processes each.
+    fn stand(&self, actor: &mut Actor, rig: &mut Rig, room: [Option<u64>; 2]) -> String {
+        struct Both<'a>(&'a Rig, &'a Inner);
+        impl GroupDirs for Both<'_> {
+            fn dir(&self, slot: GroupSlot) -> Option<&GroupDir> {
+                if slot == self.1.slot { Some(&self.1.dir) } else { self.0.dir(slot) }
+            }
+        }
+        rig.snap.at = sys::now();
+        for (slot, room) in [GroupSlot(0), self.slot].into_iter().zip(room) {
+            let row = rig.snap.groups.get_mut(slot.0).unwrap();
+            row.kernel = room.map(|room| Bytes(LINE.0 - room * Headroom::PROCESS.0));
+            actor.stand(slot, &rig.snap, &Both(rig, self), room.map(|_| LINE));
+        }
+        limit(rig)
+    }
+}
+
+#[test]
+fn of_two_groups_in_one_pids_group_the_lower_line_counts_and_all_is_given_back() {
+    let mut rig = Rig::new();
+    if rig.layout.pids == Some(rig.layout.memory.mount.clone()) {
+        return; // One tree: each has its own.
+    }
+    let mut actor = rig.actor();
+    let inner = Inner::new(&mut rig);
+    assert_eq!(inner.stand(&mut actor, &mut rig, [Some(100), None]), "101");
+    assert_eq!(inner.stand(&mut actor, &mut rig, [Some(100), Some(50)]), "51");
+    assert_eq!(actor.ledger().entries(), 1, "one limit");
+    assert_eq!(inner.stand(&mut actor, &mut rig, [Some(80), Some(50)]), "51");
+    assert_eq!(inner.stand(&mut actor, &mut rig, [Some(80), Some(200)]), "81");
+    assert_eq!(inner.stand(&mut actor, &mut rig, [Some(150), Some(200)]), "151", "it goes up again");
+    let group = rig.group;
+    order(&mut actor, &rig, 1, group, deny_kernel(Phase::Begin));
+    assert_eq!(limit(&rig), "1");
+    assert_eq!(inner.stand(&mut actor, &mut rig, [Some(150), Some(30)]), "1", "an episode holds the other");
+    order(&mut actor, &rig, 1, group, deny_kernel(Phase::End));
+    assert_eq!(limit(&rig), "31", "back to the lower of what stands");
+    assert_eq!(inner.stand(&mut actor, &mut rig, [None, Some(30)]), "31");
+    assert_eq!(inner.stand(&mut actor, &mut rig, [Some(100), None]), "101");
+    // What is there when it dies is undone by what is written down.
+    let leftovers = Ledger::peek(&rig.ledger_path()).unwrap();
+    let undone = memgov::act::ledger::put_back(leftovers.into_iter().map(|l| l.entry).collect());
+    assert_eq!(undone.iter().map(|u| u.verdict).collect::<Vec<_>>(), [Verdict::Undone]);
+    assert_eq!(limit(&rig), "max");
+    assert_eq!(inner.stand(&mut actor, &mut rig, [Some(50), Some(100)]), "51");
+    actor.release_all();
+    assert_eq!((limit(&rig).as_str(), actor.ledger().entries()), ("max", 0));
+    fs::read_to_string(inner.path.join("cgroup.procs")).unwrap().lines().for_each(|pid| {
+        fs::write(inner.path.parent().unwrap().join("cgroup.procs"), pid).unwrap();
+    });
+    fs::remove_dir(&inner.path).unwrap();
+}
+
+#[test]
+fn a_group_of_the_same_path_comes_before_the_one_its_first_process_is_in() {
+    let mut rig = Rig::new();
+    if rig.layout.pids == Some(rig.layout.memory.mount.clone()) {
+        return;
+    }
+    let mut actor = rig.actor();
+    let [first, _second] = [rig.waiter(), rig.waiter()];
+    let below = pids(&rig).join("below");
+    fs::create_dir(&below).unwrap();
+    fs::write(below.join("cgroup.procs"), rig::pid(first).to_string()).unwrap();
+    room(&mut rig, 100);
+    assert_eq!(stand(&mut actor, &mut rig, Some(LINE)), Stood::Began);
+    let of_below = fs::read_to_string(below.join("pids.max")).unwrap();
+    assert_eq!((limit(&rig).as_str(), of_below.trim()), ("102", "max"));
+    actor.release_all();
+    fs::write(pids(&rig).join("cgroup.procs"), rig::pid(first).to_string()).unwrap();
+    fs::remove_dir(&below).unwrap();
 }

@@ -100,6 +100,7 @@ impl Governed for Fake {
         let mut status =
             wire::Status { version: "0.1.0".into(), memory: "v1".into(), ..wire::Status::default() };
         status.kernel = vec![wire::KernelMark {
+            only_tracks: false,
             target: wire::Target::Group { path: HOSTILE.into(), id: 5, owner: Some(me()) },
             line_bytes: 16 << 20,
             kernel_bytes: None,

@@ -193,6 +193,9 @@ fn usage_part(
             unknown |= over.line_is_unknown(row);
             continue;
         };
+        if over.only_tracks(row) {
+            continue;
+        }
         let until = match (question.until, over) {
             // As an amount of what is available: so much of the limit may not be used.
             (Some(until), Over::Available { .. }) => {

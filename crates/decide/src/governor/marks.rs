@@ -1,6 +1,7 @@
 //! The watermark of each group whose kernel memory a rule has a line for. Nothing is decided by it.
 
 use crate::kernel_memory::Watermark;
+use crate::policy::Over;
 use crate::snapshot::{GroupId, GroupSlot, Snapshot};
 use crate::units::{Bytes, Time};
 
@@ -16,6 +17,8 @@ pub struct KernelMark {
     pub slot: GroupSlot,
     /// The lowest line that a rule has for it.
     pub line: Bytes,
+    /// That is at or above the group's limit: nothing is done about it.
+    pub only_tracks: bool,
     /// Peak, hits, growth; empty until it was read.
     pub mark: Watermark,
 }
@@ -35,7 +38,9 @@ impl Governor {
             let slot = GroupSlot(slot);
             let row = snap.group(slot).filter(|row| !row.gone && state.id == Some(row.id))?;
             let lines = state.whole.iter().filter_map(|rule| line_of(&self.policy, rule, row, true));
-            Some(KernelMark { id: row.id, slot, line: lines.min()?, mark: state.kernel_mark })
+            let line = lines.min()?;
+            let only_tracks = Over::Kernel(line).only_tracks(row);
+            Some(KernelMark { id: row.id, slot, line, only_tracks, mark: state.kernel_mark })
         })
     }
 

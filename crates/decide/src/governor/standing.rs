@@ -87,7 +87,8 @@ impl Governor {
                 continue;
             }
             let Some(line) = over.line(row) else { continue };
-            let lowest = match (over.is_kernel(), denies_at_once(rule)) {
+            let denies = denies_at_once(rule) && !over.only_tracks(row);
+            let lowest = match (over.is_kernel(), denies) {
                 (false, true) => &mut standing.deny,
                 (false, false) => &mut standing.tell,
                 (true, true) => &mut standing.kernel_deny,

@@ -5,9 +5,10 @@
 //! bomb that is faster than any look ends there. How many that are is `decide`'s ([`memgov_decide::kernel_memory::Headroom`]).
 //!
 //! The kernel refuses with EAGAIN (kernel/cgroup/pids.c). On v1 the pids hierarchy is one of its own: there the limit is that of the pids group that
-//! the group's processes are in, if nobody else is in it.
+//! the group's processes are in, if nobody else is in it. Of two memory groups that have one pids group between them the lower line counts.
 
 mod cap;
+mod limit;
 mod place;
 
 use std::os::fd::{AsFd as _, BorrowedFd};
@@ -21,10 +22,10 @@ use memgov_decide::units::{Bytes, Time};
 use super::{Actor, Aim, GroupDirs, Kit, Tally, nobody_is_protected, refused};
 use crate::kernel::layout::Controller;
 use crate::kernel::{Errno, GroupDir, MemoryVersion};
-use cap::{Cap, Standing};
+use cap::{Standing, Table};
 use place::Finder;
 
-/// Groups that can be limited at once.
+/// Groups that can be limited at once before their lines are met; `status` says when that is not enough.
 const MOST: usize = 512;
 /// A group that may not be limited (somebody protected is in it, or it shares its pids group) is asked again after so long.
 const DECLINED: Duration = Duration::from_secs(10);
@@ -36,7 +37,7 @@ const PART: u64 = 16;
 /// All limited groups.
 #[derive(Debug)]
 pub struct Caps {
-    caps: Vec<Cap>,
+    table: Table,
     /// Groups that may have no standing limit, and until when.
     declined: Vec<(GroupId, Time)>,
     finder: Finder,
@@ -81,44 +82,51 @@ impl Actor {
     pub fn standing_dir(&self, group: GroupId) -> Option<BorrowedFd<'_>> {
         self.caps.dir(group)
     }
+
+    /// Whether no group more gets one, for want of room.
+    pub fn standing_is_full(&self) -> bool {
+        self.caps.is_full()
+    }
 }
 
 impl Caps {
     /// Allocates the tables.
     pub fn new() -> Self {
-        Self { caps: Vec::with_capacity(MOST), declined: Vec::with_capacity(MOST), finder: Finder::default() }
+        Self { table: Table::new(), declined: Vec::with_capacity(MOST), finder: Finder::default() }
     }
 
     /// Who may have no more processes, or, while under its line, so many; for status.
     pub fn views(&self) -> impl Iterator<Item = (GroupId, Option<u64>)> {
-        let limited = self.caps.iter().filter(|cap| cap.holders.any() || cap.binds());
-        limited.map(|cap| (cap.group, (!cap.holders.any()).then_some(cap.set)))
+        let all = self.table.caps.iter().enumerate().map(|(i, cap)| (cap, self.table.limit(i)));
+        let limited = all.filter(|(cap, limit)| cap.holders.any() || limit.binds());
+        limited.map(|(cap, limit)| (cap.group, (!cap.holders.any()).then_some(limit.set)))
     }
 
     /// The directory in whose `pids.max` a limit stands.
     pub fn dir(&self, group: GroupId) -> Option<BorrowedFd<'_>> {
-        self.at(group).map(|i| self.caps[i].dir.as_fd())
+        self.table.at(group).map(|i| self.table.limit(i).dir.as_fd())
     }
 
-    fn at(&self, group: GroupId) -> Option<usize> {
-        self.caps.iter().position(|cap| cap.group == group)
+    /// See [`Actor::standing_is_full`].
+    const fn is_full(&self) -> bool {
+        self.table.caps.len() >= MOST
     }
 
     /// Limits a group to the processes and threads it has now, or keeps it so.
     pub(super) fn hold(&mut self, kit: &mut Kit, at: &Aim<'_>, id: GroupId, slot: GroupSlot) -> Outcome {
         let episode = at.decision.episode;
-        let known = self.at(id);
+        let known = self.table.at(id);
         let sustained = matches!(at.decision.order, Order::Deny { phase: Phase::Sustain, .. });
         // What is held is only looked at: who is in the group is nothing to it.
-        let kept = sustained && known.is_some_and(|i| self.caps[i].holders.any());
+        let kept = sustained && known.is_some_and(|i| self.table.caps[i].holders.any());
         // First it holds, then who is in there is looked at: that takes its time.
-        let held = known.map(|i| self.caps[i].keep(&mut kit.ledger, episode));
+        let held = known.map(|i| self.table.keep(&mut kit.ledger, i, episode));
         if !kept && let Err(outcome) = at.sweep_group(kit, id, slot) {
             return outcome;
         }
         let done = match (known, held) {
             (Some(i), _) if !kept && !nobody_is_protected(kit) => {
-                self.lift(kit, i).and(Err(failed(Errno::PERM)))
+                self.table.lift(&mut kit.ledger, i).and(Err(failed(Errno::PERM)))
             }
             (_, Some(held)) => held,
             (_, None) => self.begin(kit, at, id, slot),
@@ -134,9 +142,8 @@ impl Caps {
     fn begin(&mut self, kit: &mut Kit, at: &Aim<'_>, id: GroupId, slot: GroupSlot) -> Result<(), Failure> {
         let row = at.snap.group(slot).ok_or(failed(Errno::NODEV))?;
         let dir = at.group(id, slot).map_err(|_| failed(Errno::NODEV))?;
-        let mut cap = self.limit(kit, row, dir, &mut cap::no_more)?;
-        cap.holders.add(at.decision.episode);
-        self.caps.push(cap);
+        let i = self.limit(kit, row, dir, &mut cap::no_more)?;
+        self.table.caps[i].holders.add(at.decision.episode);
         Ok(())
     }
 
@@ -147,15 +154,15 @@ impl Caps {
         row: &Group,
         dir: &GroupDir,
         most: &mut dyn FnMut(u64) -> u64,
-    ) -> Result<Cap, Failure> {
-        if self.caps.len() == self.caps.capacity() {
+    ) -> Result<usize, Failure> {
+        if self.table.is_full() {
             return Err((Operation::Ledger, Errno::NOSPC));
         }
         if !nobody_is_protected(kit) {
             return Err(failed(Errno::PERM));
         }
         let found = self.finder.find(kit, row, dir)?;
-        Cap::begin(&mut kit.ledger, row.id, found, self.finder.path(), most)
+        self.table.begin(&mut kit.ledger, row.id, found, self.finder.path(), most)
     }
 
     /// What a group may have of processes and threads by this reading of it, if that is to be limited before its `line` is met; `None`: it is not.
@@ -168,23 +175,24 @@ impl Caps {
         line: Option<Bytes>,
         now: Time,
     ) -> Stood {
-        let known = self.at(row.id);
+        let known = self.table.at(row.id);
         let (Some(line), Some(dir), false) = (line, dir, row.gone) else {
             return known.map_or(Stood::Same, |i| self.fall(kit, i));
         };
         // Not known now: as it was.
         let Some(kernel) = row.kernel else { return Stood::Same };
         let Some(i) = known else { return self.stand_up(kit, row, dir, (kernel, line), now) };
-        let Ok(tasks) = self.caps[i].tasks() else { return self.fall(kit, i) };
+        let Ok(tasks) = self.table.limit(i).tasks() else { return self.fall(kit, i) };
         if tasks == 0 && kit.sweep.collect(dir.dir()).is_ok() && !kit.sweep.pids().is_empty() {
             // On v1: who is in the one is not in the other.
             return self.fall(kit, i);
         }
-        let cap = &mut self.caps[i];
+        let (set, own) = (self.table.limit(i).set, self.table.binds_by_itself(i));
+        let cap = &mut self.table.caps[i];
         let held = cap.holders.any();
-        // Where it is the administrator's own limit that is met, that is his.
-        let met = !held && cap.binds() && tasks >= cap.set;
-        let most = (!held && cap.binds()).then_some(cap.set);
+        // Where it is the administrator's own limit that is met, or that of another line, nothing is learnt of this one.
+        let most = (!held && own).then_some(set);
+        let met = most.is_some_and(|most| tasks >= most);
         let standing =
             cap.standing.get_or_insert(Standing { headroom: Headroom::default(), most: 0, checked: now });
         standing.most = standing.headroom.most(Tasks { kernel, line, tasks, most });
@@ -199,11 +207,11 @@ impl Caps {
                 return self.fall(kit, i);
             }
         }
-        let cap = &mut self.caps[i];
-        let off = most.abs_diff(cap.set);
+        self.table.want(i, most);
+        let off = self.table.least(i, most).abs_diff(set);
         if off > (most - tasks) / PART {
             // What could not be written is tried again with the next look.
-            let _ = cap.change(&mut kit.ledger, most);
+            let _ = self.table.change(&mut kit.ledger, i, most);
         }
         if met { Stood::Met } else { Stood::Same }
     }
@@ -216,6 +224,9 @@ impl Caps {
         (kernel, line): (Bytes, Bytes),
         now: Time,
     ) -> Stood {
+        if self.is_full() {
+            return Stood::Same;
+        }
         self.declined.retain(|(_, until)| *until > now);
         if self.declined.iter().any(|(id, _)| *id == row.id) || kit.sweep.collect(dir.dir()).is_err() {
             return Stood::Same;
@@ -226,9 +237,8 @@ impl Caps {
             standing.most
         });
         match limited {
-            Ok(mut cap) => {
-                cap.standing = Some(standing);
-                self.caps.push(cap);
+            Ok(i) => {
+                self.table.caps[i].standing = Some(standing);
                 Stood::Began
             }
             // On v1 nobody is in it who could say which pids group is its own, or whoever was is gone: soon somebody may be.
@@ -250,29 +260,29 @@ impl Caps {
         kit.sweep.collect(dir.dir()).is_ok()
             && nobody_is_protected(kit)
             && (kit.layout.version == MemoryVersion::V2 && kit.layout.is_unified(Controller::Pids)
-                || self.finder.is_its_alone(kit, row, dir, self.caps[i].dir.as_fd()).is_ok())
+                || self.finder.is_its_alone(kit, row, dir, self.table.limit(i).dir.as_fd()).is_ok())
     }
 
     /// Nothing stands any more; what an episode holds it holds.
     fn fall(&mut self, kit: &mut Kit, i: usize) -> Stood {
-        if self.caps[i].standing.take().is_none() {
+        if self.table.caps[i].standing.take().is_none() {
             return Stood::Same;
         }
-        if !self.caps[i].holders.any() {
+        if !self.table.caps[i].holders.any() {
             // What cannot be given back stays in the ledger.
-            let _ = self.lift(kit, i);
+            let _ = self.table.lift(&mut kit.ledger, i);
         }
         Stood::Ended
     }
 
     /// Ends an episode: a group that no other holds gets its limit back, or the one that stands.
     pub(super) fn release(&mut self, kit: &mut Kit, episode: EpisodeId, tally: &mut Tally) {
-        for i in (0..self.caps.len()).rev() {
-            let cap = &mut self.caps[i];
+        for i in (0..self.table.caps.len()).rev() {
+            let cap = &mut self.table.caps[i];
             if cap.holders.remove(episode) && !cap.holders.any() {
                 tally.count(match cap.standing {
-                    Some(Standing { most, .. }) => cap.change(&mut kit.ledger, most),
-                    None => self.lift(kit, i),
+                    Some(Standing { most, .. }) => self.table.change(&mut kit.ledger, i, most),
+                    None => self.table.lift(&mut kit.ledger, i),
                 });
             }
         }
@@ -280,12 +290,8 @@ impl Caps {
 
     /// Ends everything.
     pub(super) fn release_all(&mut self, kit: &mut Kit, tally: &mut Tally) {
-        for i in (0..self.caps.len()).rev() {
-            tally.count(self.lift(kit, i));
+        for i in (0..self.table.caps.len()).rev() {
+            tally.count(self.table.lift(&mut kit.ledger, i));
         }
-    }
-
-    fn lift(&mut self, kit: &mut Kit, i: usize) -> Result<(), Failure> {
-        self.caps.swap_remove(i).lift(&mut kit.ledger)
     }
 }

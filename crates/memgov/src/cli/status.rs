@@ -248,7 +248,7 @@ fn goings_on(status: &wire::Status, out: &mut dyn Write) -> std::io::Result<()> 
             vec![
                 output::target(&k.target),
                 amount(k.kernel_bytes),
-                amount(Some(k.line_bytes)),
+                amount(Some(k.line_bytes)) + if k.only_tracks { " (tracked)" } else { "" },
                 amount(k.peak_bytes),
                 k.hits.to_string(),
                 amount(k.growth_bytes_per_second),
@@ -276,6 +276,10 @@ fn losses(lost: &wire::Losses, out: &mut dyn Write) -> std::io::Result<()> {
         (lost.decisions, "decisions were put off for want of room"),
         (lost.records, "records were dropped"),
         (lost.happenings, "records of OOM kills and refusals were left out: they came too fast"),
+        (
+            lost.standing,
+            "groups under a line for kernel memory may fork freely until they meet it: 512 have a pids.max that stands before",
+        ),
         (lost.clients, "clients were dropped or turned away"),
     ];
     for (count, what) in named.iter().filter(|(count, _)| *count > 0) {

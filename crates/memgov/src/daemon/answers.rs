@@ -51,6 +51,8 @@ pub(super) struct StatusBuffer {
     pub all_controls: usize,
     pub lost: Lost,
     pub decisions_lost: u64,
+    /// Groups under a line for kernel memory whose processes are not bounded, for want of room.
+    pub standing_left_out: u64,
 }
 
 impl StatusBuffer {
@@ -69,6 +71,7 @@ impl StatusBuffer {
             all_controls: 0,
             lost: Lost::default(),
             decisions_lost: 0,
+            standing_left_out: 0,
         }
     }
 }
@@ -196,6 +199,7 @@ fn status(governing: &Governing, mut buffer: Box<StatusBuffer>) -> Box<StatusBuf
     buffer.processes = snap.processes.len();
     buffer.lost = snap.lost;
     buffer.decisions_lost = governing.buffers.decisions_lost();
+    buffer.standing_left_out = governing.unbounded();
     for (who, control) in governor.controls() {
         buffer.all_controls += 1;
         keep(&mut buffer.controls, &mut buffer.left_out, (who, control));

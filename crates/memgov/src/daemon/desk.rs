@@ -226,6 +226,7 @@ impl Governed for Desk {
                 decisions: buffer.decisions_lost,
                 records: self.journal.dropped(),
                 happenings: buffer.happenings_left_out,
+                standing: buffer.standing_left_out,
                 clients: self.clients_lost.get().map_or(0, |lost| lost()),
             },
             counts: wire::Counts {

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use memgov_decide::decision::{Decision, Decisions, Order, Outcome, Report};
 use memgov_decide::governor::{Bounds, Elsewhere, Governor};
-use memgov_decide::snapshot::{GroupSlot, ProcessSlot, Snapshot};
+use memgov_decide::snapshot::{Group, GroupSlot, ProcessSlot, Snapshot};
 use memgov_decide::units::Time;
 use rustix::fd::{AsFd as _, OwnedFd};
 
@@ -323,6 +323,20 @@ impl Governing {
                 Stood::Ended => observer.ignore_refusals(slot),
             }
         }
+    }
+
+    /// Groups that should have such a limit and have none, once there is room for no more.
+    pub fn unbounded(&self) -> u64 {
+        let Self { actor, governor, snap, .. } = self;
+        if !actor.standing_is_full() {
+            return 0;
+        }
+        let bare = |(slot, row): &(u32, &Group)| {
+            governor.standing_of_group(GroupSlot(*slot), snap).kernel_deny.is_some()
+                && !row.kernel_watched
+                && actor.standing_dir(row.id).is_none()
+        };
+        snap.groups.iter().filter(bare).count() as u64
     }
 
     /// A kill may be decided on: the kernel makes none meanwhile. Whom it has killed since its events were read is in the next ones, and until then

@@ -93,12 +93,13 @@ pub(super) fn denials((target, names, calls): &(Target, Names, u64)) -> wire::De
 
 /// The watermark of a group's kernel memory. Where the kernel keeps a peak itself (v1), that is told: it misses nothing.
 pub(super) fn kernel((seen, names): &(KernelMark, Names), layout: &Layout, at: Time) -> wire::KernelMark {
-    let KernelMark { id, slot, line, mark } = *seen;
+    let KernelMark { id, slot, line, only_tracks, mark } = *seen;
     let own = names.group.as_deref().and_then(|path| kernels_peak(layout, path, id));
     let read = mark.peak();
     wire::KernelMark {
         target: event::target(Target::Group(id, slot), names),
         line_bytes: line.0,
+        only_tracks,
         kernel_bytes: mark.last().map(|(kernel, _)| kernel.0),
         peak_bytes: own.or(read.map(|(peak, _)| peak)).map(|peak| peak.0),
         peak_by: match (own, read) {

@@ -656,6 +656,8 @@ pub struct Losses {
     pub clients: u64,
     #[serde(default)]
     pub happenings: u64,
+    #[serde(default)]
+    pub standing: u64,
 }
 
 /// Counters.

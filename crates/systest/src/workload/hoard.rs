@@ -35,6 +35,8 @@ pub enum Kind {
     Files,
     /// Files that are open and have no name.
     Unlinked,
+    /// Files that are open and keep their names.
+    Named,
     /// Full pipes.
     Pipes,
     /// Pairs of sockets.
@@ -72,6 +74,7 @@ impl Kind {
             "dirs" => Self::Dirs,
             "files" => Self::Files,
             "unlinked" => Self::Unlinked,
+            "named" => Self::Named,
             "pipes" => Self::Pipes,
             "sockets" => Self::Sockets,
             "messages" => Self::Messages,
@@ -180,6 +183,13 @@ impl Hoard {
             Kind::Files => {
                 make_file(name(&mut [0; 24], "f", self.files)?)?;
                 self.files += 1;
+            }
+            Kind::Named => {
+                let new = &mut [0; 24];
+                let new = name(new, "f", self.files)?;
+                make_file(new)?;
+                self.files += 1;
+                self.descriptors.push(process::open(new, libc::O_RDONLY)?);
             }
             Kind::Unlinked => {
                 make_file(c"u")?;

@@ -1,35 +1,30 @@
-//! One group whose `pids.max` memgov sets: what it was, what it is, and who wants it so. Whether it may be set at all is decided before.
+//! What one memory group is to have of processes and threads at the most, and who wants it so; and all of those with the limits they share.
 
-use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd as _, OwnedFd};
 
-use memgov_decide::decision::{EpisodeId, Operation};
+use memgov_decide::decision::EpisodeId;
 use memgov_decide::kernel_memory::Headroom;
 use memgov_decide::snapshot::GroupId;
 use memgov_decide::units::Time;
 
 use super::super::holders::Holders;
-use super::super::ledger::{Entry, GroupLimit, Ledger, Place};
+use super::super::ledger::Ledger;
 use super::super::paths;
-use super::{Failure, failed};
-use crate::kernel::{Errno, file, text};
+use super::limit::Limit;
+use super::{Failure, MOST, failed};
 
-/// No limit, as a number.
-const NONE: u64 = u64::MAX;
-/// More than this the kernel does not take as a number (`PIDS_MAX` in kernel/cgroup/pids.c, PID_MAX_LIMIT of 64-bit kernels).
-const MOST_PIDS: u64 = 4 << 20;
+/// Groups that can be limited at once, of which [`MOST`] before their lines are met: an order finds room whoever stands there.
+const TABLE: usize = MOST + 128;
 
 /// One limited group.
 #[derive(Debug)]
 pub struct Cap {
     /// Whose kernel memory it is about.
     pub group: GroupId,
-    /// The group whose `pids.max` it is: on v1 another directory.
-    pub dir: OwnedFd,
-    current: OwnedFd,
-    before: u64,
-    /// What it has now.
-    pub set: u64,
-    place: Place,
+    /// Where its processes are counted.
+    inode: u64,
+    /// What it is to have at the most. The limit is the least that anybody wants of it, and never more than it was.
+    wanted: u64,
     /// Episodes that allow it no more than it has.
     pub holders: Holders<8>,
     /// What it may have while it is under its line, where a rule says that it is to have a limit then too.
@@ -47,80 +42,111 @@ pub struct Standing {
     pub checked: Time,
 }
 
-impl Cap {
-    /// Sets it at what `most` says of the count there is, written down first.
+/// All of them. Every cap has its limit, and every limit somebody who wants it.
+#[derive(Debug)]
+pub struct Table {
+    pub caps: Vec<Cap>,
+    limits: Vec<Limit>,
+}
+
+impl Table {
+    /// Allocates.
+    pub fn new() -> Self {
+        Self { caps: Vec::with_capacity(TABLE), limits: Vec::with_capacity(TABLE) }
+    }
+
+    pub fn at(&self, group: GroupId) -> Option<usize> {
+        self.caps.iter().position(|cap| cap.group == group)
+    }
+
+    /// Whether no group more can be limited at all.
+    pub fn is_full(&self) -> bool {
+        self.caps.len() == self.caps.capacity()
+    }
+
+    fn of(&self, i: usize) -> usize {
+        let inode = self.caps[i].inode;
+        self.limits.iter().position(|limit| limit.inode == inode).unwrap_or(0)
+    }
+
+    /// The limit of a group.
+    pub fn limit(&self, i: usize) -> &Limit {
+        &self.limits[self.of(i)]
+    }
+
+    /// Sets the first limit of a group, at what `most` says of the count there is.
     pub fn begin(
+        &mut self,
         ledger: &mut Ledger,
         group: GroupId,
         dir: OwnedFd,
         path: &[u8],
         most: &mut dyn FnMut(u64) -> u64,
-    ) -> Result<Self, Failure> {
-        let before = GroupLimit::Pids.read(dir.as_fd()).map_err(none_there)?;
-        let current = file::open_in(dir.as_fd(), c"pids.current").map_err(none_there)?;
-        let set = possible(most(count(current.as_fd())?), before);
+    ) -> Result<usize, Failure> {
         let inode = paths::inode(dir.as_fd()).map_err(failed)?;
-        let entry = Entry::GroupLimit { path, inode, which: GroupLimit::Pids, before, set, was: set };
-        let place = ledger.record(&entry).map_err(|errno| (Operation::Ledger, errno))?;
-        let cap =
-            Self { group, dir, current, before, set, place, holders: Holders::default(), standing: None };
-        match cap.write() {
-            Ok(()) => Ok(cap),
-            Err(failure) => {
-                // If this fails the entry is found at the next start, and found to be done with.
-                let _ = ledger.erase(place);
-                Err(failure)
+        let mut wanted = 0;
+        let mut asked = |tasks| {
+            wanted = most(tasks);
+            wanted
+        };
+        match self.limits.iter_mut().find(|limit| limit.inode == inode) {
+            // Another group's as well: the least counts.
+            Some(limit) => {
+                let least = asked(limit.tasks()?).min(limit.set);
+                limit.change(ledger, least)?;
+            }
+            None => {
+                let limit = Limit::begin(ledger, dir, path, &mut asked)?;
+                self.limits.push(limit);
             }
         }
+        self.caps.push(Cap { group, inode, wanted, holders: Holders::default(), standing: None });
+        Ok(self.caps.len() - 1)
     }
 
-    fn write(&self) -> Result<(), Failure> {
-        GroupLimit::Pids.write(self.dir.as_fd(), self.set).map_err(failed)
+    /// The least that others want who share its limit.
+    fn others(&self, i: usize) -> Option<u64> {
+        let inode = self.caps[i].inode;
+        let others = self.caps.iter().enumerate().filter(|(j, cap)| *j != i && cap.inode == inode);
+        others.map(|(_, cap)| cap.wanted).min()
     }
 
-    /// The processes and threads there are.
-    pub fn tasks(&self) -> Result<u64, Failure> {
-        count(self.current.as_fd())
+    /// Whether what binds it, if anything does, is its own: neither the administrator's nor another group's.
+    pub fn binds_by_itself(&self, i: usize) -> bool {
+        self.limit(i).binds() && self.others(i).is_none_or(|least| self.caps[i].wanted <= least)
     }
 
-    /// Whether it is less than it would be without memgov.
-    pub const fn binds(&self) -> bool {
-        self.set < self.before
+    /// What its limit would be if it wanted so many.
+    pub fn least(&self, i: usize, wanted: u64) -> u64 {
+        self.others(i).map_or(wanted, |least| least.min(wanted))
+    }
+
+    /// Notes what it wants, without setting it yet.
+    pub fn want(&mut self, i: usize, wanted: u64) {
+        self.caps[i].wanted = wanted;
+    }
+
+    /// What it is to have from now on.
+    pub fn change(&mut self, ledger: &mut Ledger, i: usize, wanted: u64) -> Result<(), Failure> {
+        self.want(i, wanted);
+        let (least, at) = (self.least(i, wanted), self.of(i));
+        self.limits[at].change(ledger, least)
     }
 
     /// No more than it has, for this episode. Looks whether that still stands, and follows the count downwards.
-    pub fn keep(&mut self, ledger: &mut Ledger, episode: EpisodeId) -> Result<(), Failure> {
-        self.holders.add(episode);
-        let wanted = no_more(self.tasks()?).min(self.set);
-        self.change(ledger, wanted)
+    pub fn keep(&mut self, ledger: &mut Ledger, i: usize, episode: EpisodeId) -> Result<(), Failure> {
+        self.caps[i].holders.add(episode);
+        let wanted = no_more(self.limit(i).tasks()?).min(self.caps[i].wanted);
+        self.change(ledger, i, wanted)
     }
 
-    /// Another limit, if it is one. Whoever has set one of his own meanwhile gets that back in the end.
-    pub fn change(&mut self, ledger: &mut Ledger, wanted: u64) -> Result<(), Failure> {
-        let has = GroupLimit::Pids.read(self.dir.as_fd()).map_err(failed)?;
-        let before = if has == self.set { self.before } else { has };
-        let wanted = possible(wanted, before);
-        if has == self.set && wanted == self.set {
-            return Ok(());
-        }
-        ledger.set_group_limit(self.place, before, wanted).map_err(|errno| (Operation::Ledger, errno))?;
-        (self.before, self.set) = (before, wanted);
-        self.write()
-    }
-
-    /// Gives the limit back, unless somebody else has set one.
-    pub fn lift(&self, ledger: &mut Ledger) -> Result<(), Failure> {
-        let has = GroupLimit::Pids.read(self.dir.as_fd());
-        let done = match has {
-            Ok(has) if has == self.set => GroupLimit::Pids.write(self.dir.as_fd(), self.before),
-            other => other.map(|_| ()),
-        };
-        match done {
-            // Gone with its group.
-            Ok(()) | Err(Errno::NODEV | Errno::NOENT) => {
-                ledger.erase(self.place).map_err(|errno| (Operation::Ledger, errno))
-            }
-            Err(errno) => Err(failed(errno)),
+    /// It wants nothing any more: the limit is what others want of it, or given back.
+    pub fn lift(&mut self, ledger: &mut Ledger, i: usize) -> Result<(), Failure> {
+        let (at, others) = (self.of(i), self.others(i));
+        self.caps.swap_remove(i);
+        match others {
+            Some(least) => self.limits[at].change(ledger, least),
+            None => self.limits.swap_remove(at).lift(ledger),
         }
     }
 }
@@ -128,20 +154,4 @@ impl Cap {
 /// What holds a group at this count. At least 1: a limit of 0 says that the last one, too, is one too many.
 pub fn no_more(tasks: u64) -> u64 {
     tasks.max(1)
-}
-
-/// Never above what it had before, and nothing the kernel would not take.
-fn possible(most: u64, before: u64) -> u64 {
-    (if most > MOST_PIDS { NONE } else { most }).min(before)
-}
-
-fn count(current: BorrowedFd<'_>) -> Result<u64, Failure> {
-    let mut buffer = [0; 32];
-    let text = file::pread(current, &mut buffer).map_err(failed)?;
-    text::only_line(text).and_then(text::number).ok_or(failed(Errno::IO))
-}
-
-/// A group without the file is one whose parent does not enable the controller.
-fn none_there(errno: Errno) -> Failure {
-    failed(if errno == Errno::NOENT { Errno::OPNOTSUPP } else { errno })
 }

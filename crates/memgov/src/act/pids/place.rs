@@ -36,8 +36,8 @@ impl Finder {
         &self.path
     }
 
-    /// The group whose `pids.max` counts exactly the processes of the last sweep. On v1, where nobody is in it: the group of the same path, where whoever fills the
-    /// one will fill the other, as systemd and container runtimes do.
+    /// The group whose `pids.max` counts exactly the processes of the last sweep. On v1 the group of the same path, if it is that (also where nobody is in it:
+    /// whoever fills the one will fill the other, as systemd and container runtimes do); else the one that the first of them is in.
     pub fn find(&mut self, kit: &mut Kit, row: &Group, group: &GroupDir) -> Result<OwnedFd, Failure> {
         let mount = kit.layout.pids.as_deref().ok_or(failed(Errno::OPNOTSUPP))?;
         self.path.clear();
@@ -46,24 +46,27 @@ impl Finder {
             extend(&mut self.path, &row.path)?;
             return freeze::open_group(group.dir(), c".").map_err(failed);
         }
-        let length = match kit.sweep.pids().first() {
-            Some(&first) => {
-                paths::of_process(&kit.layout, Controller::Pids, first, &mut self.line, &mut self.below)
-            }
-            None => match self.below.get_mut(..row.path.len()) {
-                Some(below) => {
-                    below.copy_from_slice(&row.path);
-                    Ok(row.path.len())
-                }
-                None => Err(Errno::NAMETOOLONG),
-            },
-        };
-        let length = length.map_err(failed)?;
+        let (first, top) = (kit.sweep.pids().first().copied(), self.path.len());
+        extend(&mut self.path, &row.path)?;
+        let same = self.open_alone(kit, row, group);
+        let (Some(first), Err(failure)) = (first, &same) else { return same };
+        // Whoever is in it was put elsewhere, all into one.
+        let found = paths::of_process(&kit.layout, Controller::Pids, first, &mut self.line, &mut self.below);
+        let length = found.map_err(failed)?;
+        if self.below[..length] == *row.path {
+            return Err(*failure);
+        }
         if &self.below[..length] == b"/" {
             // Everything that has no group of its own there: not this group's alone.
             return Err(failed(Errno::XDEV));
         }
+        self.path.truncate(top);
         extend(&mut self.path, &self.below[..length])?;
+        self.open_alone(kit, row, group)
+    }
+
+    /// What [`Finder::path`] names, if it is this group's alone.
+    fn open_alone(&mut self, kit: &mut Kit, row: &Group, group: &GroupDir) -> Result<OwnedFd, Failure> {
         let dir = paths::open_path(&self.path).map_err(failed)?;
         self.is_its_alone(kit, row, group, dir.as_fd())?;
         Ok(dir)

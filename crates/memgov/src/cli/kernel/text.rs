@@ -180,8 +180,9 @@ fn peak(group: &KernelGroup, answer: &KernelMemory, out: &mut dyn Write) -> io::
         let grows = mark.growth_bytes_per_second.map_or_else(|| "?".into(), |rate| Bytes(rate).to_string());
         writeln!(
             out,
-            "line:     {}, hit {} times since {}; grew by {grows} a second lately",
+            "line:     {}{}, hit {} times since {}; grew by {grows} a second lately",
             Bytes(mark.line_bytes),
+            if mark.only_tracks { " (tracked only: the group's limit is no higher)" } else { "" },
             mark.hits,
             mark.since.as_deref().unwrap_or("?")
         )?;

@@ -11,6 +11,9 @@ pub struct KernelMark {
     pub target: Target,
     /// The lowest line.
     pub line_bytes: u64,
+    /// It is at or above the group's limit: what there is is tracked, and nothing done.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub only_tracks: bool,
     /// The latest reading.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub kernel_bytes: Option<u64>,

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 
-use super::{Allowed, K, empty, over, refuser, rule, shell, shielded, tolerance, watch};
+use super::{Allowed, K, empty, forks_refused, over, refuser, rule, shell, shielded, tolerance, watch};
 use crate::harness::agent::Agent;
 use crate::harness::bench::Bench;
 use crate::harness::daemon::Daemon;
@@ -109,7 +109,10 @@ fn contained(bench: &Bench<'_>, daemon: &Daemon, job: &Group, began_with: u64) -
         Err(_) => {
             let held = daemon.ok(&["status", "--json"])?;
             ensure!(held.contains("\"bound\"") && job.kernel()? <= K, "neither denied nor bound: {held}");
-            "by what stands".to_owned()
+            // That a limit stands is nothing: it has to have been met.
+            let refused = forks_refused(job);
+            ensure!(refused > 0, "it stopped by itself: {held}");
+            format!("by what stands ({refused} forks refused)")
         }
     };
     let allowed = Allowed::to_a_bomb(bench, began_with);

@@ -29,20 +29,20 @@ pub fn tests() -> Vec<Test> {
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-enum Place {
+pub(super) enum Place {
     Tmpfs,
     Ext4,
 }
 
 /// A file system that is gone with the test.
-struct Mounted {
-    at: PathBuf,
+pub(super) struct Mounted {
+    pub at: PathBuf,
     /// How it was made.
     how: &'static str,
 }
 
 impl Mounted {
-    fn new(bench: &Bench<'_>, place: Place) -> Result<Self> {
+    pub fn new(bench: &Bench<'_>, place: Place) -> Result<Self> {
         let at = bench.dir.join("fs");
         std::fs::create_dir_all(&at)?;
         let target = at.display().to_string();
@@ -137,6 +137,7 @@ fn program(bench: &mut Bench<'_>, place: Place) -> Result<String> {
     hog.ask(&format!("work-in {}", fs.at.display()))?;
     let before = job.kernel()?;
     let daemon = bench.daemon(&rule(&job, K, super::bombs::CONTAIN))?;
+    let free = available()?;
     hog.say("hoard dirs 200000")?;
     let path = job.path();
     let met =
@@ -146,10 +147,33 @@ fn program(bench: &mut Bench<'_>, place: Place) -> Result<String> {
         ensure!(seen.peak <= K + tolerance(bench), "{}", over(seen.peak, K));
         let found = finding(bench, &daemon, met.id)?;
         ensure!(found.holders.first().is_some_and(|it| it.comm == "hog"), "the offender: {found:?}");
-        Ok(format!("by {}, {}", met.by(), over(seen.peak, K)))
+        let fell = machine_has(bench, free, seen.peak)?;
+        Ok(format!("by {}, {}; MemAvailable {} KiB less", met.by(), over(seen.peak, K), fell / 1024))
     });
     let emptied = emptied(bench, &daemon, &job, fs, before);
     Ok(format!("{}; {}", stopped?, emptied?))
+}
+
+/// `MemAvailable`.
+fn available() -> Result<u64> {
+    let text = std::fs::read_to_string("/proc/meminfo").context("reading /proc/meminfo")?;
+    let line = text.lines().find_map(|line| line.strip_prefix("MemAvailable:")).context("no MemAvailable")?;
+    let kib: u64 = line.trim().trim_end_matches(" kB").parse().context("MemAvailable")?;
+    Ok(kib << 10)
+}
+
+/// The criterion's: what the machine has left may not fall by more, while the bomb stands.
+const FALL: u64 = 32 * MIB;
+/// Who else is on it takes and gives back meanwhile.
+const OTHERS: u64 = 32 * MIB;
+
+/// By how much the machine has less than before. What the bomb holds it holds for as long as it stands; what others take comes and goes, so there is time.
+fn machine_has(bench: &Bench<'_>, before: u64, peak: u64) -> Result<u64> {
+    let allowed = FALL + OTHERS + peak.saturating_sub(K);
+    let fallen = || available().map(|now| before.saturating_sub(now));
+    let little = || fallen().ok().filter(|fallen| *fallen <= allowed);
+    let fell = poll_until(bench.patience(), Duration::from_millis(50), little);
+    fell.with_context(|| format!("MemAvailable fell by {:?} of {before}, allowed {allowed}", fallen()))
 }
 
 /// Killed on request, and what it held is gone: with its last user on tmpfs; by a shrink on ext4, where the directories remain, once the journal has

@@ -3,8 +3,9 @@
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
+use memgov::serve::wire::Status;
 
-use super::{K, fork_slowly, over, refuser, rule, shielded};
+use super::{K, fork_slowly, over, pids_limits, refuser, rule, shielded};
 use crate::harness::bench::Bench;
 use crate::harness::host::{Need, Tier, Version};
 use crate::harness::run::Test;
@@ -73,10 +74,7 @@ fn bursts(bench: &mut Bench<'_>) -> Result<String> {
 fn undone(bench: &mut Bench<'_>) -> Result<String> {
     let job = shielded(bench)?;
     let _worker = bench.worker(&job, "worker")?;
-    let limits = || -> Vec<String> {
-        let files = job.dirs().iter().filter_map(|dir| std::fs::read_to_string(dir.join("pids.max")).ok());
-        files.map(|text| text.trim().to_owned()).collect()
-    };
+    let limits = || pids_limits(&job);
     let becomes = |limited: bool, when: &str| {
         let is = || limits().iter().any(|limit| limit != "max") == limited;
         poll_until(bench.patience(), Duration::from_millis(3), || is().then_some(()))
@@ -116,6 +114,9 @@ fn no_line(bench: &mut Bench<'_>) -> Result<String> {
     let after = job.kernel()?;
     ensure!(after > before + 4 * MIB, "only {before} to {after}");
     daemon.no_event("anything", Duration::from_millis(500), |_| true)?;
+    ensure!(pids_limits(&job).iter().all(|limit| limit == "max"), "limited: {:?}", pids_limits(&job));
+    let told: Status = serde_json::from_str(&daemon.ok(&["status", "--json"])?)?;
+    ensure!(told.kernel.is_empty() && told.holds.is_empty(), "{:?} {:?}", told.kernel, told.holds);
     if bench.host.tier == Tier::Bpf {
         let status: serde_json::Value = serde_json::from_str(&daemon.ok(&["status", "--json"])?)?;
         let hooks = status["tier"]["hooks"].as_array().cloned().unwrap_or_default();

@@ -2,8 +2,11 @@
 
 mod attacks;
 mod bombs;
+mod cost;
+mod crashes;
 mod dentries;
 mod lines;
+mod moving;
 mod offenders;
 mod pinned;
 mod races;
@@ -32,6 +35,9 @@ pub fn tests() -> Vec<Test> {
         lines::tests,
         pinned::tests,
         offenders::tests,
+        moving::tests,
+        crashes::tests,
+        cost::tests,
     ]
     .iter()
     .flat_map(|tests| tests())
@@ -113,6 +119,20 @@ fn shielded(bench: &Bench<'_>) -> Result<Group> {
     ensure!(capped > 0, "no pids controller to shield this machine with");
     cage.set_max(BEHIND)?;
     bench.group("cage/job")
+}
+
+/// What `pids.max` says, in each hierarchy that has it.
+fn pids_limits(group: &Group) -> Vec<String> {
+    let files = group.dirs().iter().filter_map(|dir| std::fs::read_to_string(dir.join("pids.max")).ok());
+    files.map(|text| text.trim().to_owned()).collect()
+}
+
+/// Forks that the kernel has refused for want of places, by its own count.
+fn forks_refused(group: &Group) -> u64 {
+    let texts = group.dirs().iter().filter_map(|dir| std::fs::read_to_string(dir.join("pids.events")).ok());
+    let counts =
+        texts.filter_map(|text| text.lines().find_map(|line| line.strip_prefix("max ")?.parse::<u64>().ok()));
+    counts.sum()
 }
 
 /// By what refusing is done in this tier.

@@ -17,6 +17,7 @@ pub fn tests() -> Vec<Test> {
     let test = |name, body| Test::new(name, body).needs(&[Need::Freezer]).seconds(90);
     vec![
         test("gk_09_nobody_dies_for_dentries", dentries),
+        test("gk_09_who_joins_at_the_line_is_no_offender", newcomer),
         test("gk_09_a_session_each", |bench| disguised(bench, "sessions")),
         test("gk_09_a_name_each", |bench| disguised(bench, "names")),
         test("gk_09_a_session_and_a_name_each", |bench| disguised(bench, "strangers")),
@@ -46,6 +47,8 @@ fn dentries(bench: &mut Bench<'_>) -> Result<String> {
     hog.say("hoard dirs 5000")?;
     let said = event(&daemon, bench, &job, "record")?;
     ensure!(said.reason.kind == "nobody-holds-enough", "{said}");
+    let explained = daemon.ok(&["explain", &said.id.to_string()])?;
+    ensure!(explained.contains("none of its processes is known to hold enough"), "{explained}");
     event(&daemon, bench, &job, "freeze-begin").context("the ladder does not go on")?;
     // The innocent would be killed again each second.
     std::thread::sleep(Duration::from_secs(2));
@@ -56,6 +59,43 @@ fn dentries(bench: &mut Bench<'_>) -> Result<String> {
     hog.answer(bench.patience()).context("after the daemon has gone")?;
     hog.ask("let-go")?;
     Ok(said.reason.text)
+}
+
+/// The kernel's OOM killer takes whoever joins a full group (it charges last): here a bomb stands at its line, somebody of 30 MiB is put beside it, and the bomb dies.
+fn newcomer(bench: &mut Bench<'_>) -> Result<String> {
+    bench.patience *= 2;
+    let (job, elsewhere) = (shielded(bench)?, bench.group("elsewhere")?);
+    let mut innocent = bench.agent(&job, "innocent")?;
+    innocent.take("anon", 60 * MIB)?;
+    let mut newcomer = bench.agent(&elsewhere, "newcomer")?;
+    newcomer.take("anon", 30 * MIB)?;
+    let mut bomb = bench.worker(&job, "bomb")?;
+    let ladder = "\"deny\", { action = \"kill\", victim = \"largest\", after = \"1500ms\" }";
+    let daemon = bench.daemon(&rule(&job, K, ladder))?;
+    bomb.say("fork-bomb")?;
+    event(&daemon, bench, &job, "deny-begin")?;
+    for dir in job.dirs() {
+        std::fs::write(dir.join("cgroup.procs"), newcomer.pid.to_string())
+            .with_context(|| format!("moving the newcomer into {}", dir.display()))?;
+    }
+    let killed = event(&daemon, bench, &job, "kill");
+    let gone = poll_until(bench.patience(), Duration::from_millis(10), || {
+        (job.processes().len() == 2).then_some(())
+    });
+    let left = job.processes().len();
+    if gone.is_none() {
+        job.remove()?;
+    }
+    let killed = killed?;
+    ensure!(gone.is_some(), "{left} processes are left, 2 expected; {killed}");
+    for (name, pid) in [("big innocent", innocent.pid), ("newcomer", newcomer.pid)] {
+        ensure!(process::is_alive(pid), "the {name} is dead; {killed}");
+        ensure!(killed.ranking.iter().all(|one| one.pid != pid), "the {name} is in the ranking: {killed}");
+    }
+    event(&daemon, bench, &job, "relieved")?;
+    // It lives there as anybody does.
+    newcomer.take("anon", 40 * MIB)?;
+    Ok(killed.to_string())
 }
 
 /// Each child of the bomb looks as if it belonged to nobody: all of them die, with who starts them, and a process of 100 MiB stays.

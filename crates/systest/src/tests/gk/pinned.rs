@@ -5,6 +5,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, anyhow, ensure};
 use memgov::serve::wire::{Explanation, KernelFinding, KernelMark, Status};
 
+use super::dentries::{Mounted, Place};
 use super::{over, rule, shielded};
 use crate::harness::bench::Bench;
 use crate::harness::daemon::Daemon;
@@ -17,7 +18,10 @@ pub fn tests() -> Vec<Test> {
     let test = |name, body| Test::new(name, body).needs(&[Need::KernelAccounting]).seconds(90);
     vec![
         test("gk_03_what_can_be_reclaimed_goes_first", reclaimable),
-        test("gk_03_what_is_in_use_is_recognised_as_pinned", pinned),
+        test("gk_03_what_is_in_use_is_recognised_as_pinned", |bench| pinned(bench, "unlinked", None)),
+        test("gk_03_files_that_keep_their_names_are_pinned_while_open", |bench| pinned(bench, "named", None)),
+        test("gk_03_open_files_of_ext4_are_pinned", |bench| pinned(bench, "named", Some(Place::Ext4)))
+            .needs(&[Need::KernelAccounting, Need::Ext4]),
         test("gk_03_a_trial_costs_its_part_of_user_memory", cost)
             .needs(&[Need::KernelAccounting, Need::CleanCache]),
         test("gk_explain_names_what_grew_and_no_big_innocent", grew),
@@ -68,16 +72,22 @@ pub(super) fn finding(bench: &Bench<'_>, daemon: &Daemon, id: u64) -> Result<Ker
     found.with_context(|| format!("decision {id} was never looked into"))
 }
 
-/// Files that are open and have no name cannot be reclaimed: a trial shows it, and the next step does not wait its minute.
-fn pinned(bench: &mut Bench<'_>) -> Result<String> {
+/// Files that are open cannot be reclaimed, whether they have a name or not: a trial shows it, and the next step does not wait its minute. On ext4 only that they are
+/// open keeps them, where tmpfs never lets go of an inode that has a name.
+fn pinned(bench: &mut Bench<'_>, files: &str, on: Option<Place>) -> Result<String> {
     bench.patience *= 2;
+    let mounted = on.map(|place| Mounted::new(bench, place)).transpose()?;
     let job = shielded(bench)?;
     let mut hog = bench.worker(&job, "hog")?;
-    hog.ask("prepare unlinked 0")?;
+    if let Some(mounted) = &mounted {
+        hog.ask(&format!("work-in {}", mounted.at.display()))?;
+    }
+    hog.ask(&format!("prepare {files} 0"))?;
     let line = job.kernel()? + 6 * MIB;
     let ladder = "{ action = \"reclaim\", share = \"50%\" }, { action = \"deny\", after = \"60s\" }";
     let daemon = bench.daemon(&rule(&job, line, ladder))?;
-    hog.say("hoard unlinked 20000")?;
+    // Names on a disk take it long.
+    hog.say(&format!("hoard {files} {}", if files == "named" { 10_000 } else { 20_000 }))?;
     let path = job.path();
     let tried = daemon.event("a pinned reclaim", bench.patience(), |e| {
         e.is_of_group(&path) && e.came_of_it() == "pinned"
@@ -96,7 +106,9 @@ fn pinned(bench: &mut Bench<'_>) -> Result<String> {
         (Version::V1, cause) => ensure!(cause.is_none(), "v1 divides nothing: {cause:?}"),
         (Version::V2, cause) => {
             let kind = cause.as_ref().map(|cause| cause.kind.as_str());
-            ensure!(kind == Some("slab_unreclaimable"), "the kind is {cause:?}");
+            // Which of the two is the file system's own word.
+            let expected = if on.is_some() { "slab_reclaimable" } else { "slab_unreclaimable" };
+            ensure!(kind == Some(expected), "the kind is {cause:?}");
         }
     }
     let said = daemon.ok(&["explain", &denied.id.to_string()])?;
