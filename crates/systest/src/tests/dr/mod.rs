@@ -2,6 +2,7 @@
 
 mod host;
 mod jobs;
+mod lend;
 mod parent;
 
 use std::time::Duration;
@@ -20,7 +21,7 @@ use jobs::Jobs;
 
 pub fn tests() -> Vec<Test> {
     const OWN: &[Need] = &[Need::OwnMachine];
-    vec![
+    let mut tests = vec![
         Test::new("dr_01_lowest_priority_gives_way_below_a_full_parent", parent::lowest_priority),
         Test::new("dr_01_lowest_priority_gives_way_on_a_full_host", host::lowest_priority)
             .needs(OWN)
@@ -30,7 +31,9 @@ pub fn tests() -> Vec<Test> {
         Test::new("dr_02_groups_that_ask_to_be_spared", parent::wishes).needs(&[Need::V2]),
         Test::new("dr_03_decides_in_time_while_memory_is_eaten", host::in_time).needs(OWN).seconds(60),
         Test::new("dr_replay_decides_alike", parent::replay),
-    ]
+    ];
+    tests.extend(lend::tests());
+    tests
 }
 
 /// The rule of a group around jobs: so much has to be left under its limit.
