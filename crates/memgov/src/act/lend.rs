@@ -464,28 +464,24 @@ fn usage_in(dir: &OwnedFd, version: MemoryVersion) -> Result<u64, Errno> {
     text::only_line(bytes).and_then(text::number).ok_or(Errno::IO)
 }
 
-/// How often [`take_back`] tries, and how long it waits between two tries: together less than whoever starts next waits for the ledger.
-const TRIES: u32 = 20;
-const PAUSE: Duration = Duration::from_millis(50);
-
-/// Puts a raised limit back after the end of the run that has raised it: off the acting path, so that it may wait a little. `BUSY`: more is in use than it
-/// allows, and no reclaim gets that back; then it is left as it is.
+/// Puts a raised limit back after the end of the run that has raised it, if that can be without waiting: off the acting path. `BUSY`: more is in use than
+/// it allows, and the kernel did not get that back at once; then it is left as it is, for whoever comes again.
 pub(super) fn take_back(dir: &OwnedFd, which: GroupLimit, before: u64) -> Result<(), Errno> {
-    let version = if which == GroupLimit::Max { MemoryVersion::V1 } else { MemoryVersion::V2 };
-    for _ in 0..TRIES {
-        let usage = usage_in(dir, version)?;
-        // v1 reclaims by itself, and refuses where that is not enough; for memory.high nobody is killed.
-        if usage <= before || which != GroupLimit::Hard {
-            match which.write(dir.as_fd(), before) {
-                Err(Errno::BUSY | Errno::INTR) => {}
-                done => return done,
-            }
-        } else if let Ok(reclaim) = file::open_to_write(dir.as_fd(), v2::RECLAIM) {
-            let amount = file::Decimal::new(usage - before);
+    if which == GroupLimit::Hard {
+        let usage = usage_in(dir, MemoryVersion::V2)?;
+        if usage > before
+            && let Ok(reclaim) = file::open_to_write(dir.as_fd(), v2::RECLAIM)
+        {
             // Short of the amount or not: usage tells.
-            let _ = file::write_once(reclaim, amount.as_bytes());
+            let _ = file::write_once(reclaim, file::Decimal::new(usage - before).as_bytes());
         }
-        std::thread::sleep(PAUSE);
+        if usage_in(dir, MemoryVersion::V2)? > before {
+            return Err(Errno::BUSY);
+        }
     }
-    Err(Errno::BUSY)
+    // v1 reclaims by itself, and refuses with EBUSY where that is not enough; for memory.high nobody is killed.
+    match which.write(dir.as_fd(), before) {
+        Err(Errno::INTR) => Err(Errno::BUSY),
+        done => done,
+    }
 }
