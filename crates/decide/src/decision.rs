@@ -94,6 +94,13 @@ pub enum Order {
     },
     /// Nothing to do: the episode is over. Closes it in the record.
     Relieved,
+    /// Raise the group's hard limit, or take that back.
+    Lend {
+        /// Begin or end: there is nothing to be kept up.
+        phase: Phase,
+        /// By so much.
+        amount: Bytes,
+    },
 }
 
 /// Whom a kill takes.
@@ -237,6 +244,20 @@ pub enum Reason {
         most: Bytes,
         /// What it would have to be.
         needed: Bytes,
+    },
+    /// The host has not enough to spare: nothing is lent, or what was lent is taken back.
+    HostShort {
+        /// What is available and not promised to others already; `None`: it is not known.
+        available: Option<Bytes>,
+        /// So much has to stay.
+        keep: Bytes,
+        /// And so much besides, which was to be lent.
+        amount: Bytes,
+    },
+    /// What was lent is due.
+    LoanDue {
+        /// The time for which it was.
+        budget: Duration,
     },
 }
 
@@ -484,6 +505,8 @@ pub enum Mechanism {
     MemoryReclaim,
     /// `memory.limit_in_bytes` (v1) or `memory.high` (before 5.19), lowered for a moment.
     LoweredLimit,
+    /// `memory.max` and `memory.high`, or `memory.limit_in_bytes` (v1), raised for a while.
+    RaisedLimit,
 }
 
 /// A system call or file that failed.
@@ -513,6 +536,8 @@ pub enum Operation {
     Ledger,
     /// Writing `memory.reclaim`, or a limit to the same end.
     Reclaim,
+    /// Raising a limit of memory, or taking that back.
+    Lend,
 }
 
 /// What came of a decision.

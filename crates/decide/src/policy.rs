@@ -69,9 +69,9 @@ impl Policy {
     pub fn chooses_jobs(&self) -> bool {
         self.rules.iter().any(Rule::chooses_jobs)
     }
-    /// Whether some rule is about the host.
+    /// Whether some rule is about the host, or lends its memory.
     pub fn watches_host(&self) -> bool {
-        self.rules.iter().any(|rule| rule.scope == Scope::Host)
+        self.rules.iter().any(|rule| rule.scope == Scope::Host || rule.lends())
     }
 }
 
@@ -94,6 +94,10 @@ pub struct Rule {
 }
 
 impl Rule {
+    /// Whether some step lends memory of the host's.
+    pub fn lends(&self) -> bool {
+        self.steps.iter().any(|step| matches!(step.action, Action::Lend(_)))
+    }
     /// Whether some step takes the job that gives way first.
     pub fn chooses_jobs(&self) -> bool {
         let chooses = |step: &Step| step.action == Action::Kill { victim: Victim::LowestPriority };
@@ -365,6 +369,26 @@ pub enum Action {
         /// Whom.
         victim: Victim,
     },
+    /// Raise the group's hard limit for a while, as long as the host has memory to spare.
+    Lend(Lend),
+}
+
+/// How [`Action::Lend`] behaves.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Lend {
+    /// The limit is raised by so much; by less it is not.
+    pub amount: Bytes,
+    /// So much of the host's memory has to stay available, though all that is lent were used.
+    pub keep: Under,
+    /// It is taken back after so long, helped or not.
+    pub budget: Duration,
+}
+
+impl Lend {
+    /// So much, with what is usual otherwise.
+    pub const fn new(amount: Bytes) -> Self {
+        Self { amount, keep: Under::Share(50), budget: Duration::from_secs(60) }
+    }
 }
 
 /// How [`Action::Slow`] behaves.

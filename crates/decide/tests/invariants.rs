@@ -31,6 +31,7 @@ fn escalates(order: Order) -> bool {
         Order::Deny { phase, .. }
         | Order::Slow { phase, .. }
         | Order::Freeze { phase }
+        | Order::Lend { phase, .. }
         | Order::Reclaim { phase, .. } => phase != Phase::End,
         Order::Relieved => false,
     }
@@ -182,6 +183,7 @@ proptest! {
                     Order::Slow { phase: Phase::Begin | Phase::Sustain, share } => u32::from(ALL - share) + 1,
                     Order::Deny { phase: Phase::Begin | Phase::Sustain, .. }
                     | Order::Freeze { phase: Phase::Begin | Phase::Sustain }
+                    | Order::Lend { phase: Phase::Begin | Phase::Sustain, .. }
                     | Order::Signal { .. } => 1,
                     Order::Reclaim { phase: Phase::Begin | Phase::Sustain, excess, .. } => {
                         u32::try_from(excess.0 / 4096).unwrap() + 1
@@ -190,6 +192,7 @@ proptest! {
                     | Order::Slow { .. }
                     | Order::Freeze { .. }
                     | Order::Reclaim { .. }
+                    | Order::Lend { .. }
                     | Order::Relieved => continue,
                 };
                 orders.insert(key, strength);
@@ -314,6 +317,7 @@ proptest! {
                     Order::Slow { phase, .. } => ("slow", phase),
                     Order::Freeze { phase } => ("freeze", phase),
                     Order::Reclaim { phase, .. } => ("reclaim", phase),
+                    Order::Lend { phase, .. } => ("lend", phase),
                     Order::Relieved => {
                         assert!(spoken.remove(&decision.episode), "the end of nothing: {decision:?}");
                         assert!(!in_force.iter().any(|&(episode, ..)| episode == decision.episode), "{decision:?}");
@@ -407,6 +411,7 @@ proptest! {
                     Order::Deny { phase, .. }
                     | Order::Slow { phase, .. }
                     | Order::Freeze { phase }
+                    | Order::Lend { phase, .. }
                     | Order::Reclaim { phase, .. } => phase == Phase::Begin,
                     Order::Relieved => false,
                     _ => true,
@@ -427,8 +432,11 @@ proptest! {
                 let rule = &stage.world.governor.policy().rules[usize::from(rule)];
                 let after = rule.steps[usize::from(decision.step)].after;
                 let hurried = matches!(decision.reason, Reason::Protected(_) | Reason::NoJob { .. });
-                // A slowdown whose time is up, or a kill that nobody is left for, does not make the next wait.
-                let slow_before = matches!(rule.steps[usize::from(step)].action, Action::Slow(_) | Action::Kill { .. });
+                // A slowdown or a loan whose time is up, or a kill that nobody is left for, does not make the next wait.
+                let slow_before = matches!(
+                    rule.steps[usize::from(step)].action,
+                    Action::Slow(_) | Action::Kill { .. } | Action::Lend(_)
+                );
                 let in_time = decision.step <= step || slow_before || decision.at.since(at) >= after;
                 prop_assert!(hurried || in_time, "{decision:?} after {at:?}");
             }

@@ -85,6 +85,7 @@ fn no_order_and_no_tick_allocates() {
             assert_eq!(actor.ledger().entries(), 0);
         }
         standing(&mut rig);
+        lending(&rig);
         kills(&mut rig, one);
     });
 }
@@ -103,6 +104,32 @@ fn standing(rig: &mut Rig) {
         assert_eq!(count, 0, "{kernel} {line:?}");
         assert_eq!(actor.ledger().entries(), u32::from(asked));
     }
+}
+
+fn lending(rig: &Rig) {
+    let mut actor = rig.actor();
+    let limits = ["memory.limit_in_bytes", "memory.max"];
+    let files = rig.dirs().iter().flat_map(|dir| limits.map(|name| dir.join(name)));
+    let limit = files.into_iter().find(|file| file.exists()).expect("a group with a limit");
+    std::fs::write(&limit, "268435456").expect("setting its limit");
+    let read =
+        || std::fs::read_to_string(&limit).expect("its limit").trim().parse::<u64>().expect("a number");
+    for (phase, expected) in [(Phase::Begin, 320 << 20), (Phase::End, 256 << 20), (Phase::Begin, 320 << 20)] {
+        let decision = decision(12, rig.group, Order::Lend { phase, amount: Bytes::mib(64) });
+        let mut outcome = Outcome::Nothing;
+        let count = allocations(|| outcome = actor.perform(&decision, &rig.snap, rig));
+        assert_eq!(count, 0, "{phase:?}");
+        assert!(matches!(outcome, Outcome::Done { .. }), "{phase:?}: {outcome:?}");
+        assert_eq!(read(), expected);
+        let ticks = allocations(|| actor.tick(memgov::kernel::sys::now(), &mut |_| {}));
+        assert_eq!(ticks, 0, "ticks after {phase:?}");
+        assert_eq!(actor.ledger().entries(), 1);
+    }
+    // Another rule's, while it is out.
+    let other = decision(13, rig.group, Order::Lend { phase: Phase::Begin, amount: Bytes::mib(64) });
+    assert!(matches!(actor.perform(&other, &rig.snap, rig), Outcome::Refused { .. }));
+    actor.release_all();
+    assert_eq!((read(), actor.ledger().entries()), (256 << 20, 0));
 }
 
 fn kills(rig: &mut Rig, one: Target) {

@@ -332,3 +332,37 @@ fn a_limit_lowered_for_a_shrink_is_raised_again() {
     fs::write(&file, "67108864").unwrap();
     assert_eq!((undo(&entry(inode + 1, 128 << 20)).0, read()), (vec![Verdict::Changed], "67108864\n".into()));
 }
+
+/// A kill -9 while something is lent: whoever comes next takes it back, and touches nobody else's limit.
+#[test]
+fn what_was_lent_is_taken_back() {
+    let rig = Rig::new();
+    let files = [("memory.limit_in_bytes", GroupLimit::Max), ("memory.max", GroupLimit::Hard)];
+    let there = |dir: &std::path::PathBuf| {
+        files
+            .into_iter()
+            .find(|(name, _)| dir.join(name).exists())
+            .map(|(name, which)| (dir.clone(), name, which))
+    };
+    let (dir, name, which) = rig.dirs().iter().find_map(there).expect("a group with memory");
+    let (file, path) = (dir.join(name), dir.display().to_string());
+    let inode = std::os::unix::fs::MetadataExt::ino(&fs::metadata(&dir).unwrap());
+    let (mut ledger, _) = Ledger::open_sized(&rig.ledger_path(), 64).unwrap();
+    let (before, set, was) = (128 << 20, 192 << 20, 256 << 20);
+    // As it was raised, between two writes on its way back, back already, and set by somebody else.
+    let cases = [
+        (set, before, Verdict::Undone),
+        (was, before, Verdict::Undone),
+        (before, before, Verdict::Undone),
+        (200 << 20, 200 << 20, Verdict::Changed),
+    ];
+    for (has, left, expected) in cases {
+        fs::write(&file, has.to_string()).unwrap();
+        ledger.record(&Entry::GroupLimit { path: path.as_bytes(), inode, which, before, set, was }).unwrap();
+        let leftovers = ledger.leftovers().unwrap();
+        let undone = ledger.undo(leftovers);
+        assert_eq!(verdicts(&undone), [expected], "{has}");
+        assert!(undone[0].to_string().contains("raised to 201326592 from 134217728"), "{}", undone[0]);
+        assert_eq!(fs::read_to_string(&file).unwrap(), format!("{left}\n"));
+    }
+}

@@ -95,6 +95,7 @@ impl Governed for Fake {
             by: "rlimit".into(),
             share_permille: None,
             tasks: None,
+            lent_bytes: None,
         };
         let files = vec![format!("/{HOSTILE}")];
         let mut status =

@@ -15,6 +15,7 @@ use crate::working_set::{Found, Search};
 
 use super::index::Index;
 use super::judge::{Excess, Question};
+use super::lend::Loan;
 use super::{Governor, controls};
 
 /// What an episode is found by: there is one for each source and target at a time.
@@ -81,6 +82,9 @@ pub(super) struct Episode {
     pub frozen: u8,
     pub slowed: u8,
     pub reclaimed: u8,
+    pub lent: u8,
+    /// What was lent, for as long as the episode lasts.
+    pub loan: Option<Loan>,
     /// Steps that were refused: not kept up, but ended all the same.
     pub refused: u8,
     /// Over its line as of this tick.
@@ -124,6 +128,8 @@ impl Episode {
             frozen: 0,
             slowed: 0,
             reclaimed: 0,
+            lent: 0,
+            loan: None,
             refused: 0,
             over: None,
             throttle: Throttle::default(),
@@ -146,18 +152,20 @@ impl Episode {
             Order::Freeze { .. } => Some(&mut self.frozen),
             Order::Slow { .. } => Some(&mut self.slowed),
             Order::Reclaim { .. } => Some(&mut self.reclaimed),
+            Order::Lend { .. } => Some(&mut self.lent),
             Order::Record | Order::Signal { .. } | Order::Kill { .. } | Order::Relieved => None,
         }
     }
 
     /// By which orders the lasting actions end, in the order in which they do.
-    pub fn ends(&self) -> [Order; 4] {
+    pub fn ends(&self) -> [Order; 5] {
         let phase = decision::Phase::End;
         [
             Order::Deny { phase, meter: self.meter },
             Order::Freeze { phase },
             Order::Slow { phase, share: ALL },
             Order::Reclaim { phase, meter: self.meter, excess: Bytes(0), share: 0 },
+            Order::Lend { phase, amount: self.loan.map_or(Bytes(0), |loan| loan.amount) },
         ]
     }
 
@@ -364,7 +372,7 @@ impl Governor {
             (Source::Rule(rule), target, _) if !episode.orphan => {
                 let rule = self.policy.rules.get(rule.0 as usize)?;
                 Some(match target {
-                    Target::Group(..) => Question::of_group(rule),
+                    Target::Group(..) => Question::of_group(rule).with_loan(episode.loan),
                     Target::Process(..) => Question::of_process(rule),
                     Target::Host => Question::of_host(rule, self.host.falling()),
                 })

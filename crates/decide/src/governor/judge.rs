@@ -9,6 +9,7 @@ use crate::policy::{
 use crate::snapshot::{Group, GroupId, GroupSlot, Host, Process, Snapshot};
 use crate::units::{Bytes, Limit};
 
+use super::lend::Loan;
 use super::tree::Tree;
 
 /// Pages the kernel charges at once, on each processor: memory that is charged and not yet used.
@@ -37,12 +38,14 @@ pub(super) struct Question<'a> {
     until: Option<Bytes>,
     /// Controls have the letter's hysteresis: none but the charge batch.
     letter: bool,
+    /// What the group was lent: its lines are where they were without that.
+    loan: Option<Loan>,
 }
 
 impl<'a> Question<'a> {
     /// What a rule asks about a group as a whole.
     pub fn of_group(rule: &'a Rule) -> Self {
-        Self { condition: rule.when, reach: Reach::Itself, until: rule.until, letter: false }
+        Self { condition: rule.when, reach: Reach::Itself, until: rule.until, letter: false, loan: None }
     }
 
     /// What a rule asks about a process.
@@ -57,18 +60,52 @@ impl<'a> Question<'a> {
             (Scope::Processes(named), Some(Over::Amount(_))) if named.groups.is_empty() => Reach::Nearest,
             (Scope::Processes(named), Some(Over::Amount(_))) => Reach::Named(&named.groups),
         };
-        Self { condition: rule.when, reach, until: rule.until, letter: false }
+        Self { condition: rule.when, reach, until: rule.until, letter: false, loan: None }
     }
 
     /// What a rule asks about the machine, whose available memory falls so fast.
     pub fn of_host(rule: &'a Rule, falling: Option<u64>) -> Self {
-        Self { condition: rule.when, reach: Reach::Host(falling), until: rule.until, letter: false }
+        Self {
+            condition: rule.when,
+            reach: Reach::Host(falling),
+            until: rule.until,
+            letter: false,
+            loan: None,
+        }
     }
 
     /// What a control asks about its process; `None` if it asks nothing (NONE, or a signal already spent).
     pub fn of_control(control: &MemControl) -> Option<Self> {
         let condition = control.condition()?;
-        Some(Self { condition, reach: Reach::Above, until: None, letter: true })
+        Some(Self { condition, reach: Reach::Above, until: None, letter: true, loan: None })
+    }
+
+    /// The same about a group that was lent so much.
+    pub fn with_loan(self, loan: Option<Loan>) -> Self {
+        Self { loan, ..self }
+    }
+
+    /// Where the line lies, whatever the group was lent.
+    fn line(&self, over: Over, row: &Group) -> Option<Bytes> {
+        let Some(loan) = &self.loan else { return over.line(row) };
+        match over {
+            Over::Amount(_) | Over::Kernel(_) => over.line(row),
+            Over::High { plus } => loan.own_high(row)?.bytes().map(|high| high + plus),
+            Over::Available { under, .. } => loan.own_max(row)?.bytes().map(|max| max - under.of(max)),
+        }
+    }
+
+    /// The hard limit, whatever the group was lent.
+    fn max(&self, row: &Group) -> Option<Limit> {
+        self.loan.map_or(row.max, |loan| loan.own_max(row))
+    }
+
+    /// What is compared with the line.
+    fn meter(&self, over: Over, row: &Group, line: Bytes) -> Option<Bytes> {
+        let value = over.meter(row)?;
+        // What can be had back is not read as long as usage alone is under the raised limit's line: that much is not known.
+        let short = matches!(over, Over::Available { .. }) && row.reclaimable.is_none() && value > line;
+        (!short).then_some(value)
     }
 
     /// The relief level of a line that is crossed: where what is done about it is to lead.
@@ -189,7 +226,7 @@ fn usage_part(
         let Some(row) = snap.group(slot).filter(|row| !row.gone && in_reach(question.reach, row)) else {
             continue;
         };
-        let Some(line) = over.line(row) else {
+        let Some(line) = question.line(over, row) else {
             unknown |= over.line_is_unknown(row);
             continue;
         };
@@ -199,14 +236,16 @@ fn usage_part(
         let until = match (question.until, over) {
             // As an amount of what is available: so much of the limit may not be used.
             (Some(until), Over::Available { .. }) => {
-                row.max.and_then(Limit::bytes).map_or(line, |max| max - until).min(line)
+                question.max(row).and_then(Limit::bytes).map_or(line, |max| max - until).min(line)
             }
             (Some(until), _) if question.condition.rss.is_none() => until.min(line),
             _ => question.until(line, &snap.host),
         };
-        match over.meter(row) {
+        // Of what is available under it the limit is the group's own.
+        let max = if matches!(over, Over::Available { .. }) { question.max(row) } else { row.max };
+        match question.meter(over, row, line) {
             None => unknown = true,
-            Some(value) if value > line => return Part::Over { value, line, group: Some((slot, row.max)) },
+            Some(value) if value > line => return Part::Over { value, line, group: Some((slot, max)) },
             Some(value) if value > until => in_band = true,
             Some(value) => relieved = relieved.or(Some(Part::Relieved { value, until })),
         }

@@ -108,6 +108,7 @@ impl Governor {
     /// Budgets, the ladder and repetitions of an episode that goes on.
     fn go_on(&mut self, episode: &mut Episode, snap: &Snapshot, out: &mut Decisions) {
         self.end_spent_slowdowns(episode, out);
+        self.end_due_loans(episode, snap, out);
         if let Some(excess) = episode.over {
             while let Some(step) = self.step_of(episode, episode.next) {
                 let due = episode.base + step.after;
@@ -187,6 +188,7 @@ impl Governor {
                 (Order::Reclaim { phase: Keep::Begin, meter, excess, share }, What::Begin)
             }
             &Action::Signal { signal, .. } => (Order::Signal { signal }, What::Signal),
+            &Action::Lend(lend) => return self.lend(episode, step, lend, excess, snap, out),
             &Action::Kill { victim } => return self.kill(episode, step, victim, excess, snap, out),
         };
         if self.emit(episode, step, order, excess.reason, what, out).is_none() {
@@ -256,7 +258,7 @@ impl Governor {
             self.emit(episode, last, Order::Relieved, reason, What::Other, out)?;
         }
         episode.phase = Phase::AtRest;
-        (episode.over, episode.spoken, episode.last) = (None, false, None);
+        (episode.over, episode.spoken, episode.last, episode.loan) = (None, false, None, None);
         Some(())
     }
 
@@ -342,7 +344,7 @@ impl Governor {
     /// The row an episode hangs on is read at the fastest pace while there is something to be done or to be ended, and
     /// an eighth of it when only the relief is waited for.
     fn look_again_at(&mut self, episode: &Episode) {
-        let busy = episode.denied | episode.frozen | episode.slowed | episode.reclaimed != 0
+        let busy = episode.denied | episode.frozen | episode.slowed | episode.reclaimed | episode.lent != 0
             || self.step_of(episode, episode.next).is_some();
         let pace = self.policy.pace.fastest * if busy { 1 } else { 8 };
         let pace = if self.is_patient(episode) { INTERVAL } else { pace };
@@ -358,6 +360,9 @@ impl Governor {
             Target::Host => self.host_item(),
         };
         self.timers.bring_forward(item, at);
+        if self.needs_host(episode) {
+            self.timers.bring_forward(self.host_item(), at);
+        }
     }
 }
 
@@ -381,7 +386,7 @@ fn relieved(episode: &Episode, snap: &Snapshot, value: Bytes, until: Bytes) -> R
 }
 
 /// The steps in a set of bits.
-fn bits(set: u8) -> impl Iterator<Item = u8> + Clone {
+pub(super) fn bits(set: u8) -> impl Iterator<Item = u8> + Clone {
     (0u8..).take(MAX_STEPS).filter(move |step| set & (1 << step) != 0)
 }
 

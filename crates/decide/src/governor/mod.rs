@@ -14,6 +14,8 @@
 //! - `kills_inside_the_kernel_are_braked_alike`: the two above hold for both together: kills that are ordered, and those that a kernel makes with
 //!   [`Governor::kill_allowance`]; and each of the latter is decided on once, whatever the brakes say by then.
 //! - `kills_are_foreseen`: no step orders a kill of which [`Governor::may_kill`] had said on the same snapshot that it cannot be.
+//! - `loans_leave_what_is_to_stay` (`tests/lend.rs`): whenever something is lent, what the host has available, less what was lent before and is not in use
+//!   yet, is enough for it and for what the rule says has to stay.
 //! - `freed_memory_is_waited_for`: while the memory of a kill is on its way back, nobody in the same branch of the tree is killed.
 //! - `whoever_gives_way_is_the_first_of_all`: a kill by priority takes the job that comes first in the order of [`crate::jobs`] among all below the
 //!   rule's target, by readings that are no older than the shortage, and not one that may ask to be left out and does.
@@ -53,6 +55,7 @@ mod jobs;
 mod judge;
 mod kill;
 mod ladder;
+mod lend;
 mod look;
 mod marks;
 mod report;

@@ -150,6 +150,7 @@ impl World {
                 format!("kill-one-of-{}", pids.join("-"))
             }
             Order::Relieved => "relieved".into(),
+            Order::Lend { phase: p, amount } => format!("lend-{}-{amount}", phase(p)),
         };
         let target = match decision.target {
             Target::Group(id, _) => {
@@ -175,6 +176,8 @@ impl World {
             Reason::FreeingPending { .. } => " freeing-pending",
             Reason::NoJob { .. } => " no-job",
             Reason::NobodyHoldsEnough { .. } => " nobody-holds-enough",
+            Reason::HostShort { .. } => " host-short",
+            Reason::LoanDue { .. } => " loan-due",
         };
         let log = if decision.log { " log" } else { "" };
         format!("{order} {target}{reason}{log}")

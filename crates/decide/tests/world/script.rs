@@ -113,9 +113,12 @@ pub fn policy_number(number: u8) -> Policy {
     let tolerance = Some(memgov_decide::working_set::Tolerance::default());
     let reclaim = Reclaim { tolerance, for_starved: number == 1, ..Reclaim::default() };
     let patient = usage_rule("patient", "/x/*", 20, &[(Action::Reclaim(reclaim), 0)]);
+    let lend = Lend { amount: Bytes::mib(60), keep: Under::Share(120), budget: Duration::from_millis(300) };
+    let lender = [(Action::Record, 0), (Action::Lend(lend), 20), (Action::Deny, 100)];
+    let lender = usage_rule("lender", "/x/*", 105, &lender);
     let rules = match number {
-        0 => vec![usage_rule("all", "/x/*", 110, &all), each, hogs, kernel, host, parent, patient],
-        1 => vec![host, hogs, over_high, usage_rule("all", "/x/*", 110, &all), patient],
+        0 => vec![usage_rule("all", "/x/*", 110, &all), each, hogs, kernel, host, parent, patient, lender],
+        1 => vec![host, hogs, over_high, usage_rule("all", "/x/*", 110, &all), patient, lender],
         _ => vec![],
     };
     let never = vec![ProcessMatch { comm: vec![Pattern::new("never")], ..ProcessMatch::default() }];

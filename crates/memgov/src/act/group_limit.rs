@@ -1,4 +1,4 @@
-//! Limits of groups that memgov lowers for a while: reading and writing their files.
+//! Limits of groups that memgov lowers or raises for a while: reading and writing their files.
 
 use std::ffi::CStr;
 use std::os::fd::BorrowedFd;
@@ -20,6 +20,7 @@ impl GroupLimit {
             Self::Max => v1::LIMIT,
             Self::High => v2::HIGH,
             Self::Pids => c"pids.max",
+            Self::Hard => v2::MAX,
         }
     }
 
@@ -28,6 +29,7 @@ impl GroupLimit {
         match self {
             Self::Max | Self::High => Operation::Reclaim,
             Self::Pids => Operation::PidsMax,
+            Self::Hard => Operation::Lend,
         }
     }
 
@@ -38,7 +40,7 @@ impl GroupLimit {
         let limit = match self {
             Self::Max => v1::parse_limit(text, sys::page_size()),
             // A number, or `max`: of processes as of bytes.
-            Self::High | Self::Pids => v2::parse_limit(text),
+            Self::High | Self::Pids | Self::Hard => v2::parse_limit(text),
         };
         Ok(limit.ok_or(Errno::IO)?.bytes().map_or(NONE, |bytes| bytes.0))
     }

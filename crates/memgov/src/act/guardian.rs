@@ -15,6 +15,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use memgov_decide::decision::Operation;
 use memgov_decide::snapshot::ProcessId;
 use memgov_decide::units::Time;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -31,6 +32,8 @@ const LOOKS: u32 = 8;
 /// How long a hung memgov, killed, is waited for before things are put back regardless.
 const DEATH: Duration = Duration::from_secs(5);
 const KILL: u8 = 9;
+/// What was lent and could not be taken back is tried again so often.
+const RETRY: Duration = Duration::from_millis(500);
 
 /// Where memgov says that it is well.
 #[derive(Clone, Debug)]
@@ -220,16 +223,42 @@ impl Watch {
         }
     }
 
+    /// Of what was lent more is in use than could be taken back: stays until it can be, or until another memgov has the ledger and sees to it. In between
+    /// the ledger is nobody's, so that it can be had.
+    fn await_loans(&mut self) -> u8 {
+        loop {
+            self.ledger.lock(false);
+            std::thread::sleep(RETRY);
+            if !self.ledger.lock(true) {
+                say(&"another memgov has the ledger, and sees to what is still lent");
+                return 0;
+            }
+            let Ok(leftovers) = self.ledger.leftovers() else { return 1 };
+            let undone = self.ledger.undo(leftovers);
+            if !undone.iter().any(is_still_lent) {
+                return report("what was still lent could be taken back", &undone);
+            }
+        }
+    }
+
     fn undo(&mut self, why: &str) -> u8 {
         match self.ledger.leftovers() {
             Ok(leftovers) if leftovers.is_empty() => 0,
-            Ok(leftovers) => report(why, &self.ledger.undo(leftovers)),
+            Ok(leftovers) => {
+                let undone = self.ledger.undo(leftovers);
+                let code = report(why, &undone);
+                if undone.iter().any(is_still_lent) { self.await_loans() } else { code }
+            }
             Err(error) => {
                 say(&format_args!("{why}; {error}"));
                 1
             }
         }
     }
+}
+
+fn is_still_lent(one: &Undone) -> bool {
+    matches!(one.verdict, Verdict::Failed(Operation::Lend, Errno::BUSY))
 }
 
 fn report(why: &str, undone: &[Undone]) -> u8 {

@@ -13,6 +13,7 @@ mod holders;
 mod inside;
 mod kill;
 pub mod ledger;
+mod lend;
 mod limits;
 mod paths;
 mod pids;
@@ -38,7 +39,7 @@ use memgov_decide::decision::{
 };
 use memgov_decide::policy::{Kinds, Meter, ProcessMatch};
 use memgov_decide::snapshot::{GroupId, GroupSlot, ProcessId, Snapshot};
-use memgov_decide::units::Time;
+use memgov_decide::units::{Bytes, Time};
 
 use crate::bpf::EventKind;
 use crate::kernel::{Errno, Error, GroupDir, Layout, proc, sys};
@@ -107,6 +108,7 @@ pub struct Actor {
     slowdowns: slow::Slowdowns,
     kills: kill::Kills,
     reclaims: reclaim::Reclaims,
+    loans: lend::Loans,
     /// Enforcement inside the kernel, where there is any.
     pub inside: Option<Inside>,
     dry_run: bool,
@@ -132,6 +134,8 @@ pub enum HoldView {
     Capped(GroupId),
     /// A group that is under its line and may have so many, threads included.
     Bounded(GroupId, u64),
+    /// A group whose hard limit is raised by so much.
+    Lent(GroupId, Bytes),
 }
 
 impl HoldView {
@@ -141,6 +145,7 @@ impl HoldView {
             Self::Denied(denied) => denied.by,
             Self::Slowed(slowed) => slowed.by,
             Self::Capped(_) | Self::Bounded(..) => Mechanism::PidsMax,
+            Self::Lent(..) => Mechanism::RaisedLimit,
         }
     }
 }
@@ -161,6 +166,7 @@ impl Actor {
             slowdowns,
             kills: kill::Kills::new(),
             reclaims: reclaim::Reclaims::new(layout),
+            loans: lend::Loans::new(),
             inside: None,
             dry_run: options.dry_run,
         })
@@ -200,6 +206,9 @@ impl Actor {
             Order::Freeze { .. } => self.slowdowns.hold(&mut self.kit, &at, slow::FROZEN),
             Order::Reclaim { phase, meter, excess, share } => {
                 self.reclaims.order(decision, phase, reclaim::Goal { meter, excess, share }, snap)
+            }
+            Order::Lend { phase, amount } => {
+                self.loans.order(&mut self.kit, &mut self.reclaims, &at, phase, amount)
             }
             Order::Signal { signal } => {
                 self.sent_inside(&at, signal).unwrap_or_else(|| signal::send(&mut self.kit, &at, signal))
@@ -349,6 +358,7 @@ impl Actor {
     pub fn tick(&mut self, now: Time, reports: &mut dyn FnMut(Report)) {
         self.slowdowns.tick(&mut self.kit, now);
         self.kills.tick(&mut self.kit, now, reports);
+        self.loans.tick(&mut self.kit, &mut self.reclaims, now, reports);
         self.reclaims.tick(reports);
     }
 
@@ -356,7 +366,10 @@ impl Actor {
     pub fn deadline(&self) -> Option<Time> {
         // Word of a thread that could do nothing is not urgent.
         let word = self.reclaims.busy().then(|| sys::now() + WORD);
-        [self.slowdowns.deadline(), self.kills.deadline(), word].into_iter().flatten().min()
+        [self.slowdowns.deadline(), self.kills.deadline(), self.loans.deadline(), word]
+            .into_iter()
+            .flatten()
+            .min()
     }
 
     /// `parent` has forked `child`. A child of a denied process was born with the lowered limits: it gets its own back, or is denied itself
@@ -374,6 +387,7 @@ impl Actor {
         self.slowdowns.release_all(&mut self.kit, &mut tally);
         self.denials.release_all(&mut self.kit, &mut tally);
         self.caps.release_all(&mut self.kit, &mut tally);
+        self.loans.release_all(&mut self.kit, &mut self.reclaims, &mut tally);
         Released { count: tally.reached, failed: tally.refused }
     }
 
@@ -389,7 +403,8 @@ impl Actor {
             None => HoldView::Capped(group),
             Some(most) => HoldView::Bounded(group, most),
         });
-        self.denials.views().map(HoldView::Denied).chain(slowed).chain(capped)
+        let lent = self.loans.views().map(|(group, amount)| HoldView::Lent(group, amount));
+        self.denials.views().map(HoldView::Denied).chain(slowed).chain(capped).chain(lent)
     }
 
     /// The ledger, for the guardian and status.
@@ -455,6 +470,14 @@ impl Actor {
     /// Some rule asks for reclaim. Allocates; not on the acting path.
     pub fn reclaim_ready(&mut self) {
         self.reclaims.start();
+    }
+
+    /// What an earlier run had lent and could not be taken back so far: from now on that is tried here. At start.
+    pub fn take_over(&mut self, undone: &[Undone]) {
+        self.loans.adopt(&self.kit, undone);
+        if self.loans.any() && !self.dry_run {
+            self.reclaims.start();
+        }
     }
 
     /// Ends reclaim; the threads may ask for the ledger until [`Actor::reclaim_ended`].

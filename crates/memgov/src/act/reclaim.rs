@@ -17,7 +17,7 @@ use memgov_decide::decision::{
     Decision, DecisionId, EpisodeId, Mechanism, Operation, Outcome, Phase, Report, Target,
 };
 use memgov_decide::kernel_memory::trial::{self, Trial, Verdict};
-use memgov_decide::policy::Meter;
+use memgov_decide::policy::{Meter, Reclaim};
 use memgov_decide::shrink::{Answer, End, Next, Shrink, rest_after};
 use memgov_decide::snapshot::{Group, GroupId, Snapshot};
 use memgov_decide::units::{Bytes, Time};
@@ -187,14 +187,7 @@ impl Reclaims {
     pub fn order(&mut self, decision: &Decision, phase: Phase, goal: Goal, snap: &Snapshot) -> Outcome {
         let done = Outcome::Done { processes: 0, by: Self::by(&self.layout) };
         if phase == Phase::End {
-            for slot in &self.slots {
-                // One that could not be looked at ends by itself at its target, which is where this ends.
-                if let Some(mut word) = slot.try_lock()
-                    && word.task.as_ref().is_some_and(|task| task.episode == decision.episode)
-                {
-                    word.task = None;
-                }
-            }
+            self.let_go(decision.episode);
             return done;
         }
         let Target::Group(group, at) = decision.target else { return Outcome::Nothing };
@@ -250,6 +243,30 @@ impl Reclaims {
             }
         }
         false
+    }
+
+    /// For a loan that is due: the group is pressed down to what it had. Whatever an episode asks for besides has a place of its own.
+    pub fn press_on(&mut self, group: GroupId, path: &Arc<[u8]>, target: Bytes, decision: DecisionId) {
+        let (meter, share) = (Meter::Usage, Reclaim::default().share);
+        let task =
+            Task { episode: due_of(group), decision, group, path: Arc::clone(path), meter, target, share };
+        self.leave_word(task, Phase::Begin);
+    }
+
+    /// And no more.
+    pub fn stop_pressing(&mut self, group: GroupId) {
+        self.let_go(due_of(group));
+    }
+
+    fn let_go(&self, episode: EpisodeId) {
+        for slot in &self.slots {
+            // One that could not be looked at ends by itself at its target, which is where this ends.
+            if let Some(mut word) = slot.try_lock()
+                && word.task.as_ref().is_some_and(|task| task.episode == episode)
+            {
+                word.task = None;
+            }
+        }
     }
 
     /// What has become of orders: of each episode once, if nothing could be had.
@@ -323,6 +340,11 @@ fn serve(slot: &Slot, layout: &Layout, mut book: Option<Box<dyn Book + Send>>) {
         word.running = false;
         word.ended = Some((how, sys::now()));
     }
+}
+
+/// A number that no governor gives an episode: there is one loan a group.
+const fn due_of(group: GroupId) -> EpisodeId {
+    EpisodeId(1 << 63 | group.0)
 }
 
 /// Where nothing can be written down nothing is lowered.

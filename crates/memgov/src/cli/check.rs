@@ -197,7 +197,8 @@ fn needs(rule: &Rule, virtual_high: bool) -> Vec<&'static str> {
     }
     for step in &rule.steps {
         let need = match step.action {
-            Action::Record => continue,
+            // A group with a meter has a limit that may be written.
+            Action::Record | Action::Lend(_) => continue,
             Action::Deny if kernel => "deny-kernel",
             Action::Deny => "deny",
             Action::Freeze if each_process => "slow-process",

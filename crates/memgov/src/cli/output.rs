@@ -88,6 +88,8 @@ pub(crate) fn order(order: OrderKind, signal: Option<u8>, share: Option<u16>) ->
         OrderKind::Denied => "denied".into(),
         OrderKind::Oom => "out of memory".into(),
         OrderKind::OomKill => "killed by the kernel".into(),
+        OrderKind::LendBegin => "lend".into(),
+        OrderKind::LendEnd => "what was lent is taken back".into(),
     }
 }
 
@@ -147,7 +149,9 @@ pub(crate) fn outcome(outcome: &Outcome) -> String {
 
 /// An event in a line.
 pub(crate) fn event(event: &Event) -> String {
-    let order = order(event.order, event.signal, event.share_permille);
+    let lent = event.lent_bytes.filter(|_| event.order == OrderKind::LendBegin);
+    let lent = lent.map(|more| format!(" {}", Bytes(more))).unwrap_or_default();
+    let order = order(event.order, event.signal, event.share_permille) + &lent;
     let found = event.kernel.as_ref().map(|found| format!("; {}", crate::record::text::finding(found)));
     format!(
         "{}  #{} {}: {}: {order}: {} -> {}{}",

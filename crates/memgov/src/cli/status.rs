@@ -230,7 +230,8 @@ fn goings_on(status: &wire::Status, out: &mut dyn Write) -> std::io::Result<()> 
         let row = |h: &wire::HoldStatus| {
             let share = h.share_permille.map(|s| format!("{}.{}%", s / 10, s % 10)).unwrap_or_default();
             let tasks = h.tasks.map(|most| format!("{most} tasks at most")).unwrap_or_default();
-            vec![output::target(&h.target), h.action.clone(), h.by.clone(), share + &tasks]
+            let lent = h.lent_bytes.map(|more| format!("with {} more", Bytes(more))).unwrap_or_default();
+            vec![output::target(&h.target), h.action.clone(), h.by.clone(), share + &tasks + &lent]
         };
         let rows: Vec<_> = status.holds.iter().map(row).collect();
         output::table(out, &["HELD", "ACTION", "BY", "RUNS"], &rows)?;

@@ -198,12 +198,16 @@ fn action(action: &Action, meter: Meter, target: &str) -> String {
             "kill the processes that have grown it most, if any are known to hold enough of it".into()
         }
         Action::Kill { victim: Victim::Largest } => "kill its largest process".into(),
+        Action::Lend(lend) => super::lend::text(lend),
     }
 }
 
 fn relief(rule: &Rule) -> String {
     let lasting = rule.steps.iter().any(|Step { action, .. }| {
-        matches!(action, Action::Deny | Action::Freeze | Action::Slow(_) | Action::Reclaim(_))
+        matches!(
+            action,
+            Action::Deny | Action::Freeze | Action::Slow(_) | Action::Reclaim(_) | Action::Lend(_)
+        )
     });
     let ends = if lasting { "Undone" } else { "Over" };
     let band = |line: Bytes| Bytes(line.0 / DEFAULT_BAND).min(MAX_DEFAULT_BAND);

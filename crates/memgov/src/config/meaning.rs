@@ -257,6 +257,9 @@ fn steps(text: &RuleText, each_process: bool, findings: &mut Findings<'_>) -> Op
                 if each_process && matches!(step.action, Action::Reclaim(_)) {
                     findings.error(text.action.at, words::NO_RECLAIM);
                 }
+                if each_process && matches!(step.action, Action::Lend(_)) {
+                    findings.error(text.action.at, words::NO_LEND);
+                }
                 steps.push(step);
             }
             Err(error) => {
@@ -283,6 +286,12 @@ fn notes(text: &RuleText, meter: Option<Meter>, steps: &[Step], findings: &mut F
         if kernel && tolerant {
             findings.error(text.at, words::NO_TOLERANCE);
         }
+        if kernel && matches!(step.action, Action::Lend(_)) {
+            findings.error(text.at, words::NO_LEND_OF_KERNEL);
+        }
+    }
+    if let Some(again) = super::lend::second(steps).and_then(|at| typed.it.get(at)) {
+        findings.error(again.at, words::LEND_TWICE);
     }
     // A job's death need not be enough, so its step goes on; one behind it is for when no job is left.
     let whole = |s: &Step| s.action == Action::Kill { victim: Victim::Group };

@@ -7,7 +7,8 @@
 pub mod describe;
 pub mod error;
 mod jobs;
-pub mod meaning;
+pub mod lend;
+mod meaning;
 pub mod never;
 pub mod passwd;
 pub mod settings;

@@ -131,7 +131,7 @@ const STEP: Schema = Schema {
     name: "a step of `do`",
     keys: &[
         "action", "after", "signal", "repeat", "victim", "budget", "floor", "share", "pressure", "swap-out",
-        "when",
+        "when", "amount", "keep",
     ],
     later: &["to", "hook", "timeout", "ask", "swappiness"],
 };

@@ -15,11 +15,13 @@ use super::table::cut;
 use super::text::none_of;
 
 /// What can be given with an action.
-pub const STEP_KEYS: &[&str] =
-    &["after", "signal", "repeat", "victim", "budget", "floor", "share", "pressure", "swap-out", "when"];
+pub const STEP_KEYS: &[&str] = &[
+    "after", "signal", "repeat", "victim", "budget", "floor", "share", "pressure", "swap-out", "when",
+    "amount", "keep",
+];
 /// Actions of this version.
-pub const ACTIONS: &[&str] = &["record", "reclaim", "deny", "slow", "freeze", "signal", "kill"];
-const LATER_ACTIONS: &[&str] = &["lend", "ask", "hook", "squeeze", "shrink"];
+pub const ACTIONS: &[&str] = &["record", "reclaim", "deny", "slow", "freeze", "signal", "kill", "lend"];
+const LATER_ACTIONS: &[&str] = &["ask", "hook", "squeeze", "shrink"];
 const METERS: &[&str] = &["usage", "kernel", "available", "rss.anon", "rss.file", "rss.shmem"];
 const LATER_METERS: &[&str] = &["sockets", "oom", "pressure", "swap"];
 /// A step that is not the first waits so long for the one before it.
@@ -102,6 +104,17 @@ pub const NO_VICTIM: &str = "this rule meets single processes: there is no victi
 
 /// Nor has it a group to make smaller.
 pub const NO_RECLAIM: &str = "`reclaim` makes a group smaller; this rule meets single processes";
+
+/// Nor a limit of its own.
+pub const NO_LEND: &str = "`lend` raises the limit of a group; this rule meets single processes";
+
+/// See [`super::lend::second`].
+pub const LEND_TWICE: &str =
+    "a ladder lends once: a group has one loan at a time; make the first `amount` larger";
+
+/// Kernel memory has a line and no limit.
+pub const NO_LEND_OF_KERNEL: &str =
+    "`lend` raises the limit of all memory; the line of this rule is of kernel memory, and stays";
 
 /// A working set is of all memory.
 pub const NO_TOLERANCE: &str =
@@ -333,6 +346,7 @@ pub fn step<'a>(
         "reclaim" => &["after", "share", "pressure", "swap-out", "when"],
         "signal" => &["after", "signal", "repeat"],
         "kill" => &["after", "victim"],
+        "lend" => &["after", "amount", "keep", "budget"],
         other => {
             return Err(StepError {
                 key: "action",
@@ -357,6 +371,7 @@ pub fn step<'a>(
         "freeze" => Action::Freeze,
         "reclaim" => Action::Reclaim(reclaim(&mut details)?),
         "slow" => Action::Slow(slow(budget, details("floor"))?),
+        "lend" => Action::Lend(super::lend::step(budget, &mut details)?),
         "signal" => Action::Signal { signal: signal(details("signal"))?, repeat },
         _ => Action::Kill { victim: victim(details("victim"))? },
     };
@@ -473,6 +488,7 @@ pub fn short_step(word: &str) -> Result<ShortStep, String> {
             "reclaim" => "share",
             "signal" => "signal",
             "kill" => "victim",
+            "lend" => "amount",
             "record" | "deny" | "freeze" => return Err(format!("`{action}` takes nothing after `:`")),
             other => return Err(none_of("action", other, ACTIONS, LATER_ACTIONS)),
         };

@@ -262,7 +262,7 @@ pub(super) enum Subject {
 pub(super) fn who_is_held(view: &HoldView) -> Subject {
     match view {
         HoldView::Denied(denied) => Subject::Process(denied.who),
-        HoldView::Capped(id) | HoldView::Bounded(id, _) => Subject::Group(*id),
+        HoldView::Capped(id) | HoldView::Bounded(id, _) | HoldView::Lent(id, _) => Subject::Group(*id),
         HoldView::Slowed(slowed) => match slowed.target {
             memgov_decide::decision::Target::Process(who, _) => Subject::Process(who),
             memgov_decide::decision::Target::Group(id, _) => Subject::Group(id),

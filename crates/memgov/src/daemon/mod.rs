@@ -96,13 +96,14 @@ pub fn run(options: Options) -> anyhow::Result<()> {
     let dry_run = options.dry_run || config.settings.dry_run;
     let state = options.state_dir.clone().unwrap_or_else(|| config.settings.state_dir.clone());
     make_state_dir(&state)?;
-    let ledger = open_ledger(&state)?;
+    let (ledger, undone) = open_ledger(&state)?;
     undo_strays(&layout);
     let signals = signals::open()?;
     let own_group = protection::Protection::put_on(&layout, dry_run);
     // After what memgov does for itself: what the guardian inherits of that it needs as much.
     let succession = Succession::begin(&ledger, config.settings.lease);
     let mut started = Started::new(&options, config, layout, state, ledger, succession, signals)?;
+    started.governing.actor.take_over(&undone);
     let result = started.govern();
     started.stop(own_group);
     result
@@ -116,18 +117,20 @@ fn make_state_dir(state: &Path) -> anyhow::Result<()> {
         .with_context(|| format!("creating {}", state.display()))
 }
 
-fn open_ledger(state: &Path) -> anyhow::Result<Ledger> {
+fn open_ledger(state: &Path) -> anyhow::Result<(Ledger, Vec<act::Undone>)> {
+    let mut undone = Vec::new();
     let (mut ledger, leftovers) = Ledger::open(&state.join(LEDGER))?;
     if let Some(aside) = ledger.set_aside() {
         say(&format!("memgov: {aside}"));
     }
     if !leftovers.is_empty() {
         say(&format!("memgov: undoing {} changes of a run before this one", leftovers.len()));
-        for undone in ledger.undo(leftovers) {
+        undone = ledger.undo(leftovers);
+        for undone in &undone {
             say(&format!("memgov: {undone}"));
         }
     }
-    Ok(ledger)
+    Ok((ledger, undone))
 }
 
 /// What a ledger told of that is lost.
@@ -366,9 +369,9 @@ impl Started {
     }
 }
 
-/// Whether some rule asks for reclaim.
+/// Whether some rule asks for reclaim, or for what may have to be reclaimed to be had back.
 fn reclaims(policy: &Policy) -> bool {
-    let asks = |step: &Step| matches!(step.action, Action::Reclaim(_));
+    let asks = |step: &Step| matches!(step.action, Action::Reclaim(_) | Action::Lend(_));
     policy.rules.iter().flat_map(|rule| &rule.steps).any(asks)
 }
 
@@ -448,8 +451,10 @@ fn mechanisms(layout: &Layout, inside: Hooks) -> Vec<wire::Mechanism> {
     let by_signal = signal().chain([Mechanism::Pidfd]).collect();
     let kill = signal().chain(kill).collect();
     let reclaim = vec![Actor::reclaims_by(layout)];
-    [("deny", deny), ("slow", slow), ("reclaim", reclaim), ("signal", by_signal), ("kill", kill)]
-        .into_iter()
+    let lend = vec![Mechanism::RaisedLimit];
+    let all = [("deny", deny), ("slow", slow), ("reclaim", reclaim), ("lend", lend)];
+    all.into_iter()
+        .chain([("signal", by_signal), ("kill", kill)])
         .map(|(action, by)| wire::Mechanism { action: action.into(), by: words(by) })
         .collect()
 }

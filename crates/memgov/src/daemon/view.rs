@@ -75,7 +75,9 @@ pub(super) fn hold(held: &mut Held) -> wire::HoldStatus {
         HoldView::Slowed(slowed) => ("slow", Some(slowed.share)),
         HoldView::Capped(_) => ("deny", None),
         HoldView::Bounded(..) => ("bound", None),
+        HoldView::Lent(..) => ("lend", None),
     };
+    let lent = if let HoldView::Lent(_, amount) = held.view { Some(amount.0) } else { None };
     let tasks = if let HoldView::Bounded(_, most) = held.view { Some(most) } else { None };
     wire::HoldStatus {
         target: event::target(target, &held.names),
@@ -83,6 +85,7 @@ pub(super) fn hold(held: &mut Held) -> wire::HoldStatus {
         by: text::mechanism(held.view.mechanism()).into(),
         share_permille: share,
         tasks,
+        lent_bytes: lent,
     }
 }
 

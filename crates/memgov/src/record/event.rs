@@ -125,6 +125,10 @@ pub fn event(
             | Order::Reclaim { share, phase: Phase::Begin | Phase::Sustain, .. } => Some(share),
             _ => None,
         },
+        lent_bytes: match decision.order {
+            Order::Lend { amount, .. } => Some(amount.0),
+            _ => None,
+        },
         reason: reason(&decision.reason, names.compared()),
         ranking: ranking(decision, names),
         jobs: jobs(decision, names),
@@ -224,6 +228,8 @@ pub const fn order(order: &Order) -> wire::OrderKind {
         Order::Signal { .. } => wire::OrderKind::Signal,
         Order::Kill { .. } => wire::OrderKind::Kill,
         Order::Relieved => wire::OrderKind::Relieved,
+        Order::Lend { phase: Phase::Begin | Phase::Sustain, .. } => wire::OrderKind::LendBegin,
+        Order::Lend { phase: Phase::End, .. } => wire::OrderKind::LendEnd,
     }
 }
 
@@ -265,6 +271,11 @@ pub fn reason(reason: &Reason, group: Option<&[u8]>) -> wire::Reason {
         Reason::Protected(_) => wire::ReasonKind::Protected,
         Reason::FreeingPending { .. } => wire::ReasonKind::FreeingPending,
         Reason::NobodyHoldsEnough { .. } => wire::ReasonKind::NobodyHoldsEnough,
+        Reason::HostShort { available, keep, .. } => {
+            left = available.map(|available| (available, keep));
+            wire::ReasonKind::HostShort
+        }
+        Reason::LoanDue { .. } => wire::ReasonKind::LoanDue,
     };
     wire::Reason {
         kind,

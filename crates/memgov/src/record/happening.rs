@@ -150,6 +150,7 @@ impl Happening {
                 What::Met { kill: false, signal, .. } => Some(signal),
                 _ => None,
             },
+            lent_bytes: None,
             share_permille: None,
             reason,
             ranking: Vec::new(),

@@ -89,6 +89,17 @@ pub fn reason(reason: &Reason, group: Option<&[u8]>) -> String {
         Reason::FreeingPending { expected } => {
             format!("{expected} of an earlier kill are still on their way back")
         }
+        Reason::HostShort { available, keep, amount } => {
+            let left = available.map_or("an unknown amount".into(), |bytes| bytes.to_string());
+            let besides = match amount {
+                Bytes(0) => String::new(),
+                amount => format!(", and {amount} were to be lent"),
+            };
+            format!("{left} of the host's memory can be spared, {keep} have to stay{besides}")
+        }
+        Reason::LoanDue { budget } => {
+            format!("it was lent for {}, and that is over", humantime::format_duration(budget))
+        }
         Reason::NobodyHoldsEnough { most, needed } => {
             format!(
                 "none of its processes is known to hold enough of what has grown: {most} at most, {needed} needed"
@@ -139,11 +150,13 @@ pub const fn order(order: OrderKind) -> &'static str {
         OrderKind::Denied => "denied",
         OrderKind::Oom => "oom",
         OrderKind::OomKill => "oom-kill",
+        OrderKind::LendBegin => "lend-begin",
+        OrderKind::LendEnd => "lend-end",
     }
 }
 
 /// All mechanisms, to find one by its word.
-pub const MECHANISMS: [Mechanism; 11] = [
+pub const MECHANISMS: [Mechanism; 12] = [
     Mechanism::Rlimit,
     Mechanism::CgroupFreeze,
     Mechanism::HoldGroup,
@@ -155,10 +168,11 @@ pub const MECHANISMS: [Mechanism; 11] = [
     Mechanism::Bpf,
     Mechanism::MemoryReclaim,
     Mechanism::LoweredLimit,
+    Mechanism::RaisedLimit,
 ];
 
 /// All operations, to find one by its word.
-pub const OPERATIONS: [Operation; 12] = [
+pub const OPERATIONS: [Operation; 13] = [
     Operation::Prlimit,
     Operation::PidfdOpen,
     Operation::SendSignal,
@@ -171,6 +185,7 @@ pub const OPERATIONS: [Operation; 12] = [
     Operation::PidsMax,
     Operation::Ledger,
     Operation::Reclaim,
+    Operation::Lend,
 ];
 
 /// The word for a mechanism.
@@ -187,6 +202,7 @@ pub const fn mechanism(by: Mechanism) -> &'static str {
         Mechanism::Bpf => "bpf",
         Mechanism::MemoryReclaim => "memory.reclaim",
         Mechanism::LoweredLimit => "lowered-limit",
+        Mechanism::RaisedLimit => "raised-limit",
     }
 }
 
@@ -205,6 +221,7 @@ pub const fn operation(at: Operation) -> &'static str {
         Operation::PidsMax => "pids.max write",
         Operation::Ledger => "ledger write",
         Operation::Reclaim => "reclaim",
+        Operation::Lend => "limit write",
     }
 }
 
@@ -241,6 +258,9 @@ pub fn outcome(outcome: &Outcome) -> String {
     match *outcome {
         // A group as such, not processes of it.
         Outcome::Done { processes: 0, by } => format!("done by {}", mechanism(by)),
+        Outcome::Partial { processes: 0, refused: 0, by, at, errno: e } => {
+            format!("not all of it by {} ({}: {})", mechanism(by), operation(at), errno(e))
+        }
         Outcome::Done { processes, by } => format!("done to {} by {}", how_many(processes), mechanism(by)),
         Outcome::Nothing => "nothing to do".into(),
         Outcome::Partial { processes, refused, by, at, errno: e } => format!(
@@ -318,7 +338,7 @@ pub fn letter_line(
         Order::Reclaim { .. } => "Action: reclaim memory",
         Order::Signal { .. } => "Action: send signal",
         Order::Kill { .. } => "Action: kill the process",
-        Order::Freeze { .. } | Order::Record | Order::Relieved => return None,
+        Order::Freeze { .. } | Order::Record | Order::Relieved | Order::Lend { .. } => return None,
     };
     let (name, mem) = match decision.reason {
         Reason::Usage { usage, .. } | Reason::Kernel { kernel: usage, .. } => (last_component(group), usage),

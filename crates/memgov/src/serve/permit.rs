@@ -119,6 +119,10 @@ pub fn group_set(
     if steps.into_iter().any(asks) {
         return denied(format!("a share of more than {}% for reclaim is root's to give", most / 10));
     }
+    // The limit was set on him.
+    if rule.is_some_and(Rule::lends) {
+        return denied("raising the limit of a group is root's to ask for");
+    }
     let lines = rule.into_iter().flat_map(|rule| {
         let usage = match rule.when.group {
             Some(Over::Amount(line) | Over::Kernel(line)) => Some(line),

@@ -47,6 +47,7 @@ fn event(id: u64, uid: u32, padding: usize) -> wire::Event {
         },
         order: wire::OrderKind::DenyBegin,
         signal: None,
+        lent_bytes: None,
         share_permille: None,
         reason: wire::Reason {
             kind: wire::ReasonKind::Rss,

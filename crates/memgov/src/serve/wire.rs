@@ -109,6 +109,8 @@ pub enum OrderKind {
     Denied,
     Oom,
     OomKill,
+    LendBegin,
+    LendEnd,
 }
 
 /// Why, as a word.
@@ -133,6 +135,8 @@ pub enum ReasonKind {
     Asked,
     Denied,
     Oom,
+    HostShort,
+    LoanDue,
 }
 
 /// Why, with the numbers.
@@ -273,6 +277,9 @@ pub struct Event {
     /// Share of running time of a slowdown, of a processor that reclaim may use, in thousandths.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub share_permille: Option<u16>,
+    /// By how much a hard limit is raised, or was.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lent_bytes: Option<u64>,
     /// Why.
     pub reason: Reason,
     /// For kills of one among many.
@@ -608,12 +615,13 @@ pub struct WorkingSetStatus {
     pub settled: bool,
 }
 
-/// A process or group that is denied or slowed.
+/// A process or group that is denied or slowed, or a group that is lent memory.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct HoldStatus {
     /// Who.
     pub target: Target,
-    /// `deny`, `slow` or `freeze`; `bound`: it is under its line for kernel memory, and may have so many processes and threads as there is room for.
+    /// `deny`, `slow` or `freeze`; `bound`: it is under its line for kernel memory, and may have so many processes and threads as there is room for;
+    /// `lend`: its limit is raised.
     pub action: String,
     /// By which mechanism.
     pub by: String,
@@ -623,6 +631,9 @@ pub struct HoldStatus {
     /// Processes and threads that a bounded group may have.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tasks: Option<u64>,
+    /// By how much the limit of a group is raised.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lent_bytes: Option<u64>,
 }
 
 /// Calls that were refused to a group or process.

@@ -53,6 +53,8 @@ pub enum GroupLimit {
     High,
     /// `pids.max`, of either version.
     Pids,
+    /// `memory.max` of v2.
+    Hard,
 }
 
 /// What was lowered of the limits: RLIMIT_DATA, RLIMIT_AS, RLIMIT_MEMLOCK.
@@ -93,8 +95,8 @@ pub enum Entry<'a> {
         /// Whether it is memgov that has it stopped at this moment of the duty cycle.
         now: bool,
     },
-    /// A limit of a group that is not memgov's, lowered: of memory for moments while the group is shrunk, of processes while it is refused
-    /// kernel memory.
+    /// A limit of a group that is not memgov's. Lowered: of memory for moments while the group is shrunk, of processes while it is refused
+    /// kernel memory. Raised: of memory, while the group is lent some.
     GroupLimit {
         /// Its absolute path.
         path: &'a [u8],
@@ -221,6 +223,7 @@ impl Entry<'_> {
                     GroupLimit::Max => 1,
                     GroupLimit::High => 2,
                     GroupLimit::Pids => 3,
+                    GroupLimit::Hard => 4,
                 };
                 put(&mut slot, 24, &before.to_le_bytes());
                 put(&mut slot, 32, &set.to_le_bytes());
@@ -284,6 +287,7 @@ pub fn decode(slots: &[u8], place: u32) -> Option<(OwnedEntry, usize)> {
                 1 => GroupLimit::Max,
                 2 => GroupLimit::High,
                 3 => GroupLimit::Pids,
+                4 => GroupLimit::Hard,
                 _ => return None,
             },
             before: u64::from_le_bytes(take(head, 24)),
@@ -474,8 +478,8 @@ mod tests {
                 now
             }),
             (who, any::<bool>()).prop_map(|(who, now)| OwnedEntry::Stopped { who, now }),
-            (path(), 0usize..3, any::<[u64; 4]>()).prop_map(|(path, which, [inode, before, set, was])| {
-                let which = [GroupLimit::Max, GroupLimit::High, GroupLimit::Pids][which];
+            (path(), 0usize..4, any::<[u64; 4]>()).prop_map(|(path, which, [inode, before, set, was])| {
+                let which = [GroupLimit::Max, GroupLimit::High, GroupLimit::Pids, GroupLimit::Hard][which];
                 OwnedEntry::GroupLimit { path, inode, which, before, set, was }
             }),
         ]

@@ -169,6 +169,12 @@ impl Ledger {
         }
     }
 
+    /// For a guardian whose memgov is dead: takes the lock, or gives it away; whether that went well.
+    pub(super) fn lock(&self, take: bool) -> bool {
+        let how = if take { FlockOperation::NonBlockingLockExclusive } else { FlockOperation::Unlock };
+        rustix::fs::flock(&self.file, how).is_ok()
+    }
+
     /// The file that was found in the ledger's place, if that was none.
     pub fn set_aside(&self) -> Option<&SetAside> {
         self.set_aside.as_ref()

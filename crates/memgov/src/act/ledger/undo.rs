@@ -13,7 +13,7 @@ use memgov_decide::snapshot::ProcessId;
 
 use super::{Ledger, Leftover, OwnedEntry, Place};
 use crate::act::paths;
-use crate::act::{brake, limits};
+use crate::act::{brake, lend, limits};
 use crate::kernel::freeze;
 use crate::kernel::pidfd::PidFd;
 use crate::kernel::{Errno, file, proc};
@@ -37,6 +37,9 @@ impl fmt::Display for Verdict {
             Self::Undone => f.write_str("undone"),
             Self::Gone => f.write_str("gone, nothing to undo"),
             Self::Changed => f.write_str("changed by somebody else since, left alone"),
+            Self::Failed(Operation::Lend, Errno::BUSY) => f.write_str(
+                "not yet: more is in use than that limit allows, and lowering it would have the kernel kill",
+            ),
             Self::Failed(operation, errno) => write!(f, "failed: {operation:?}: {errno}"),
         }
     }
@@ -86,7 +89,8 @@ impl fmt::Display for OwnedEntry {
             }
             OwnedEntry::GroupLimit { path, which, before, set, .. } => {
                 let name = which.file().to_str().unwrap_or_default();
-                write!(f, "group {}: {name} lowered to {set} from ", show(path))?;
+                let how = if set > before { "raised" } else { "lowered" };
+                write!(f, "group {}: {name} {how} to {set} from ", show(path))?;
                 if *before == u64::MAX { f.write_str("unlimited") } else { write!(f, "{before}") }
             }
         }
@@ -181,7 +185,7 @@ fn open(entry: &OwnedEntry) -> Result<OpenGroup, Verdict> {
     }
 }
 
-/// Step nought: a group that was being shrunk has its limit back.
+/// Step nought: a group that was being shrunk has its limit back, and what was lent to one is taken back.
 fn raise(entry: &OwnedEntry, group: &Result<OpenGroup, Verdict>) -> Option<Verdict> {
     let OwnedEntry::GroupLimit { which, before, set, was, .. } = entry else { return None };
     let group = match group {
@@ -190,6 +194,10 @@ fn raise(entry: &OwnedEntry, group: &Result<OpenGroup, Verdict>) -> Option<Verdi
     };
     let verdict = which.read(group.dir.as_fd()).and_then(|now| match now {
         now if now == *before => Ok(Verdict::Undone),
+        // Lent: only as far as what is in use allows, or the kernel would kill for it.
+        now if (now == *set || now == *was) && now > *before => {
+            lend::take_back(&group.dir, *which, *before).map(|()| Verdict::Undone)
+        }
         now if now == *set || now == *was => {
             which.write(group.dir.as_fd(), *before).map(|()| Verdict::Undone)
         }
@@ -197,6 +205,7 @@ fn raise(entry: &OwnedEntry, group: &Result<OpenGroup, Verdict>) -> Option<Verdi
     });
     Some(verdict.unwrap_or_else(|errno| match errno {
         Errno::NOENT | Errno::NODEV => Verdict::Gone,
+        errno if *set > *before => Verdict::Failed(Operation::Lend, errno),
         errno => Verdict::Failed(which.operation(), errno),
     }))
 }

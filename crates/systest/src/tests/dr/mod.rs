@@ -2,6 +2,7 @@
 
 mod host;
 mod jobs;
+mod lend;
 mod parent;
 mod scenarios;
 
@@ -33,6 +34,7 @@ pub fn tests() -> Vec<Test> {
         Test::new("dr_replay_decides_alike", parent::replay),
     ];
     tests.extend(scenarios::tests());
+    tests.extend(lend::tests());
     tests
 }
 
