@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use crate::jobs::Contender;
 use crate::policy::{Kinds, Meter, RuleId};
+use crate::question::Verdict;
 use crate::snapshot::{GroupId, GroupSlot, ProcessId, ProcessSlot, Untouchable};
 use crate::units::{Bytes, Time};
 
@@ -94,6 +95,22 @@ pub enum Order {
     },
     /// Nothing to do: the episode is over. Closes it in the record.
     Relieved,
+    /// Ask an operator what is to happen; the target stands still. The number of the decision is the question's.
+    Ask {
+        /// So long the question is open.
+        timeout: Duration,
+        /// What happens when nobody has answered by then.
+        default: Verdict,
+    },
+    /// Nothing to do: what was answered, or what happens because nobody has. What follows from it are decisions of their own.
+    Answered {
+        /// To which question.
+        question: DecisionId,
+        /// What.
+        verdict: Verdict,
+        /// Of [`Verdict::GoOn`]: it is not asked again for so long.
+        time: Option<Duration>,
+    },
 }
 
 /// Whom a kill takes.
@@ -237,6 +254,16 @@ pub enum Reason {
         most: Bytes,
         /// What it would have to be.
         needed: Bytes,
+    },
+    /// Somebody who was asked has said so.
+    Answered {
+        /// His uid.
+        by: u32,
+    },
+    /// Nobody who was asked has said anything.
+    NoAnswer {
+        /// The time there was for it.
+        within: Duration,
     },
 }
 

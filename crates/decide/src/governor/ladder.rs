@@ -108,8 +108,12 @@ impl Governor {
     /// Budgets, the ladder and repetitions of an episode that goes on.
     fn go_on(&mut self, episode: &mut Episode, snap: &Snapshot, out: &mut Decisions) {
         self.end_spent_slowdowns(episode, out);
+        self.attend_question(episode, snap, out);
         if let Some(excess) = episode.over {
             while let Some(step) = self.step_of(episode, episode.next) {
+                if self.stands_at_a_question(episode) {
+                    break;
+                }
                 let due = episode.base + step.after;
                 if !episode.hurry && self.now < due {
                     self.deadline = self.deadline.min(due);
@@ -188,6 +192,13 @@ impl Governor {
             }
             &Action::Signal { signal, .. } => (Order::Signal { signal }, What::Signal),
             &Action::Kill { victim } => return self.kill(episode, step, victim, excess, snap, out),
+            Action::Ask(_) => {
+                let slowed = Order::Slow { phase: Keep::End, share: ALL };
+                if self.end_all(episode, slowed, excess.reason, out).is_none() {
+                    return Step::Waits;
+                }
+                return self.begin_asking(episode, step, excess, out);
+            }
         };
         if self.emit(episode, step, order, excess.reason, what, out).is_none() {
             return Step::Waits;
@@ -204,7 +215,7 @@ impl Governor {
     /// Signals that repeat, a refused one-shot signal of a control, and a kill at the end of the ladder that was not enough.
     fn repeat(&mut self, episode: &mut Episode, excess: &Excess, snap: &Snapshot, out: &mut Decisions) {
         for step in 0..episode.next {
-            let Some(action) = self.step_of(episode, step).map(|s| s.action) else { continue };
+            let Some(action) = self.action_of(episode, step) else { continue };
             let ordered = episode.ordered_at[usize::from(step)];
             let due = match action {
                 Action::Signal { repeat: Some(repeat), .. } => ordered + repeat,
@@ -257,11 +268,12 @@ impl Governor {
         }
         episode.phase = Phase::AtRest;
         (episode.over, episode.spoken, episode.last) = (None, false, None);
+        episode.asked = None;
         Some(())
     }
 
     /// Ends all steps of one lasting action.
-    fn end_all(
+    pub(super) fn end_all(
         &mut self,
         episode: &mut Episode,
         order: Order,
@@ -343,7 +355,7 @@ impl Governor {
     /// an eighth of it when only the relief is waited for.
     fn look_again_at(&mut self, episode: &Episode) {
         let busy = episode.denied | episode.frozen | episode.slowed | episode.reclaimed != 0
-            || self.step_of(episode, episode.next).is_some();
+            || self.step_of(episode, episode.next).is_some() && !self.stands_at_a_question(episode);
         let pace = self.policy.pace.fastest * if busy { 1 } else { 8 };
         let pace = if self.is_patient(episode) { INTERVAL } else { pace };
         let at = self.after(pace.min(self.policy.pace.slowest));

@@ -150,6 +150,8 @@ impl World {
                 format!("kill-one-of-{}", pids.join("-"))
             }
             Order::Relieved => "relieved".into(),
+            Order::Ask { .. } => "ask".into(),
+            Order::Answered { verdict, .. } => format!("answered-{verdict:?}"),
         };
         let target = match decision.target {
             Target::Group(id, _) => {
@@ -175,6 +177,8 @@ impl World {
             Reason::FreeingPending { .. } => " freeing-pending",
             Reason::NoJob { .. } => " no-job",
             Reason::NobodyHoldsEnough { .. } => " nobody-holds-enough",
+            Reason::Answered { .. } => " somebody",
+            Reason::NoAnswer { .. } => " nobody",
         };
         let log = if decision.log { " log" } else { "" };
         format!("{order} {target}{reason}{log}")
