@@ -181,7 +181,8 @@ impl Actor {
         }
         let at = Aim { decision, snap, groups };
         match decision.order {
-            Order::Record | Order::Relieved => Outcome::Nothing,
+            // Asking is telling: behind the record.
+            Order::Record | Order::Relieved | Order::Ask { .. } | Order::Answered { .. } => Outcome::Nothing,
             Order::Deny { phase, meter: Meter::Kernel } => self.deny_kernel(&at, phase),
             Order::Deny { phase, meter } => {
                 let mut tally = Tally::default();

@@ -88,6 +88,8 @@ pub(crate) fn order(order: OrderKind, signal: Option<u8>, share: Option<u16>) ->
         OrderKind::Denied => "denied".into(),
         OrderKind::Oom => "out of memory".into(),
         OrderKind::OomKill => "killed by the kernel".into(),
+        OrderKind::Ask => "ask".into(),
+        OrderKind::Answered => "answered".into(),
     }
 }
 
@@ -149,13 +151,15 @@ pub(crate) fn outcome(outcome: &Outcome) -> String {
 pub(crate) fn event(event: &Event) -> String {
     let order = order(event.order, event.signal, event.share_permille);
     let found = event.kernel.as_ref().map(|found| format!("; {}", crate::record::text::finding(found)));
+    let said = event.question.as_ref().map(|said| format!(" ({})", shown(&said.sentence())));
     format!(
-        "{}  #{} {}: {}: {order}: {} -> {}{}",
+        "{}  #{} {}: {}: {order}: {}{} -> {}{}",
         event.time,
         event.id,
         source(&event.source),
         target(&event.target),
         reason(&event.reason),
+        said.unwrap_or_default(),
         outcome(&event.outcome),
         found.unwrap_or_default()
     )

@@ -256,6 +256,9 @@ fn steps(text: &RuleText, each_process: bool, findings: &mut Findings<'_>) -> Op
                 if each_process && matches!(step.action, Action::Reclaim(_)) {
                     findings.error(text.action.at, words::NO_RECLAIM);
                 }
+                if each_process && matches!(step.action, Action::Ask(_)) {
+                    findings.error(text.action.at, words::NO_ASK);
+                }
                 steps.push(step);
             }
             Err(error) => {

@@ -16,10 +16,10 @@ use super::text::none_of;
 
 /// What can be given with an action.
 pub const STEP_KEYS: &[&str] =
-    &["after", "signal", "repeat", "victim", "budget", "floor", "share", "pressure", "swap-out", "when"];
+    &["after", "signal", "repeat", "victim", "budget", "floor", "share", "pressure", "swap-out", "when", "timeout", "default"];
 /// Actions of this version.
-pub const ACTIONS: &[&str] = &["record", "reclaim", "deny", "slow", "freeze", "signal", "kill"];
-const LATER_ACTIONS: &[&str] = &["lend", "ask", "hook", "squeeze", "shrink"];
+pub const ACTIONS: &[&str] = &["record", "reclaim", "deny", "slow", "freeze", "signal", "kill", "ask"];
+const LATER_ACTIONS: &[&str] = &["lend", "hook", "squeeze", "shrink"];
 const METERS: &[&str] = &["usage", "kernel", "available", "rss.anon", "rss.file", "rss.shmem"];
 const LATER_METERS: &[&str] = &["sockets", "oom", "pressure", "swap"];
 /// A step that is not the first waits so long for the one before it.
@@ -102,6 +102,9 @@ pub const NO_VICTIM: &str = "this rule meets single processes: there is no victi
 
 /// Nor has it a group to make smaller.
 pub const NO_RECLAIM: &str = "`reclaim` makes a group smaller; this rule meets single processes";
+
+/// Who is asked about is a job as a whole.
+pub const NO_ASK: &str = "`ask` holds a group and asks about it; this rule meets single processes";
 
 /// A working set is of all memory.
 pub const NO_TOLERANCE: &str =
@@ -333,6 +336,7 @@ pub fn step<'a>(
         "reclaim" => &["after", "share", "pressure", "swap-out", "when"],
         "signal" => &["after", "signal", "repeat"],
         "kill" => &["after", "victim"],
+        "ask" => &["after", "timeout", "default"],
         other => {
             return Err(StepError {
                 key: "action",
@@ -351,10 +355,12 @@ pub fn step<'a>(
     let after = with("after", duration)?;
     let budget = with("budget", span)?;
     let repeat = with("repeat", span)?;
+    let timeout = with("timeout", span)?;
     let action = match action {
         "record" => Action::Record,
         "deny" => Action::Deny,
         "freeze" => Action::Freeze,
+        "ask" => Action::Ask(super::ask::step(timeout, details("default"))?),
         "reclaim" => Action::Reclaim(reclaim(&mut details)?),
         "slow" => Action::Slow(slow(budget, details("floor"))?),
         "signal" => Action::Signal { signal: signal(details("signal"))?, repeat },
@@ -470,6 +476,7 @@ pub fn short_step(word: &str) -> Result<ShortStep, String> {
     if let Some(detail) = detail {
         let key = match action {
             "slow" => "budget",
+            "ask" => "timeout",
             "reclaim" => "share",
             "signal" => "signal",
             "kill" => "victim",

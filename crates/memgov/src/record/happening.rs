@@ -165,6 +165,7 @@ impl Happening {
             kernel: None,
             outcome: self.outcome(),
             log: None,
+            question: None,
         }
     }
 

@@ -119,6 +119,10 @@ pub fn group_set(
     if steps.into_iter().any(asks) {
         return denied(format!("a share of more than {}% for reclaim is root's to give", most / 10));
     }
+    // It writes to other people's terminals.
+    if rule.is_some_and(|rule| rule.steps.iter().any(|step| matches!(step.action, Action::Ask(_)))) {
+        return denied("`ask` is root's to set: it speaks to everybody who is logged in");
+    }
     let lines = rule.into_iter().flat_map(|rule| {
         let usage = match rule.when.group {
             Some(Over::Amount(line) | Over::Kernel(line)) => Some(line),

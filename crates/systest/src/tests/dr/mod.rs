@@ -1,5 +1,6 @@
 //! Criteria of the userspace out-of-memory series: who gives way when memory runs short, before the kernel's own OOM killer acts.
 
+mod ask;
 mod host;
 mod jobs;
 mod parent;
@@ -31,6 +32,9 @@ pub fn tests() -> Vec<Test> {
         Test::new("dr_03_decides_in_time_while_memory_is_eaten", host::in_time).needs(OWN).seconds(60),
         Test::new("dr_replay_decides_alike", parent::replay),
     ]
+    .into_iter()
+    .chain(ask::tests())
+    .collect()
 }
 
 /// The rule of a group around jobs: so much has to be left under its limit.
