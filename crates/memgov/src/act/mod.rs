@@ -214,7 +214,7 @@ impl Actor {
                     None => self.kills.kill(&mut self.kit, &at, take),
                 };
                 // A v1 freezer keeps even the killed from dying.
-                self.slowdowns.let_die(&mut self.kit, sys::now());
+                self.slowdowns.let_die(&mut self.kit, &at, sys::now());
                 outcome
             }
         }

@@ -29,7 +29,8 @@ pub fn verdict(word: &str) -> Result<Verdict, String> {
 /// The step, as far as it was said.
 pub(super) fn step(timeout: Option<Duration>, default: Option<&str>) -> Result<Ask, StepError> {
     let usual = Ask::default();
-    let default = default.map(verdict).transpose().map_err(|message| StepError { key: "default", message })?;
+    let default =
+        default.map(verdict).transpose().map_err(|message| StepError { key: "default", message })?;
     Ok(Ask { timeout: timeout.unwrap_or(usual.timeout), default: default.unwrap_or(usual.default) })
 }
 

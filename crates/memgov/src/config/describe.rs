@@ -193,7 +193,10 @@ fn action(action: &Action, meter: Meter, target: &str) -> String {
 
 fn relief(rule: &Rule) -> String {
     let lasting = rule.steps.iter().any(|Step { action, .. }| {
-        matches!(action, Action::Deny | Action::Freeze | Action::Slow(_) | Action::Reclaim(_) | Action::Ask(_))
+        matches!(
+            action,
+            Action::Deny | Action::Freeze | Action::Slow(_) | Action::Reclaim(_) | Action::Ask(_)
+        )
     });
     let ends = if lasting { "Undone" } else { "Over" };
     let band = |line: Bytes| Bytes(line.0 / DEFAULT_BAND).min(MAX_DEFAULT_BAND);

@@ -15,8 +15,10 @@ use super::table::cut;
 use super::text::none_of;
 
 /// What can be given with an action.
-pub const STEP_KEYS: &[&str] =
-    &["after", "signal", "repeat", "victim", "budget", "floor", "share", "pressure", "swap-out", "when", "timeout", "default"];
+pub const STEP_KEYS: &[&str] = &[
+    "after", "signal", "repeat", "victim", "budget", "floor", "share", "pressure", "swap-out", "when",
+    "timeout", "default",
+];
 /// Actions of this version.
 pub const ACTIONS: &[&str] = &["record", "reclaim", "deny", "slow", "freeze", "signal", "kill", "ask"];
 const LATER_ACTIONS: &[&str] = &["lend", "hook", "squeeze", "shrink"];

@@ -79,7 +79,12 @@ fn notify(user: &Path, uid: u32, gid: u32, text: &str) -> Option<Child> {
     // Notifications know some markup.
     let plain = text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;");
     let mut command = Command::new("notify-send");
-    command.args(["--urgency=critical", "--app-name=memgov", "Out of memory: a job is frozen", plain.trim_end()]);
+    command.args([
+        "--urgency=critical",
+        "--app-name=memgov",
+        "Out of memory: a job is frozen",
+        plain.trim_end(),
+    ]);
     command.env("XDG_RUNTIME_DIR", user);
     command.env("DBUS_SESSION_BUS_ADDRESS", format!("unix:path={}", user.join("bus").display()));
     spawn(command.stdin(Stdio::null()).current_dir("/").uid(uid).gid(gid))

@@ -23,14 +23,14 @@ impl Asking for Desk {
         if event.order != OrderKind::Ask {
             return none(format!("{number} is no question; `memgov explain {number}` tells what it is"));
         }
-        let closed = episode.iter().rev().find_map(|later| match (&later.question, later.order) {
-            (Some(said), OrderKind::Answered) if said.number == number => {
-                Some(format!("{} ({})", said.answer.as_deref().unwrap_or("?"), later.reason.text))
-            }
-            (_, OrderKind::Relieved) => Some(later.reason.text.clone()),
-            _ => None,
+        let answered = episode.iter().find_map(|later| {
+            let said = later.question.as_ref().filter(|said| said.number == number)?;
+            let word = said.answer.as_deref().filter(|word| *word != "wait")?;
+            Some(format!("{word} ({})", later.reason.text))
         });
-        none(format!("question {number} is not open any more: {}", closed.unwrap_or("its time is up".into())))
+        let over = || episode.iter().find(|e| e.order == OrderKind::Relieved).map(|e| e.reason.text.clone());
+        let closed = answered.or_else(over).unwrap_or_else(|| "it was answered a moment ago".into());
+        none(format!("question {number} is not open any more: {closed}"))
     }
 
     fn answer(&self, number: u64, answer: Answer) -> Result<(), Failure> {

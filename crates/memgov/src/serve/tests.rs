@@ -255,7 +255,9 @@ fn ask(fake: &Fake, peer: Peer, method: &str, parameters: Value) -> Result<Value
 #[test]
 fn questions_are_answered_by_root_and_the_owner_of_the_group() {
     let fake = Fake::default();
-    let say = |peer, number: u64, word: &str| ask(&fake, peer, "Answer", json!({ "number": number, "answer": word }));
+    let say = |peer, number: u64, word: &str| {
+        ask(&fake, peer, "Answer", json!({ "number": number, "answer": word }))
+    };
     for (peer, number, expected) in [
         (ROOT, 1, None),
         (ROOT, 2, None),
@@ -269,9 +271,14 @@ fn questions_are_answered_by_root_and_the_owner_of_the_group() {
     assert_eq!(say(ROOT, 1, "perhaps").err().as_deref(), Some("org.memgov.InvalidAnswer"));
     for (word, time) in [("kill", 1), ("wait", 1), ("go-on", 0), ("go-on", u64::MAX)] {
         let asked = json!({ "number": 1, "answer": word, "for_ns": time });
-        assert_eq!(ask(&fake, ROOT, "Answer", asked).err().as_deref(), Some("org.memgov.InvalidAnswer"), "{word} {time}");
+        assert_eq!(
+            ask(&fake, ROOT, "Answer", asked).err().as_deref(),
+            Some("org.memgov.InvalidAnswer"),
+            "{word} {time}"
+        );
     }
-    let shown = |peer| ask(&fake, peer, "Questions", json!({})).unwrap()["questions"].as_array().unwrap().len();
+    let shown =
+        |peer| ask(&fake, peer, "Questions", json!({})).unwrap()["questions"].as_array().unwrap().len();
     assert_eq!((shown(ROOT), shown(USER)), (2, 1));
 }
 

@@ -70,7 +70,8 @@ impl Scene {
     }
 
     fn thawed(&mut self, bench: &Bench<'_>) -> Result<()> {
-        let thawed = poll_until(bench.patience(), Duration::from_millis(2), || (!self.job.is_frozen()).then_some(()));
+        let thawed =
+            poll_until(bench.patience(), Duration::from_millis(2), || (!self.job.is_frozen()).then_some(()));
         thawed.context("it is still frozen")?;
         // What it was frozen in is done, and the next command too: it runs.
         self.hog.ask("groups").map(|_| ())
@@ -78,7 +79,8 @@ impl Scene {
 }
 
 fn asked(bench: &Bench<'_>, daemon: &Daemon, job: &Group) -> Result<Event> {
-    daemon.event("a question", bench.patience(), |event| event.order == "ask" && event.is_of_group(&job.path()))
+    daemon
+        .event("a question", bench.patience(), |event| event.order == "ask" && event.is_of_group(&job.path()))
 }
 
 /// The kernel's own freezer holds it, and it is there.
@@ -133,7 +135,10 @@ fn answered_go_on(bench: &mut Bench<'_>) -> Result<String> {
     // Longer than the question would have been open, and the next step after it.
     std::thread::sleep(Duration::from_secs(3));
     ensure!(scene.job.usage()? > LINE, "the group is not over any more");
-    ensure!(process::is_alive(scene.hog.pid) && !scene.job.is_frozen(), "it was killed or frozen after `go-on`");
+    ensure!(
+        process::is_alive(scene.hog.pid) && !scene.job.is_frozen(),
+        "it was killed or frozen after `go-on`"
+    );
     scene.daemon.no_event("a kill", Duration::ZERO, |event| event.order == "kill")?;
     scene.hog.ask("groups")?;
     Ok(scene.question.to_string())
@@ -145,7 +150,8 @@ fn answered_wait(bench: &mut Bench<'_>) -> Result<String> {
     scene.answer(&["wait"])?;
     let answered = scene.daemon.event("the answer", bench.patience(), |event| event.order == "answered")?;
     dead(bench, &scene.daemon, &mut scene.hog)?;
-    let last = scene.daemon.events().into_iter().rfind(|event| event.order == "answered").context("no end of it")?;
+    let last =
+        scene.daemon.events().into_iter().rfind(|event| event.order == "answered").context("no end of it")?;
     ensure!(last.reason.kind == "no-answer", "{last}");
     let open = Duration::from_nanos(last.monotonic_ns - answered.monotonic_ns);
     ensure!(open >= Duration::from_secs(3), "it stayed open for {open:?} after `wait`, of 3s");
@@ -158,7 +164,10 @@ fn nobody_answers(bench: &mut Bench<'_>) -> Result<String> {
     dead(bench, &scene.daemon, &mut scene.hog)?;
     let kill = scene.daemon.event("the kill", bench.patience(), |event| event.order == "kill")?;
     let open = Duration::from_nanos(kill.monotonic_ns - scene.question.monotonic_ns);
-    ensure!(open >= timeout && open < timeout + bench.patience(), "killed {open:?} after it was asked, of 2s");
+    ensure!(
+        open >= timeout && open < timeout + bench.patience(),
+        "killed {open:?} after it was asked, of 2s"
+    );
     scene.daemon.terminate()?;
     scene.job.remove()?;
     let mut scene = Scene::set(bench, "timeout = \"2s\", default = \"go-on\"", &[])?;
@@ -241,7 +250,9 @@ fn told(bench: &mut Bench<'_>) -> Result<String> {
     let mut scene = Scene::set(bench, "timeout = \"10m\"", &[])?;
     let text = poll_until(bench.patience(), Duration::from_millis(5), || fs::read_to_string(&heard).ok());
     let text = text.context("wall was not called")?;
-    for word in [scene.job.path(), format!("memgov answer {} kill|go-on|wait", scene.number()), "10m: kill".into()] {
+    for word in
+        [scene.job.path(), format!("memgov answer {} kill|go-on|wait", scene.number()), "10m: kill".into()]
+    {
         ensure!(text.contains(&word), "no {word:?} in {text:?}");
     }
     // It hangs, and nobody waits for it.
@@ -249,7 +260,8 @@ fn told(bench: &mut Bench<'_>) -> Result<String> {
     scene.thawed(bench)?;
     let guardian = scene.daemon.guardian()?;
     let left = || scene.daemon.companions().into_iter().filter(|pid| Some(*pid) != guardian).count();
-    let ended = poll_until(Duration::from_secs(20), Duration::from_millis(20), || (left() == 0).then_some(()));
+    let ended =
+        poll_until(Duration::from_secs(20), Duration::from_millis(20), || (left() == 0).then_some(()));
     ended.context("the `wall` that hangs is not ended")?;
     let code = scene.daemon.terminate()?;
     ensure!(code == 0, "SIGTERM: expected exit code 0, got {code}");
@@ -266,7 +278,8 @@ fn replay(bench: &mut Bench<'_>) -> Result<String> {
     scene.thawed(bench)?;
     // After that it is asked again.
     let first = scene.question.id;
-    let again = scene.daemon.event("the second question", bench.patience(), |e| e.order == "ask" && e.id != first)?;
+    let again =
+        scene.daemon.event("the second question", bench.patience(), |e| e.order == "ask" && e.id != first)?;
     scene.daemon.ok(&["answer", &again.id.to_string(), "kill"])?;
     dead(bench, &scene.daemon, &mut scene.hog)?;
     std::thread::sleep(Duration::from_millis(300));
