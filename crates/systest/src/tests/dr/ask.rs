@@ -148,11 +148,12 @@ fn answered_wait(bench: &mut Bench<'_>) -> Result<String> {
     let mut scene = Scene::set(bench, "timeout = \"3s\"", &[])?;
     std::thread::sleep(Duration::from_secs(1));
     scene.answer(&["wait"])?;
-    let answered = scene.daemon.event("the answer", bench.patience(), |event| event.order == "answered")?;
+    let said = |kind: &str| {
+        let wanted = |event: &Event| event.order == "answered" && event.reason.kind == kind;
+        scene.daemon.event(&format!("the end of it: {kind}"), bench.patience(), wanted)
+    };
+    let (answered, last) = (said("answered")?, said("no-answer")?);
     dead(bench, &scene.daemon, &mut scene.hog)?;
-    let last =
-        scene.daemon.events().into_iter().rfind(|event| event.order == "answered").context("no end of it")?;
-    ensure!(last.reason.kind == "no-answer", "{last}");
     let open = Duration::from_nanos(last.monotonic_ns - answered.monotonic_ns);
     ensure!(open >= Duration::from_secs(3), "it stayed open for {open:?} after `wait`, of 3s");
     Ok(format!("open for {open:?} after `wait`"))
