@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use crate::jobs::Contender;
 use crate::policy::{Kinds, Meter, RuleId};
+use crate::question::Verdict;
 use crate::snapshot::{GroupId, GroupSlot, ProcessId, ProcessSlot, Untouchable};
 use crate::units::{Bytes, Time};
 
@@ -100,6 +101,22 @@ pub enum Order {
         phase: Phase,
         /// By so much.
         amount: Bytes,
+    },
+    /// Ask an operator what is to happen; the target stands still. The number of the decision is the question's.
+    Ask {
+        /// So long the question is open.
+        timeout: Duration,
+        /// What happens when nobody has answered by then.
+        default: Verdict,
+    },
+    /// Nothing to do: what was answered, or what happens because nobody has. What follows from it are decisions of their own.
+    Answered {
+        /// To which question.
+        question: DecisionId,
+        /// What.
+        verdict: Verdict,
+        /// Of [`Verdict::GoOn`]: it is not asked again for so long.
+        time: Option<Duration>,
     },
 }
 
@@ -258,6 +275,16 @@ pub enum Reason {
     LoanDue {
         /// The time for which it was.
         budget: Duration,
+    },
+    /// Somebody who was asked has said so.
+    Answered {
+        /// His uid.
+        by: u32,
+    },
+    /// Nobody who was asked has said anything.
+    NoAnswer {
+        /// The time there was for it.
+        within: Duration,
     },
 }
 

@@ -15,6 +15,7 @@ pub mod jobs;
 pub mod kernel_memory;
 pub mod offender;
 pub mod policy;
+pub mod question;
 pub mod rise;
 pub mod shrink;
 pub mod slow;

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use crate::control::{ControlAction, Flags, MemControl};
 use crate::jobs::Worth;
+use crate::question::Ask;
 use crate::snapshot::{Group, Process};
 use crate::units::{Bytes, Limit};
 use crate::working_set::Tolerance;
@@ -371,6 +372,15 @@ pub enum Action {
     },
     /// Raise the group's hard limit for a while, as long as the host has memory to spare.
     Lend(Lend),
+    /// Stop all of it and ask somebody what is to happen; of groups as wholes only.
+    Ask(Ask),
+}
+
+impl Action {
+    /// Whether it may come to a kill.
+    pub const fn may_kill(&self) -> bool {
+        matches!(self, Self::Kill { .. } | Self::Ask(_))
+    }
 }
 
 /// How [`Action::Lend`] behaves.

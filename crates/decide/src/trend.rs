@@ -88,7 +88,7 @@ pub(crate) fn per_second(amount: Bytes, nanos: u64) -> u64 {
 }
 
 /// A duration in nanoseconds, saturated (after 584 years).
-pub(crate) fn nanos(time: Duration) -> u64 {
+pub fn nanos(time: Duration) -> u64 {
     u64::try_from(time.as_nanos()).unwrap_or(u64::MAX)
 }
 

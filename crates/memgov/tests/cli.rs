@@ -83,6 +83,22 @@ impl shrink::Shrinking for Fake {
     }
 }
 
+impl memgov::serve::questions::Asking for Fake {
+    fn questions(&self) -> Result<Vec<wire::QuestionStatus>, Failure> {
+        let question = json!({
+            "number": 7, "episode": 1, "source": { "rule": HOSTILE }, "target": { "kind": "group", "path": HOSTILE, "id": 1, "owner": me() },
+            "reason": { "kind": "usage", "text": HOSTILE }, "since": "now", "left_ns": 59_000_000_000u64, "default": "kill"
+        });
+        Ok(vec![serde_json::from_value(question).unwrap()])
+    }
+    fn why_not_open(&self, number: u64) -> Failure {
+        FailureKind::NoSuchQuestion.because(format!("there is no question {number}"))
+    }
+    fn answer(&self, _: u64, _: memgov_decide::question::Answer) -> Result<(), Failure> {
+        Ok(())
+    }
+}
+
 impl Governed for Fake {
     fn page(&self) -> Bytes {
         Bytes(4096)

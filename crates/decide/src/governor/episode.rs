@@ -13,6 +13,7 @@ use crate::snapshot::{GroupId, GroupSlot, ProcessId, Snapshot, Table};
 use crate::units::{Bytes, Time};
 use crate::working_set::{Found, Search};
 
+use super::ask::Asked;
 use super::index::Index;
 use super::judge::{Excess, Question};
 use super::lend::Loan;
@@ -101,6 +102,12 @@ pub(super) struct Episode {
     /// Things that are recorded only once.
     pub noted_freeing: bool,
     pub noted_budget: bool,
+    /// What is asked about it.
+    pub asked: Option<Asked>,
+    /// Until then it is not asked about (again).
+    pub excused: Time,
+    /// Steps that have asked and were told to kill, as bits.
+    pub condemned: u8,
     /// Some decision was made: its end is worth one too.
     pub spoken: bool,
     /// The log line is written.
@@ -139,6 +146,9 @@ impl Episode {
             rehearsed: false,
             noted_freeing: false,
             noted_budget: false,
+            asked: None,
+            excused: Time(0),
+            condemned: 0,
             spoken: false,
             logged: false,
             last: None,
@@ -154,6 +164,7 @@ impl Episode {
             Order::Reclaim { .. } => Some(&mut self.reclaimed),
             Order::Lend { .. } => Some(&mut self.lent),
             Order::Record | Order::Signal { .. } | Order::Kill { .. } | Order::Relieved => None,
+            Order::Ask { .. } | Order::Answered { .. } => None,
         }
     }
 
@@ -310,6 +321,7 @@ impl Governor {
         };
         let mut episode = Episode::new(EpisodeId(self.next_episode), source, target, self.now);
         episode.logged = logged;
+        episode.excused = self.excused.until(key);
         if let (Source::Control, Target::Process(who, _)) = (source, target) {
             episode.control = self.controls.get(who).map(|set| (set.control, set.serial));
         }

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use crate::control::{ControlAction, MemControl};
 use crate::decision::{Candidate, Decisions, Order, Protected, Reason, Take, Target};
-use crate::policy::{Action, Meter, Over, Rule, Victim};
+use crate::policy::{Meter, Over, Rule, Victim};
 use crate::snapshot::{Group, GroupSlot, ProcessId, ProcessSlot, Snapshot};
 use crate::units::Bytes;
 use crate::victim::{self, Selection};
@@ -128,7 +128,7 @@ impl Governor {
     /// ladder has one, and when a fresh row is over a line that may begin such an episode. Otherwise the kernel keeps its
     /// allowance, so that whoever crosses his line during a tick meets it in that instant too.
     pub fn may_kill(&self, snap: &Snapshot) -> bool {
-        let killing = |rule: &&Rule| rule.steps.iter().any(|step| matches!(step.action, Action::Kill { .. }));
+        let killing = |rule: &&Rule| rule.steps.iter().any(|step| step.action.may_kill());
         let by_control = |(_, control): (ProcessId, MemControl)| control.action == ControlAction::Kill;
         if !self.policy.rules.iter().any(|rule| killing(&rule)) && !self.controls().any(by_control) {
             return false;
@@ -149,7 +149,7 @@ impl Governor {
     fn episodes_may_kill(&self) -> bool {
         let kills = |episode: &Episode| {
             let steps = (0..).map_while(|step| self.step_of(episode, step));
-            steps.into_iter().any(|step| matches!(step.action, Action::Kill { .. }))
+            steps.into_iter().any(|step| step.action.may_kill())
         };
         self.episodes.live.iter().filter_map(|&slot| self.episodes.get(slot)).any(kills)
     }

@@ -109,8 +109,12 @@ impl Governor {
     fn go_on(&mut self, episode: &mut Episode, snap: &Snapshot, out: &mut Decisions) {
         self.end_spent_slowdowns(episode, out);
         self.end_due_loans(episode, snap, out);
+        self.attend_question(episode, snap, out);
         if let Some(excess) = episode.over {
             while let Some(step) = self.step_of(episode, episode.next) {
+                if self.stands_at_a_question(episode) {
+                    break;
+                }
                 let due = episode.base + step.after;
                 if !episode.hurry && self.now < due {
                     self.deadline = self.deadline.min(due);
@@ -190,6 +194,13 @@ impl Governor {
             &Action::Signal { signal, .. } => (Order::Signal { signal }, What::Signal),
             &Action::Lend(lend) => return self.lend(episode, step, lend, excess, snap, out),
             &Action::Kill { victim } => return self.kill(episode, step, victim, excess, snap, out),
+            Action::Ask(_) => {
+                let slowed = Order::Slow { phase: Keep::End, share: ALL };
+                if self.end_all(episode, slowed, excess.reason, out).is_none() {
+                    return Step::Waits;
+                }
+                return self.begin_asking(episode, step, excess, out);
+            }
         };
         if self.emit(episode, step, order, excess.reason, what, out).is_none() {
             return Step::Waits;
@@ -206,7 +217,7 @@ impl Governor {
     /// Signals that repeat, a refused one-shot signal of a control, and a kill at the end of the ladder that was not enough.
     fn repeat(&mut self, episode: &mut Episode, excess: &Excess, snap: &Snapshot, out: &mut Decisions) {
         for step in 0..episode.next {
-            let Some(action) = self.step_of(episode, step).map(|s| s.action) else { continue };
+            let Some(action) = self.action_of(episode, step) else { continue };
             let ordered = episode.ordered_at[usize::from(step)];
             let due = match action {
                 Action::Signal { repeat: Some(repeat), .. } => ordered + repeat,
@@ -259,11 +270,12 @@ impl Governor {
         }
         episode.phase = Phase::AtRest;
         (episode.over, episode.spoken, episode.last, episode.loan) = (None, false, None, None);
+        episode.asked = None;
         Some(())
     }
 
     /// Ends all steps of one lasting action.
-    fn end_all(
+    pub(super) fn end_all(
         &mut self,
         episode: &mut Episode,
         order: Order,
@@ -345,7 +357,7 @@ impl Governor {
     /// an eighth of it when only the relief is waited for.
     fn look_again_at(&mut self, episode: &Episode) {
         let busy = episode.denied | episode.frozen | episode.slowed | episode.reclaimed | episode.lent != 0
-            || self.step_of(episode, episode.next).is_some();
+            || self.step_of(episode, episode.next).is_some() && !self.stands_at_a_question(episode);
         let pace = self.policy.pace.fastest * if busy { 1 } else { 8 };
         let pace = if self.is_patient(episode) { INTERVAL } else { pace };
         let at = self.after(pace.min(self.policy.pace.slowest));

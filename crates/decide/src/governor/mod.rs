@@ -7,6 +7,7 @@
 //!   (What is in force on a process that becomes protected is ended.)
 //! - `no_action_without_a_limit_crossed`: whatever is begun, sent or killed has a reason whose numbers are over their line in
 //!   that very snapshot.
+//!   (What somebody who was asked has answered apart.)
 //! - `missing_data_never_escalates`: while the meter is not known nothing is begun, sent or killed; nor is anything relieved.
 //! - `more_over_never_weaker`: of two snapshots that differ only in a meter that is further over its line, the one that is further over
 //!   leads to the same orders or more, and to no larger share of running time. (Kills apart, and reclaim with a tolerance: these look at the past.)
@@ -26,6 +27,8 @@
 //!   control is gone, when its target is gone, when its time is up; and nothing is kept up or ended that was not begun.
 //! - `log_once_an_episode`: the log line is due at most once an episode, and again only after the group was at or
 //!   under `memory.high`.
+//! - `somebody_is_asked_and_heard`: whoever is asked about is frozen first and until the answer; one question has one answer, its own, the default at its time
+//!   and not before; after `go-on` nothing of the ladder begins until it may ask again, and nobody is killed for a question but for `kill`.
 //! - `steps_in_order`: the steps of a ladder begin in their order, the first not before its delay after the crossing, each not before
 //!   its delay after the one before, unless that one failed.
 //! - `overflow_delays_and_loses_nothing`: when decisions have no room, ends and begins come in a later tick.
@@ -44,6 +47,7 @@ use crate::snapshot::{ProcessId, ProcessSlot, Snapshot};
 use crate::units::{Limit, Time};
 
 mod accuse;
+mod ask;
 mod brake;
 mod controls;
 mod due;
@@ -168,6 +172,7 @@ pub struct Governor {
     offenders: crate::offender::Offenders,
     /// Room for one choice of jobs.
     indivisible: Vec<crate::jobs::Contender>,
+    excused: ask::Excused,
     sent: VecDeque<report::Sent>,
     next_decision: u64,
     next_episode: u64,
@@ -199,6 +204,7 @@ impl Governor {
             tallies: seek::tallies(&policy),
             offenders: crate::offender::Offenders::with_capacity(processes as usize),
             indivisible: Vec::with_capacity(jobs::MOST_INDIVISIBLE),
+            excused: ask::Excused::new(),
             sent: VecDeque::with_capacity((episodes as usize).saturating_mul(2).max(64)),
             next_decision: 1,
             next_episode: 1,
@@ -241,11 +247,13 @@ impl Governor {
     pub fn set_policy(&mut self, policy: Policy) -> Policy {
         let old = std::mem::replace(&mut self.policy, policy);
         let new = &self.policy;
-        self.episodes.renumber(|RuleId(number)| {
+        let number = |RuleId(number)| {
             let rule = old.rules.get(usize::from(number))?;
             let number = new.rules.iter().position(|r| r == rule)?;
             u16::try_from(number).ok().map(RuleId)
-        });
+        };
+        self.episodes.renumber(number);
+        self.excused.renumber(number);
         self.generation += 1;
         self.asked += 1;
         self.roaming = rows::roaming_rules(new);

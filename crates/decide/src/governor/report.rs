@@ -106,6 +106,7 @@ impl Governor {
     fn hurry(&mut self, sent: Sent) {
         let Some(episode) = self.episodes.get_mut(sent.slot).filter(|e| e.id == sent.episode) else { return };
         if episode.next == sent.step + 1 {
+            episode.withdraw_question(sent.step);
             episode.hurry = true;
             self.deadline = self.now;
         }

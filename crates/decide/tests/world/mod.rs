@@ -151,6 +151,8 @@ impl World {
             }
             Order::Relieved => "relieved".into(),
             Order::Lend { phase: p, amount } => format!("lend-{}-{amount}", phase(p)),
+            Order::Ask { .. } => "ask".into(),
+            Order::Answered { verdict, .. } => format!("answered-{verdict:?}"),
         };
         let target = match decision.target {
             Target::Group(id, _) => {
@@ -178,6 +180,8 @@ impl World {
             Reason::NobodyHoldsEnough { .. } => " nobody-holds-enough",
             Reason::HostShort { .. } => " host-short",
             Reason::LoanDue { .. } => " loan-due",
+            Reason::Answered { .. } => " somebody",
+            Reason::NoAnswer { .. } => " nobody",
         };
         let log = if decision.log { " log" } else { "" };
         format!("{order} {target}{reason}{log}")

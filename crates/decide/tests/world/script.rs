@@ -7,6 +7,7 @@ use memgov_decide::decision::*;
 use memgov_decide::governor::Bounds;
 use memgov_decide::jobs::{Preference, Wish};
 use memgov_decide::policy::*;
+use memgov_decide::question::{Answer, Ask, Verdict};
 use memgov_decide::snapshot::*;
 use memgov_decide::units::{Bytes, Limit};
 
@@ -41,6 +42,8 @@ pub enum Event {
     Inherit(usize, usize),
     Forget(usize),
     Reload(u8),
+    /// The first open question is answered, if there is one.
+    Answer(Verdict, Option<u64>),
 }
 
 /// One tick: time, what happened, and how decisions are answered (by number in the tick).
@@ -79,6 +82,8 @@ pub fn ticks(count: usize) -> impl Strategy<Value = Vec<Tick>> {
         1 => (process.clone(), process.clone()).prop_map(|(a, b)| Event::Inherit(a, b)),
         1 => process.prop_map(Event::Forget),
         1 => (0u8..3).prop_map(Event::Reload),
+        4 => (prop::sample::select(vec![Verdict::Kill, Verdict::GoOn, Verdict::Wait]), prop::option::of(1u64..3000))
+            .prop_map(|(verdict, ms)| Event::Answer(verdict, ms)),
     ];
     let ms = prop::sample::select(vec![1u64, 10, 10, 50, 200, 500, 1500, 5000]);
     let tick = (ms, prop::collection::vec(event, 0..8), prop::collection::vec(0u8..8, 0..6));
@@ -116,9 +121,14 @@ pub fn policy_number(number: u8) -> Policy {
     let lend = Lend { amount: Bytes::mib(60), keep: Under::Share(120), budget: Duration::from_millis(300) };
     let lender = [(Action::Record, 0), (Action::Lend(lend), 20), (Action::Deny, 100)];
     let lender = usage_rule("lender", "/x/*", 105, &lender);
+    let default = if number == 1 { Verdict::GoOn } else { Verdict::Kill };
+    let ask = Ask { timeout: Duration::from_millis(600), default };
+    let ask = usage_rule("ask", "/x/*", 100, &[(signal(12), 0), (Action::Ask(ask), 20), (KILL_LARGEST, 400)]);
     let rules = match number {
-        0 => vec![usage_rule("all", "/x/*", 110, &all), each, hogs, kernel, host, parent, patient, lender],
-        1 => vec![host, hogs, over_high, usage_rule("all", "/x/*", 110, &all), patient, lender],
+        0 => {
+            vec![usage_rule("all", "/x/*", 110, &all), each, hogs, kernel, host, parent, patient, lender, ask]
+        }
+        1 => vec![host, hogs, over_high, usage_rule("all", "/x/*", 110, &all), patient, lender, ask],
         _ => vec![],
     };
     let never = vec![ProcessMatch { comm: vec![Pattern::new("never")], ..ProcessMatch::default() }];
@@ -227,6 +237,13 @@ impl Stage {
             Event::Forget(p) => {
                 let who = world.id(self.processes[p]);
                 world.governor.forget(who);
+            }
+            Event::Answer(verdict, ms) => {
+                let open = world.governor.questions().next();
+                if let Some(question) = open {
+                    let answer = Answer { verdict, time: ms.map(Duration::from_millis), by: 7 };
+                    world.governor.answer(question.id, answer).unwrap();
+                }
             }
             Event::Reload(number) => {
                 world.governor.set_policy(policy_number(number));

@@ -187,7 +187,8 @@ impl Actor {
         }
         let at = Aim { decision, snap, groups };
         match decision.order {
-            Order::Record | Order::Relieved => Outcome::Nothing,
+            // Asking is telling: behind the record.
+            Order::Record | Order::Relieved | Order::Ask { .. } | Order::Answered { .. } => Outcome::Nothing,
             Order::Deny { phase, meter: Meter::Kernel } => self.deny_kernel(&at, phase),
             Order::Deny { phase, meter } => {
                 let mut tally = Tally::default();
@@ -222,7 +223,7 @@ impl Actor {
                     None => self.kills.kill(&mut self.kit, &at, take),
                 };
                 // A v1 freezer keeps even the killed from dying.
-                self.slowdowns.let_die(&mut self.kit, sys::now());
+                self.slowdowns.let_die(&mut self.kit, &at, sys::now());
                 outcome
             }
         }

@@ -8,7 +8,7 @@ use std::os::fd::{AsFd as _, OwnedFd};
 use std::time::Duration;
 
 use memgov_decide::decision::{EpisodeId, Mechanism, Operation, Outcome, Target};
-use memgov_decide::snapshot::{GroupId, GroupSlot, ProcessSlot};
+use memgov_decide::snapshot::{GroupId, GroupSlot, ProcessSlot, Snapshot};
 use memgov_decide::units::Time;
 
 use super::brake::Brake;
@@ -463,17 +463,38 @@ impl Slowdowns {
         }
     }
 
-    /// After a kill: everything runs for a moment, because a v1 freezer keeps the killed from dying.
-    pub(super) fn let_die(&mut self, kit: &mut Kit, now: Time) {
+    /// After a kill: whatever may hold the killed runs for a moment, because a v1 freezer keeps even them from dying. Whoever is frozen elsewhere (until somebody
+    /// has said what is to happen) stays so.
+    pub(super) fn let_die(&mut self, kit: &mut Kit, at: &Aim<'_>, now: Time) {
         if !self.brakes.iter().any(|b| b.by() == Mechanism::V1Freezer) {
             return;
         }
         for i in 0..self.slowed.len() {
+            if !may_hold(at.snap, self.slowed[i].target, at.decision.target) {
+                continue;
+            }
             if !self.slowed[i].running {
                 self.toggle(kit, i, now);
             }
             self.slowed[i].next = self.slowed[i].next.max(now + DYING);
         }
+    }
+}
+
+/// Whether what stops the one may stop some of the other: the same branch of the tree, as far as is known.
+fn may_hold(snap: &Snapshot, held: Target, killed: Target) -> bool {
+    let path = |target| {
+        let group = match target {
+            Target::Group(_, slot) => Some(slot),
+            Target::Process(_, slot) => snap.process(slot).and_then(|row| row.group),
+            Target::Host => None,
+        };
+        group.and_then(|slot| snap.group(slot)).map(|row| &*row.path)
+    };
+    let above = |a: &[u8], b: &[u8]| b.strip_prefix(a).is_some_and(|rest| rest.is_empty() || rest[0] == b'/');
+    match (path(held), path(killed)) {
+        (Some(held), Some(killed)) => above(held, killed) || above(killed, held),
+        _ => true,
     }
 }
 

@@ -3,6 +3,7 @@
 //! `shrink` where no daemon runs, a subcommand is a client of the control socket and touches nothing itself; `status
 //! --kernel` reads the kernel's files instead.
 
+mod answer;
 mod check;
 mod completions;
 mod doctor;
@@ -57,7 +58,7 @@ Start here:
 
 Exit codes:
   0 done   1 failed   2 wrong usage   3 configuration not valid   4 not permitted
-  5 no such process, group, rule or decision   6 the daemon does not run   7 busy or full, try again
+  5 no such process, group, rule, decision or open question   6 the daemon does not run   7 busy or full, try again
   shrink: 8 what is left cannot be reclaimed (EBUSY)   130 Ctrl-C
   exec: the command's own (128+n after signal n); 125 memgov failed, 126 not executable, 127 not found";
 
@@ -94,6 +95,8 @@ enum Command {
     /// Watch over the daemon that starts this.
     #[command(hide = true)]
     Guardian(guardian::Guardian),
+    /// What is asked about frozen groups, and the answer.
+    Answer(answer::Answer),
     /// Print a completion script for a shell.
     Completions(completions::Completions),
     /// Print the manual page.
@@ -198,6 +201,7 @@ impl Command {
             Self::Restore(restore) => return restore.run(out),
             Self::Reload(reload) => reload.run(&mut connect(socket)?, out)?,
             Self::Guardian(guardian) => return Ok(guardian.run()),
+            Self::Answer(answer) => answer.run(&mut connect(socket)?, out)?,
             Self::Completions(completions) => completions.run(&mut Cli::command(), out)?,
             Self::Man(man) => man.run(Cli::command(), out)?,
         }

@@ -90,6 +90,8 @@ pub(crate) fn order(order: OrderKind, signal: Option<u8>, share: Option<u16>) ->
         OrderKind::OomKill => "killed by the kernel".into(),
         OrderKind::LendBegin => "lend".into(),
         OrderKind::LendEnd => "what was lent is taken back".into(),
+        OrderKind::Ask => "ask".into(),
+        OrderKind::Answered => "answered".into(),
     }
 }
 
@@ -153,13 +155,15 @@ pub(crate) fn event(event: &Event) -> String {
     let lent = lent.map(|more| format!(" {}", Bytes(more))).unwrap_or_default();
     let order = order(event.order, event.signal, event.share_permille) + &lent;
     let found = event.kernel.as_ref().map(|found| format!("; {}", crate::record::text::finding(found)));
+    let said = event.question.as_ref().map(|said| format!(" ({})", shown(&said.sentence())));
     format!(
-        "{}  #{} {}: {}: {order}: {} -> {}{}",
+        "{}  #{} {}: {}: {order}: {}{} -> {}{}",
         event.time,
         event.id,
         source(&event.source),
         target(&event.target),
         reason(&event.reason),
+        said.unwrap_or_default(),
         outcome(&event.outcome),
         found.unwrap_or_default()
     )

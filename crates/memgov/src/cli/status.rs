@@ -12,7 +12,7 @@ use serde_json::json;
 
 use super::output::{self, shown};
 use super::target::control_text;
-use super::{Exit, connect, kernel};
+use super::{Exit, answer, connect, kernel};
 use crate::bpf;
 use crate::config::words;
 use crate::serve::failure::exit;
@@ -206,6 +206,10 @@ fn working_set(found: &wire::WorkingSetStatus) -> String {
 }
 
 fn goings_on(status: &wire::Status, out: &mut dyn Write) -> std::io::Result<()> {
+    if !status.questions.is_empty() {
+        writeln!(out)?;
+        answer::table(&status.questions, out)?;
+    }
     if !status.episodes.is_empty() {
         writeln!(out)?;
         let row = |e: &wire::EpisodeStatus| {

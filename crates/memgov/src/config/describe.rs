@@ -156,6 +156,7 @@ fn action(action: &Action, meter: Meter, target: &str) -> String {
             format!("refuse {target} whatever takes kernel memory (fork, files, directories, sockets)")
         }
         Action::Freeze => format!("freeze {target}"),
+        Action::Ask(ask) => super::ask::describe(ask, target),
         Action::Deny => format!("refuse {target} more memory (ENOMEM)"),
         Action::Slow(slow) => {
             let floor = f32::from(slow.floor) / 10.0;
@@ -206,7 +207,12 @@ fn relief(rule: &Rule) -> String {
     let lasting = rule.steps.iter().any(|Step { action, .. }| {
         matches!(
             action,
-            Action::Deny | Action::Freeze | Action::Slow(_) | Action::Reclaim(_) | Action::Lend(_)
+            Action::Deny
+                | Action::Freeze
+                | Action::Slow(_)
+                | Action::Reclaim(_)
+                | Action::Lend(_)
+                | Action::Ask(_)
         )
     });
     let ends = if lasting { "Undone" } else { "Over" };

@@ -260,6 +260,9 @@ fn steps(text: &RuleText, each_process: bool, findings: &mut Findings<'_>) -> Op
                 if each_process && matches!(step.action, Action::Lend(_)) {
                     findings.error(text.action.at, words::NO_LEND);
                 }
+                if each_process && matches!(step.action, Action::Ask(_)) {
+                    findings.error(text.action.at, words::NO_ASK);
+                }
                 steps.push(step);
             }
             Err(error) => {

@@ -4,6 +4,7 @@
 //! Reads files only in [`load`]; everything else is a function of text. Knows nothing of this host: what the host can
 //! obey is `check --host`'s question.
 
+pub mod ask;
 pub mod describe;
 pub mod error;
 mod jobs;

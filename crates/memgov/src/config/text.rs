@@ -131,9 +131,9 @@ const STEP: Schema = Schema {
     name: "a step of `do`",
     keys: &[
         "action", "after", "signal", "repeat", "victim", "budget", "floor", "share", "pressure", "swap-out",
-        "when", "amount", "keep",
+        "when", "amount", "keep", "timeout", "default",
     ],
-    later: &["to", "hook", "timeout", "ask", "swappiness"],
+    later: &["to", "hook", "ask", "swappiness"],
 };
 
 impl File {

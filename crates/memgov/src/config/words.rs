@@ -17,11 +17,12 @@ use super::text::none_of;
 /// What can be given with an action.
 pub const STEP_KEYS: &[&str] = &[
     "after", "signal", "repeat", "victim", "budget", "floor", "share", "pressure", "swap-out", "when",
-    "amount", "keep",
+    "amount", "keep", "timeout", "default",
 ];
 /// Actions of this version.
-pub const ACTIONS: &[&str] = &["record", "reclaim", "deny", "slow", "freeze", "signal", "kill", "lend"];
-const LATER_ACTIONS: &[&str] = &["ask", "hook", "squeeze", "shrink"];
+pub const ACTIONS: &[&str] =
+    &["record", "reclaim", "deny", "slow", "freeze", "signal", "kill", "lend", "ask"];
+const LATER_ACTIONS: &[&str] = &["hook", "squeeze", "shrink"];
 const METERS: &[&str] = &["usage", "kernel", "available", "rss.anon", "rss.file", "rss.shmem"];
 const LATER_METERS: &[&str] = &["sockets", "oom", "pressure", "swap"];
 /// A step that is not the first waits so long for the one before it.
@@ -115,6 +116,9 @@ pub const LEND_TWICE: &str =
 /// Kernel memory has a line and no limit.
 pub const NO_LEND_OF_KERNEL: &str =
     "`lend` raises the limit of all memory; the line of this rule is of kernel memory, and stays";
+
+/// Who is asked about is a job as a whole.
+pub const NO_ASK: &str = "`ask` holds a group and asks about it; this rule meets single processes";
 
 /// A working set is of all memory.
 pub const NO_TOLERANCE: &str =
@@ -347,6 +351,7 @@ pub fn step<'a>(
         "signal" => &["after", "signal", "repeat"],
         "kill" => &["after", "victim"],
         "lend" => &["after", "amount", "keep", "budget"],
+        "ask" => &["after", "timeout", "default"],
         other => {
             return Err(StepError {
                 key: "action",
@@ -365,10 +370,12 @@ pub fn step<'a>(
     let after = with("after", duration)?;
     let budget = with("budget", span)?;
     let repeat = with("repeat", span)?;
+    let timeout = with("timeout", span)?;
     let action = match action {
         "record" => Action::Record,
         "deny" => Action::Deny,
         "freeze" => Action::Freeze,
+        "ask" => Action::Ask(super::ask::step(timeout, details("default"))?),
         "reclaim" => Action::Reclaim(reclaim(&mut details)?),
         "slow" => Action::Slow(slow(budget, details("floor"))?),
         "lend" => Action::Lend(super::lend::step(budget, &mut details)?),
@@ -485,6 +492,7 @@ pub fn short_step(word: &str) -> Result<ShortStep, String> {
     if let Some(detail) = detail {
         let key = match action {
             "slow" => "budget",
+            "ask" => "timeout",
             "reclaim" => "share",
             "signal" => "signal",
             "kill" => "victim",

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use memgov_decide::control::MemControl;
 use memgov_decide::decision::{Source, Target};
 use memgov_decide::governor::{EpisodeView, KernelMark};
+use memgov_decide::question::QuestionView;
 use memgov_decide::snapshot::{GroupId, Lost, ProcessId};
 use memgov_decide::units::{Bytes, Time};
 
@@ -43,6 +44,8 @@ pub(super) struct StatusBuffer {
     pub refused: Vec<(Target, Names, u64)>,
     /// Groups whose kernel memory has a line.
     pub kernel: Vec<(KernelMark, Names)>,
+    /// Open questions.
+    pub questions: Vec<(QuestionView, Names)>,
     /// Records of what the kernel did by itself that were left out.
     pub happenings_left_out: u64,
     pub left_out: u64,
@@ -64,6 +67,7 @@ impl StatusBuffer {
             controls: Vec::with_capacity(STATUS_ROWS),
             refused: Vec::with_capacity(STATUS_ROWS),
             kernel: Vec::with_capacity(STATUS_ROWS),
+            questions: Vec::with_capacity(STATUS_ROWS),
             happenings_left_out: 0,
             left_out: 0,
             groups: 0,
@@ -130,6 +134,13 @@ pub(super) fn answer(governing: &mut Governing, request: Request) {
         }
         Request::Ping { reply } => {
             let _ = reply.try_send(());
+        }
+        Request::Answer { question, answer, reply } => {
+            let heard = governing.governor.answer(question, answer);
+            if heard.is_ok() {
+                governing.tape.answer(question, &answer);
+            }
+            let _ = reply.try_send(heard);
         }
     }
 }
@@ -218,6 +229,11 @@ fn status(governing: &Governing, mut buffer: Box<StatusBuffer>) -> Box<StatusBuf
             Target::Process(..) | Target::Host => None,
         };
         keep(&mut buffer.episodes, &mut buffer.left_out, Running { view, names, limit });
+    }
+    for view in governor.questions() {
+        let rule = |number: usize| rule_names.get(number).map(Arc::clone);
+        let names = Names::of_target(view.source, view.target, Some(&view.reason), snap, rule);
+        keep(&mut buffer.questions, &mut buffer.left_out, (view, names));
     }
     buffer.happenings_left_out = governing.happenings.all_left_out;
     if let Some(inside) = &actor.inside {

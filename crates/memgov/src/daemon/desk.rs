@@ -235,6 +235,11 @@ impl Governed for Desk {
                 kills: count(&self.counts.kills),
                 refused: count(&self.counts.refused),
             },
+            questions: match self.runs_dry(&in_force) {
+                // It asks nobody.
+                true => Vec::new(),
+                false => buffer.questions.iter().map(|it| view::question(it, buffer.at)).collect(),
+            },
         })
     }
 

@@ -1,6 +1,7 @@
 //! The daemon: starts everything, runs the loop, and leaves the system as it was found. The only module that knows all
 //! four steps.
 
+mod announce;
 mod answers;
 mod desk;
 mod examiner;
@@ -10,6 +11,7 @@ mod happenings;
 mod inside;
 mod jobs;
 mod protection;
+mod questions;
 mod queue;
 mod signals;
 mod succession;
@@ -258,6 +260,7 @@ impl Started {
         let _ = desk.clients_lost.set(Box::new(serving.losses()));
         journal.find_groups_by(Box::new(move |id| crate::kernel::cgroup::find(&hierarchy, id)));
         journal.on_news(Box::new(move || waker.wake()));
+        announce::start(&journal);
         if let Some(findings) = recorder.findings() {
             examiner::start(&desk, findings);
         }

@@ -6,7 +6,9 @@ use std::sync::{Arc, mpsc};
 use std::time::Duration;
 
 use memgov_decide::control::MemControl;
+use memgov_decide::decision::DecisionId;
 use memgov_decide::policy::Policy;
+use memgov_decide::question::{Answer, NotOpen};
 use memgov_decide::snapshot::{GroupId, ProcessId};
 use rustix::event::{EventfdFlags, eventfd};
 use rustix::fd::{AsFd, OwnedFd};
@@ -97,6 +99,12 @@ pub(super) enum Request {
     /// Is the loop alive?
     Ping {
         reply: Reply<()>,
+    },
+    /// Somebody's answer to a question.
+    Answer {
+        question: DecisionId,
+        answer: Answer,
+        reply: Reply<Result<(), NotOpen>>,
     },
 }
 

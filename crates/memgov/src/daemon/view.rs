@@ -5,11 +5,13 @@ use std::time::SystemTime;
 use memgov_decide::decision::Target;
 use memgov_decide::governor::KernelMark;
 use memgov_decide::policy::Policy;
+use memgov_decide::question::QuestionView;
 use memgov_decide::snapshot::{GroupId, GroupSlot, ProcessId, ProcessSlot};
 use memgov_decide::units::{Bytes, Time};
 
 use super::answers::{Held, Running, StatusBuffer, Subject, who_is_held};
 use crate::act::HoldView;
+use crate::config::ask::verdict_text;
 use crate::config::describe;
 use crate::kernel::{GroupDir, Layout, proc};
 use crate::record::event::{self, Names};
@@ -86,6 +88,20 @@ pub(super) fn hold(held: &mut Held) -> wire::HoldStatus {
         share_permille: share,
         tasks,
         lent_bytes: lent,
+    }
+}
+
+/// An open question.
+pub(super) fn question((view, names): &(QuestionView, Names), at: Time) -> wire::QuestionStatus {
+    wire::QuestionStatus {
+        number: view.id.0,
+        episode: view.episode.0,
+        source: event::source(view.source, names.rule.as_deref()),
+        target: event::target(view.target, names),
+        reason: event::reason(&view.reason, names.compared()),
+        since: wall(view.since, at),
+        left_ns: view.until.0.saturating_sub(at.0),
+        default: verdict_text(view.default).into(),
     }
 }
 

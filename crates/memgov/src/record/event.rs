@@ -9,9 +9,11 @@ use memgov_decide::decision::{
 use memgov_decide::kernel_memory::{Basis, Diagnosis, Offender};
 use memgov_decide::policy::Policy;
 use memgov_decide::snapshot::{GroupSlot, Snapshot};
+use memgov_decide::trend::nanos;
 use memgov_decide::units::Bytes;
 
 use super::text;
+use crate::config::ask::verdict_text;
 use crate::serve::wire;
 use crate::terminal;
 
@@ -143,6 +145,27 @@ pub fn event(
         kernel: None,
         outcome: self::outcome(outcome),
         log: log.flatten(),
+        question: question(decision),
+    }
+}
+
+/// What is asked, or was answered.
+fn question(decision: &Decision) -> Option<wire::QuestionSaid> {
+    let number = decision.id.0;
+    match decision.order {
+        Order::Ask { timeout, default } => Some(wire::QuestionSaid {
+            number,
+            default: Some(verdict_text(default).into()),
+            timeout_ns: Some(nanos(timeout)),
+            ..Default::default()
+        }),
+        Order::Answered { question, verdict, time } => Some(wire::QuestionSaid {
+            number: question.0,
+            answer: Some(verdict_text(verdict).into()),
+            for_ns: time.map(nanos),
+            ..Default::default()
+        }),
+        _ => None,
     }
 }
 
@@ -230,6 +253,8 @@ pub const fn order(order: &Order) -> wire::OrderKind {
         Order::Relieved => wire::OrderKind::Relieved,
         Order::Lend { phase: Phase::Begin | Phase::Sustain, .. } => wire::OrderKind::LendBegin,
         Order::Lend { phase: Phase::End, .. } => wire::OrderKind::LendEnd,
+        Order::Ask { .. } => wire::OrderKind::Ask,
+        Order::Answered { .. } => wire::OrderKind::Answered,
     }
 }
 
@@ -276,6 +301,8 @@ pub fn reason(reason: &Reason, group: Option<&[u8]>) -> wire::Reason {
             wire::ReasonKind::HostShort
         }
         Reason::LoanDue { .. } => wire::ReasonKind::LoanDue,
+        Reason::Answered { .. } => wire::ReasonKind::Answered,
+        Reason::NoAnswer { .. } => wire::ReasonKind::NoAnswer,
     };
     wire::Reason {
         kind,
@@ -425,7 +452,8 @@ pub fn line(event: &wire::Event, outcome: &str) -> String {
         wire::Target::Host {} => "the machine".to_owned(),
     };
     let order = text::order(event.order);
-    format!("#{} {source}: {order} {target}: {}; {outcome}", event.id, event.reason.text)
+    let said = event.question.as_ref().map(|said| format!(" ({})", said.sentence())).unwrap_or_default();
+    format!("#{} {source}: {order} {target}: {}{said}; {outcome}", event.id, event.reason.text)
 }
 
 #[cfg(test)]

@@ -166,6 +166,7 @@ impl Happening {
             kernel: None,
             outcome: self.outcome(),
             log: None,
+            question: None,
         }
     }
 

@@ -127,6 +127,8 @@ pub struct Journal {
     finder: OnceLock<Finder>,
     /// Looks into kernel memory.
     examiner: OnceLock<SyncSender<Doubt>>,
+    /// Tells people of questions.
+    announcer: OnceLock<SyncSender<Event>>,
     dropped: Arc<AtomicU64>,
 }
 
@@ -178,6 +180,12 @@ impl Journal {
     pub fn examine_by(&self, examiner: SyncSender<Doubt>) {
         // Set once, at start.
         let _ = self.examiner.set(examiner);
+    }
+
+    /// Has questions told to people. Who is behind is not waited for.
+    pub fn announce_by(&self, announcer: SyncSender<Event>) {
+        // Set once, at start.
+        let _ = self.announcer.set(announcer);
     }
 
     /// What was recorded after the cursor `after` (0: all that is kept), oldest first, at most `most`. An event whose outcome became
@@ -256,6 +264,7 @@ impl Journal {
             if let Some(log) = &mut log {
                 log.append(&event);
             }
+            self.announce(&event);
             number += 1;
             let mut kept = self.lock();
             if kept.len() == KEPT {
@@ -267,6 +276,17 @@ impl Journal {
             if let Some(wake) = self.wake.get() {
                 wake();
             }
+        }
+    }
+
+    /// A question, unless it is only rehearsed.
+    fn announce(&self, event: &Event) {
+        if event.order == wire::OrderKind::Ask
+            && event.outcome.kind == wire::OutcomeKind::Nothing
+            && let Some(announcer) = self.announcer.get()
+        {
+            // Full: it stands in the record and in `memgov status`.
+            let _ = announcer.try_send(event.clone());
         }
     }
 

@@ -7,12 +7,14 @@
 use std::collections::{HashMap, HashSet};
 use std::io::Write;
 use std::path::Path;
+use std::time::Duration;
 
 use memgov_decide::control::MemControl;
 use memgov_decide::decision::{DecisionId, Decisions, EpisodeId, Report};
 use memgov_decide::governor::{Bounds, Elsewhere, Governor, Numbers};
 use memgov_decide::jobs::{Preference, Wish};
 use memgov_decide::policy::Policy;
+use memgov_decide::question::Answer;
 use memgov_decide::snapshot::{
     Group, GroupId, GroupSlot, Host, Process, ProcessId, ProcessSlot, Rss, Snapshot, Untouchable,
 };
@@ -20,6 +22,7 @@ use memgov_decide::units::{Bytes, Limit, Time};
 
 use super::trace::{self, Frame, TraceError};
 use super::{event, overlaid, text};
+use crate::config::ask;
 use crate::kernel::cgroup::StrainReading;
 use crate::kernel::{Reading, meminfo, proc};
 use crate::serve::wire::{self, Event};
@@ -222,6 +225,7 @@ impl Player {
                 }
             }
             "control" | "inherit" | "forget" => self.control(&words)?,
+            "answer" => self.answer(&words)?,
             // The engine's turn came before its decisions were written.
             "decision" => {
                 self.step();
@@ -397,6 +401,21 @@ impl Player {
         process.read_at = at;
         status.fill(process);
         self.snap.touch_process(ProcessSlot(slot));
+        Ok(())
+    }
+
+    /// One that was taken, so it is open here too, unless other rules are played: then there is nobody to hear it.
+    fn answer(&mut self, words: &Words<'_>) -> Result<(), TraceError> {
+        let narrow = |n: u64| u32::try_from(n).map_err(|_| words.bad("a number is too large"));
+        let verdict = ask::verdict(words.text(2)?).map_err(|why| words.bad(&why))?;
+        let answer = Answer {
+            verdict,
+            time: words.maybe(4)?.map(Duration::from_nanos),
+            by: narrow(words.number(3)?)?,
+        };
+        // It came between two ticks, after what was decided in the one before.
+        self.step();
+        let _ = self.governor.answer(DecisionId(words.number(1)?), answer);
         Ok(())
     }
 

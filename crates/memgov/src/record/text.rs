@@ -105,6 +105,10 @@ pub fn reason(reason: &Reason, group: Option<&[u8]>) -> String {
                 "none of its processes is known to hold enough of what has grown: {most} at most, {needed} needed"
             )
         }
+        Reason::Answered { by } => format!("uid {by} has answered"),
+        Reason::NoAnswer { within } => {
+            format!("nobody has answered within {}", humantime::format_duration(within))
+        }
     }
 }
 
@@ -152,6 +156,8 @@ pub const fn order(order: OrderKind) -> &'static str {
         OrderKind::OomKill => "oom-kill",
         OrderKind::LendBegin => "lend-begin",
         OrderKind::LendEnd => "lend-end",
+        OrderKind::Ask => "ask",
+        OrderKind::Answered => "answered",
     }
 }
 
@@ -339,6 +345,7 @@ pub fn letter_line(
         Order::Signal { .. } => "Action: send signal",
         Order::Kill { .. } => "Action: kill the process",
         Order::Freeze { .. } | Order::Record | Order::Relieved | Order::Lend { .. } => return None,
+        Order::Ask { .. } | Order::Answered { .. } => return None,
     };
     let (name, mem) = match decision.reason {
         Reason::Usage { usage, .. } | Reason::Kernel { kernel: usage, .. } => (last_component(group), usage),

@@ -14,6 +14,7 @@
 //! group! 3 8388608 0                 slot, usage as seen inside the kernel, over what was read
 //! group!kernel 3 8388608 0           likewise, its kernel memory
 //! group~ 3 0 - avoid 0                slot, owner or -, what it asks for by trusted. and by user. attributes
+//! answer 7 go-on 0 -                 the question, what was answered, the uid, for how many nanoseconds or -
 //! host 29                             payload: what was read of /proc/meminfo
 //! MemAvailable:    1048576 kB
 //! decision 1 312                      number; payload: JSON
@@ -28,15 +29,18 @@ use std::path::Path;
 use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
 
 use memgov_decide::control::MemControl;
-use memgov_decide::decision::{EpisodeId, Report};
+use memgov_decide::decision::{DecisionId, EpisodeId, Report};
 use memgov_decide::governor::{Elsewhere, Numbers};
 use memgov_decide::jobs::Wish;
+use memgov_decide::question::Answer;
 use memgov_decide::snapshot::{Group, GroupSlot, Host, Process, ProcessId, ProcessSlot, Rss};
+use memgov_decide::trend::nanos;
 use memgov_decide::units::{Bytes, Time};
 
 use super::event;
 use super::overlaid::Overlaid;
 use super::text;
+use crate::config::ask::verdict_text;
 use crate::kernel::{Error, Reading};
 
 /// The frame for the engine's turn.
@@ -261,6 +265,11 @@ impl Tape {
     /// A number was given to a record of what nobody decided; `episode`: which it was said to belong to.
     pub fn number(&mut self, episode: Option<EpisodeId>) {
         self.frame(format_args!("number {}", Opt(episode.map(|id| id.0))), b"");
+    }
+    /// A question was answered.
+    pub fn answer(&mut self, question: DecisionId, answer: &Answer) {
+        let (word, time) = (verdict_text(answer.verdict), Opt(answer.time.map(nanos)));
+        self.frame(format_args!("answer {} {word} {} {time}", question.0, answer.by), b"");
     }
     /// A decision; the payload is its event without what only the daemon knows (wall clock, outcome).
     pub fn decision(&mut self, id: u64, json: &[u8]) {

@@ -39,6 +39,10 @@ pub enum FailureKind {
     Busy,
     /// Something failed that should not.
     Internal,
+    /// No question of that number is open.
+    NoSuchQuestion,
+    /// An answer that there is not.
+    InvalidAnswer,
 }
 
 /// Exit codes of the command line.
@@ -66,7 +70,7 @@ pub mod exit {
 use FailureKind as K;
 
 /// Kind, varlink error name, errno, exit code.
-const LIST: [(FailureKind, &str, i32, u8); 13] = [
+const LIST: [(FailureKind, &str, i32, u8); 15] = [
     (K::PermissionDenied, "PermissionDenied", libc::EACCES, exit::PERMISSION),
     (K::NoSuchProcess, "NoSuchProcess", libc::ESRCH, exit::NO_TARGET),
     (K::NoSuchGroup, "NoSuchGroup", libc::ENOENT, exit::NO_TARGET),
@@ -80,6 +84,8 @@ const LIST: [(FailureKind, &str, i32, u8); 13] = [
     (K::TableFull, "TableFull", libc::ENOSPC, exit::BUSY),
     (K::Busy, "Busy", libc::EAGAIN, exit::BUSY),
     (K::Internal, "Internal", libc::EIO, exit::FAILED),
+    (K::NoSuchQuestion, "NoSuchQuestion", libc::ENOENT, exit::NO_TARGET),
+    (K::InvalidAnswer, "InvalidAnswer", libc::EINVAL, exit::USAGE),
 ];
 
 impl FailureKind {

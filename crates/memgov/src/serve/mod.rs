@@ -6,6 +6,7 @@ mod connection;
 pub mod failure;
 pub mod permit;
 mod poll;
+pub mod questions;
 pub mod requests;
 pub mod shrink;
 pub mod varlink;
@@ -50,7 +51,7 @@ pub struct GroupRule {
 /// What the daemon answers. Called by the serving thread; no call may take longer than 2 s ([`FailureKind::Busy`]
 /// then). Permissions have been checked before each call, against the facts that [`Governed::process`] and [`Governed::group`] gave.
 #[allow(clippy::missing_errors_doc, reason = "each fails with the Failure that the client is told")]
-pub trait Governed: shrink::Shrinking + Send + Sync {
+pub trait Governed: shrink::Shrinking + questions::Asking + Send + Sync {
     /// The page size, to which limits are rounded.
     fn page(&self) -> Bytes;
     /// For `memgov status`. Lists are to be bounded ([`wire::Status::truncated`]).

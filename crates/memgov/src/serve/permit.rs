@@ -123,6 +123,10 @@ pub fn group_set(
     if rule.is_some_and(Rule::lends) {
         return denied("raising the limit of a group is root's to ask for");
     }
+    // It writes to other people's terminals.
+    if rule.is_some_and(|rule| rule.steps.iter().any(|step| matches!(step.action, Action::Ask(_)))) {
+        return denied("`ask` is root's to set: it speaks to everybody who is logged in");
+    }
     let lines = rule.into_iter().flat_map(|rule| {
         let usage = match rule.when.group {
             Some(Over::Amount(line) | Over::Kernel(line)) => Some(line),

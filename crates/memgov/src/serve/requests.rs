@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 
 use super::permit::{self, Peer};
 use super::varlink::{Call, Reply};
-use super::{Failure, FailureKind, From, Governed, GroupRule, INTERFACE, shrink, wire};
+use super::{Failure, FailureKind, From, Governed, GroupRule, INTERFACE, questions, shrink, wire};
 use crate::config::words;
 
 /// At most so many events in one reply.
@@ -176,6 +176,8 @@ fn ours(method: &str, value: &Value, peer: Peer, governed: &dyn Governed) -> Res
         "GetShrink" => own_shrink(parameters(value)?, peer, governed),
         "ListShrinks" => list_shrinks(peer, governed),
         "CancelShrink" => cancel_shrink(parameters(value)?, peer, governed),
+        "Questions" => questions::list(peer, governed),
+        "Answer" => questions::answer(&parameters(value)?, peer, governed),
         _ => return Err(not_found("org.memgov", method)),
     };
     result.map(ok).map_err(|failure| failed(&failure))
@@ -189,6 +191,7 @@ fn status(peer: Peer, governed: &dyn Governed) -> Result<Value, Failure> {
     let mut status = governed.status()?;
     if !peer.is_root() {
         status.episodes.retain(|e| permit::may_see(peer, &e.target));
+        status.questions.retain(|q| permit::may_see(peer, &q.target));
         status.kernel.retain(|k| permit::may_see(peer, &k.target));
         status.denials.retain(|d| permit::may_see(peer, &d.target));
         status.holds.retain(|h| permit::may_see(peer, &h.target));
@@ -408,6 +411,9 @@ pub fn group_rule(request: wire::GroupRule) -> Result<GroupRule, Failure> {
     if when.rss.is_some() && request.steps.iter().any(|step| step.action == "reclaim") {
         return Err(invalid("do", words::NO_RECLAIM.into()));
     }
+    if when.rss.is_some() && request.steps.iter().any(|step| step.action == "ask") {
+        return Err(invalid("do", words::NO_ASK.into()));
+    }
     let tolerant = |step: &wire::Step| step.pressure.is_some() || step.when.is_some();
     if when.meter() == Meter::Kernel && request.steps.iter().any(tolerant) {
         return Err(invalid("do", words::NO_TOLERANCE.into()));
@@ -440,6 +446,8 @@ fn steps(typed: &[wire::Step]) -> Result<Vec<Step>, Failure> {
             "pressure" => step.pressure.as_deref(),
             "swap-out" => step.swap_out.as_deref(),
             "when" => step.when.as_deref(),
+            "timeout" => step.timeout.as_deref(),
+            "default" => step.default.as_deref(),
             _ => step.floor.as_deref(),
         };
         words::step(&step.action, i == 0, detail)

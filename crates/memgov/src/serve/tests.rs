@@ -77,6 +77,7 @@ fn event(id: u64, uid: u32, padding: usize) -> wire::Event {
             held_bytes: None,
         },
         log: None,
+        question: None,
     }
 }
 
@@ -115,6 +116,34 @@ impl shrink::Shrinking for Fake {
     }
     fn shrink_cancel(&self, id: u64) -> Result<shrink::Job, Failure> {
         Ok(job(id, shrink::State::Cancelled))
+    }
+}
+
+/// The first question is about a user's own group, the second about root's.
+fn question(number: u64) -> wire::QuestionStatus {
+    let (path, owner) = if number == 1 { ("/user", 1000) } else { ("/root", 0) };
+    wire::QuestionStatus {
+        number,
+        episode: 1,
+        source: wire::Source::Rule { rule: "a".into() },
+        target: wire::Target::Group { path: path.into(), id: 1, owner: Some(owner) },
+        reason: event(1, owner, 1).reason,
+        since: String::new(),
+        left_ns: 1,
+        default: "kill".into(),
+    }
+}
+
+impl super::questions::Asking for Fake {
+    fn questions(&self) -> Result<Vec<wire::QuestionStatus>, Failure> {
+        Ok(vec![question(1), question(2)])
+    }
+    fn why_not_open(&self, number: u64) -> Failure {
+        FailureKind::NoSuchQuestion.because(format!("question {number} is not open any more: kill"))
+    }
+    fn answer(&self, number: u64, answer: memgov_decide::question::Answer) -> Result<(), Failure> {
+        assert!(number < 3 && answer.by != 7);
+        Ok(())
     }
 }
 
@@ -225,10 +254,40 @@ fn ask(fake: &Fake, peer: Peer, method: &str, parameters: Value) -> Result<Value
 }
 
 #[test]
+fn questions_are_answered_by_root_and_the_owner_of_the_group() {
+    let fake = Fake::default();
+    let say = |peer, number: u64, word: &str| {
+        ask(&fake, peer, "Answer", json!({ "number": number, "answer": word }))
+    };
+    for (peer, number, expected) in [
+        (ROOT, 1, None),
+        (ROOT, 2, None),
+        (USER, 1, None),
+        (USER, 2, Some("org.memgov.PermissionDenied")),
+        (ROOT, 3, Some("org.memgov.NoSuchQuestion")),
+        (USER, 3, Some("org.memgov.NoSuchQuestion")),
+    ] {
+        assert_eq!(say(peer, number, "kill").err().as_deref(), expected, "{peer:?} {number}");
+    }
+    assert_eq!(say(ROOT, 1, "perhaps").err().as_deref(), Some("org.memgov.InvalidAnswer"));
+    for (word, time) in [("kill", 1), ("wait", 1), ("go-on", 0), ("go-on", u64::MAX)] {
+        let asked = json!({ "number": 1, "answer": word, "for_ns": time });
+        assert_eq!(
+            ask(&fake, ROOT, "Answer", asked).err().as_deref(),
+            Some("org.memgov.InvalidAnswer"),
+            "{word} {time}"
+        );
+    }
+    let shown =
+        |peer| ask(&fake, peer, "Questions", json!({})).unwrap()["questions"].as_array().unwrap().len();
+    assert_eq!((shown(ROOT), shown(USER)), (2, 1));
+}
+
+#[test]
 fn every_method_of_the_interface_is_there_and_no_other() {
     let names: Vec<&str> =
         INTERFACE.lines().filter_map(|l| l.strip_prefix("method ")?.split('(').next()).collect();
-    assert_eq!(names.len(), 16);
+    assert_eq!(names.len(), 18);
     let fake = Fake::default();
     for name in names {
         let error = ask(&fake, ROOT, name, json!({})).err().unwrap_or_default();

@@ -2,10 +2,13 @@
 //! inside memgov is shaped by them. Field names are a promise: units stand last, what is not known is absent, never 0.
 
 mod kernel;
+mod question;
 
 pub use kernel::{
     KernelCause, KernelFinding, KernelGroup, KernelHolder, KernelKind, KernelMark, KernelMemory, KernelTrial,
 };
+
+pub use question::{Answered, QuestionSaid, QuestionStatus};
 
 use memgov_decide::control::{ControlAction, Flags, MemControl};
 use serde::{Deserialize, Serialize};
@@ -111,6 +114,8 @@ pub enum OrderKind {
     OomKill,
     LendBegin,
     LendEnd,
+    Ask,
+    Answered,
 }
 
 /// Why, as a word.
@@ -137,6 +142,8 @@ pub enum ReasonKind {
     Oom,
     HostShort,
     LoanDue,
+    Answered,
+    NoAnswer,
 }
 
 /// Why, with the numbers.
@@ -311,6 +318,9 @@ pub struct Event {
     /// The letter's log line: on the first event of an episode with logging.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub log: Option<String>,
+    /// Of an `ask` and of an `answered`: the question.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub question: Option<QuestionSaid>,
 }
 
 /// Some events, in order.
@@ -431,6 +441,10 @@ pub struct Step {
     /// As `when` of the configuration.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub when: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub timeout: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub default: Option<String>,
 }
 
 /// A rule for one running group, in the words of the configuration.
@@ -512,6 +526,9 @@ pub struct Status {
     pub lost: Losses,
     /// Since the start.
     pub counts: Counts,
+    /// What somebody is to answer.
+    #[serde(default)]
+    pub questions: Vec<QuestionStatus>,
 }
 
 /// Enforcement inside the kernel: whether there is any, and what of it is attached.

@@ -72,6 +72,9 @@ impl Daemon {
         command.arg("run").arg("--config").arg(&file).arg("--state-dir").arg(&state);
         command.arg("--tier").arg(place.tier.name()).args(arguments);
         command.stdin(Stdio::null()).stdout(output.try_clone()?).stderr(output);
+        // Programs of the test's own come before those of the system.
+        let path = std::env::var("PATH").unwrap_or_default();
+        command.env("PATH", format!("{}:{path}", place.dir.join("bin").display()));
         start_in_groups(&mut command, place.group.doors()?, false);
         if !place.locks {
             start_without_ipc_lock(&mut command);

@@ -1,5 +1,6 @@
 //! Criteria of the userspace out-of-memory series: who gives way when memory runs short, before the kernel's own OOM killer acts.
 
+mod ask;
 mod host;
 mod jobs;
 mod lend;
@@ -35,6 +36,7 @@ pub fn tests() -> Vec<Test> {
     ];
     tests.extend(scenarios::tests());
     tests.extend(lend::tests());
+    tests.extend(ask::tests());
     tests
 }
 
