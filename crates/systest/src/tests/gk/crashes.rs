@@ -62,7 +62,7 @@ fn limited(bench: &mut Bench<'_>, by_order: bool) -> Result<(Limited, Daemon)> {
 
 impl Limited {
     /// The limit is back, and whoever was refused may fork.
-    fn is_back(mut self, bench: &Bench<'_>, when: &str) -> Result<String> {
+    fn gets_it_back(mut self, bench: &Bench<'_>, when: &str) -> Result<String> {
         let Self { before, job, .. } = &self;
         let back = || (pids_limits(job) == *before).then_some(());
         poll_until(bench.patience(), Duration::from_millis(3), back)
@@ -81,7 +81,7 @@ impl Limited {
 fn alone(bench: &mut Bench<'_>, by_order: bool) -> Result<String> {
     let (limited, mut daemon) = limited(bench, by_order)?;
     daemon.kill9()?;
-    limited.is_back(bench, "after kill -9")
+    limited.gets_it_back(bench, "after kill -9")
 }
 
 /// The ledger on disk is all there is. The guardian goes first, and the daemon stands still meanwhile, or it would put up another.
@@ -96,5 +96,5 @@ fn both(bench: &mut Bench<'_>, by_order: bool) -> Result<String> {
     daemon.wait_companions_gone()?;
     ensure!(pids_limits(&limited.job) != limited.before, "nothing is left to undo: who did it?");
     let _next = bench.quiet_daemon("", &[])?;
-    limited.is_back(bench, "after the next start")
+    limited.gets_it_back(bench, "after the next start")
 }

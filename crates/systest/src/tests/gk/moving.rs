@@ -104,8 +104,8 @@ fn moves(bench: &mut Bench<'_>) -> Result<String> {
         std::fs::write(daemon.config(), rule(&job, line, "\"deny\""))?;
         daemon.ok(&["reload"]).map(drop)
     };
-    let ways: [(&str, &dyn Fn(u64) -> Result<()>); 2] = [("set", &by_request), ("reload", &by_reload)];
-    for (round, (way, set)) in (1..).zip(ways) {
+    for (round, way) in [(1, "set"), (2, "reload")] {
+        let set = |line| if way == "set" { by_request(line) } else { by_reload(line) };
         let becomes = |order: &'static str| {
             let done = || (times(&daemon, &job, order) >= round).then_some(());
             let seen = poll_until(bench.patience(), Duration::from_millis(10), done);
