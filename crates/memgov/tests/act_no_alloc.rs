@@ -109,8 +109,8 @@ fn standing(rig: &mut Rig) {
 fn lending(rig: &Rig) {
     let mut actor = rig.actor();
     let limits = ["memory.limit_in_bytes", "memory.max"];
-    let files = rig.dirs().iter().flat_map(|dir| limits.map(|name| dir.join(name)));
-    let limit = files.into_iter().find(|file| file.exists()).expect("a group with a limit");
+    let mut files = rig.dirs().into_iter().flat_map(|dir| limits.map(|name| dir.join(name)));
+    let limit = files.find(|file| file.exists()).expect("a group with a limit");
     std::fs::write(&limit, "268435456").expect("setting its limit");
     let read =
         || std::fs::read_to_string(&limit).expect("its limit").trim().parse::<u64>().expect("a number");

@@ -140,7 +140,7 @@ fn print(explanation: &wire::Explanation, out: &mut dyn Write) -> std::io::Resul
         output::table(out, &["", "PID", "RSS", "NAME"], &rows)?;
     }
     print_jobs(event, out)?;
-    let order = output::order(event.order, event.signal, event.share_permille);
+    let order = output::ordered(event);
     writeln!(out, "action   {order}")?;
     writeln!(out, "outcome  {}", output::outcome(&event.outcome))?;
     if let Some(log) = &event.log {

@@ -149,11 +149,16 @@ pub(crate) fn outcome(outcome: &Outcome) -> String {
     }
 }
 
-/// An event in a line.
-pub(crate) fn event(event: &Event) -> String {
+/// What was ordered, with how much of it.
+pub(crate) fn ordered(event: &Event) -> String {
     let lent = event.lent_bytes.filter(|_| event.order == OrderKind::LendBegin);
     let lent = lent.map(|more| format!(" {}", Bytes(more))).unwrap_or_default();
-    let order = order(event.order, event.signal, event.share_permille) + &lent;
+    order(event.order, event.signal, event.share_permille) + &lent
+}
+
+/// An event in a line.
+pub(crate) fn event(event: &Event) -> String {
+    let order = ordered(event);
     let found = event.kernel.as_ref().map(|found| format!("; {}", crate::record::text::finding(found)));
     let said = event.question.as_ref().map(|said| format!(" ({})", shown(&said.sentence())));
     format!(
