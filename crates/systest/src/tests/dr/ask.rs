@@ -17,19 +17,20 @@ use crate::harness::run::Test;
 use crate::harness::{MIB, poll_until, process};
 
 pub fn tests() -> Vec<Test> {
-    let freezer: &[Need] = &[Need::Freezer];
-    let all: [(&'static str, fn(&mut Bench<'_>) -> Result<String>); 9] = [
-        ("dr_ask_answered_kill_is_dead", answered_kill),
-        ("dr_ask_answered_go_on_runs_on", answered_go_on),
-        ("dr_ask_answered_wait_stays_frozen", answered_wait),
-        ("dr_ask_nobody_answers", nobody_answers),
-        ("dr_ask_a_stranger_is_refused_and_the_owner_is_not", stranger),
-        ("dr_ask_kill9_lets_it_run", kill9),
-        ("dr_ask_two_at_once_are_answered_apart", two),
-        ("dr_ask_people_are_told_and_who_hangs_harms_nobody", told),
-        ("dr_ask_replay_decides_alike", replay),
-    ];
-    all.map(|(name, run)| Test::new(name, run).needs(freezer).seconds(60)).into()
+    let test = |name, run: fn(&mut Bench<'_>) -> Result<String>| {
+        Test::new(name, run).needs(&[Need::Freezer]).seconds(60)
+    };
+    vec![
+        test("dr_ask_answered_kill_is_dead", answered_kill),
+        test("dr_ask_answered_go_on_runs_on", answered_go_on),
+        test("dr_ask_answered_wait_stays_frozen", answered_wait),
+        test("dr_ask_nobody_answers", nobody_answers),
+        test("dr_ask_a_stranger_is_refused_and_the_owner_is_not", stranger),
+        test("dr_ask_kill9_lets_it_run", kill9),
+        test("dr_ask_two_at_once_are_answered_apart", two),
+        test("dr_ask_people_are_told_and_who_hangs_harms_nobody", told),
+        test("dr_ask_replay_decides_alike", replay),
+    ]
 }
 
 const LINE: u64 = 48 * MIB;
