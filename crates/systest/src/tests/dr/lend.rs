@@ -154,7 +154,8 @@ fn short(bench: &mut Bench<'_>) -> Result<String> {
 fn due(bench: &mut Bench<'_>) -> Result<String> {
     let mut scene = Scene::set(bench)?;
     let then = "{ action = \"signal\", signal = \"SIGURG\", after = \"60s\" }";
-    let daemon = bench.daemon(&rule(&scene.job, ", budget = \"2s\"", then))?;
+    let budget = format!(", budget = \"{}s\"", 3 * bench.host.patience);
+    let daemon = bench.daemon(&rule(&scene.job, &budget, then))?;
     scene.demand(bench, &daemon)?;
     let end = daemon.event("the end of its time", bench.patience(), |event| event.order == "lend-end")?;
     ensure!(end.reason.kind == "loan-due" && end.came_of_it() == "partial", "{end}");
