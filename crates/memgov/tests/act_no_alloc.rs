@@ -110,7 +110,8 @@ fn lending(rig: &Rig) {
     let mut actor = rig.actor();
     let limits = ["memory.limit_in_bytes", "memory.max"];
     let mut files = rig.dirs().into_iter().flat_map(|dir| limits.map(|name| dir.join(name)));
-    let limit = files.find(|file| file.exists()).expect("a group with a limit");
+    // A unified tree without the memory controller has nothing to lend: there the other layout shows it.
+    let Some(limit) = files.find(|file| file.exists()) else { return };
     std::fs::write(&limit, "268435456").expect("setting its limit");
     let read =
         || std::fs::read_to_string(&limit).expect("its limit").trim().parse::<u64>().expect("a number");
