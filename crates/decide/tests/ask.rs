@@ -118,6 +118,48 @@ fn nobody_answers() {
     assert_eq!(world.governor.questions().next().unwrap().id, question, "it is still the same question");
 }
 
+/// A group that stands still does not leave the band by itself: it is not to wait there for ever.
+#[test]
+fn who_is_back_in_the_band_is_asked_about_and_runs_on_when_nobody_answers() {
+    let steps = [(ask(5000, Verdict::Kill), 0)];
+    let mut world = World::new(policy([usage_rule("a", "/*", 100, &steps)]));
+    let group = world.group("/x", None);
+    world.usage(group, mib(101));
+    let frozen = world.tick(10);
+    world.report(frozen[0].id, DONE);
+    world.usage(group, mib(100));
+    assert_eq!(world.said(1), ["ask /x"]);
+    assert_eq!(world.said(5000), ["freeze-end /x nobody", "answered-GoOn /x nobody"]);
+    assert!(world.said(60_000).is_empty());
+    world.usage(group, mib(101));
+    assert_eq!(world.said(10)[0], "freeze-begin /x");
+}
+
+/// One kill in a minute is allowed: the second is made when it may be, and stands still until then.
+#[test]
+fn a_kill_too_many_for_now_is_made_later() {
+    let rules = [usage_rule("a", "/*", 100, &[(ask(5000, Verdict::Wait), 0), (signal(15), 60_000)])];
+    let kills = KillBudget { count: 1, window: Duration::from_secs(60) };
+    let mut world = World::new(Policy { kills, ..policy(rules) });
+    let groups = [world.group("/x", None), world.group("/y", None)];
+    groups.iter().for_each(|&group| world.usage(group, mib(101)));
+    world.tick(10);
+    world.tick(1);
+    let open: Vec<_> = world.governor.questions().map(|q| q.id).collect();
+    open.iter().for_each(|&id| world.governor.answer(id, say(Verdict::Kill)).unwrap());
+    let mut killed = Vec::new();
+    for second in 0..70 {
+        for decision in world.tick(1000) {
+            if let Order::Kill { .. } = decision.order {
+                killed.push((second, decision.target));
+                world.report(decision.id, dead(mib(0)));
+            }
+        }
+    }
+    assert_eq!(killed.len(), 2, "{killed:?}");
+    assert!(killed[0].0 < 5 && killed[1].0 >= 59 && killed[0].1 != killed[1].1, "{killed:?}");
+}
+
 #[test]
 fn wait_gives_another_time() {
     let (mut world, _, question) = asked(&[(ask(5000, Verdict::Kill), 0)]);
@@ -141,8 +183,9 @@ fn a_group_that_cannot_be_frozen_is_not_asked_about() {
         world.usage(group, mib(101));
         let frozen = world.tick(10);
         world.report(frozen[0].id, outcome);
-        assert_eq!(world.said(1)[0], "signal-15 /x", "the next step follows at once");
+        assert_eq!(world.said(1), ["signal-15 /x"], "the next step follows at once");
         assert_eq!(world.governor.questions().count(), 0);
+        assert!(world.said(1000).is_empty(), "nobody is frozen later who was not asked about");
     }
 }
 
@@ -247,7 +290,11 @@ proptest! {
                         }
                         if verdict == Verdict::GoOn {
                             prop_assert_eq!(frozen.get(&episode), Some(&false));
-                            quiet.insert(episode, time.map(|time| decision.at + time));
+                            // Where the default is a kill, and nobody was over who could be killed, it is asked about again.
+                            let lapsed = number == 0 && matches!(decision.reason, Reason::NoAnswer { .. });
+                            if !lapsed {
+                                quiet.insert(episode, time.map(|time| decision.at + time));
+                            }
                         }
                     }
                     Order::Kill { .. } => {

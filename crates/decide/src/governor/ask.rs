@@ -1,7 +1,8 @@
 //! The step that asks: the group is frozen first, as the step `freeze` does it, and only when that has not failed is the question put. While it is
 //! open the ladder stands still. An answer comes in like any other request, between two ticks, and is taken up in the next.
 //!
-//! Whoever was asked may have anything killed, over its line or not; what happens because nobody has answered happens only while it is over.
+//! Whoever was asked may have anything killed, over its line or not. Nobody is killed because nobody has answered but while he is over: who is
+//! back in the band by then runs on, for a group that stands still does not leave the band by itself.
 
 use crate::decision::{DecisionId, Decisions, Order, Phase as Keep, Reason};
 use crate::policy::{Action, RuleId, Victim};
@@ -147,7 +148,7 @@ impl Governor {
         let Some(Action::Ask(ask)) = self.step_of(episode, asked.step).map(|s| s.action) else { return };
         let done = match (asked.id, asked.condemned) {
             (None, _) => self.put_question(episode, asked, ask, out),
-            (Some(_), Some(why)) => self.carry_out(episode, asked, why, snap, out),
+            (Some(_), Some(why)) => self.carry_out(episode, (asked, ask), why, snap, out),
             (Some(id), None) => self.listen(episode, asked, id, ask, out),
         };
         // Decisions had no room, or memory is on its way back.
@@ -163,7 +164,8 @@ impl Governor {
         ask: Ask,
         out: &mut Decisions,
     ) -> Option<()> {
-        let Some(excess) = episode.over else { return Some(()) };
+        // What it was frozen for, if it is back in the band by now: nobody stands still without a question.
+        let excess = episode.over.unwrap_or(asked.excess);
         let order = Order::Ask { timeout: ask.timeout, default: ask.default };
         let id = self.emit(episode, asked.step, order, excess.reason, What::Other, out)?;
         (asked.id, asked.excess) = (Some(id), excess);
@@ -188,7 +190,9 @@ impl Governor {
                 self.deadline = self.deadline.min(asked.until);
                 return Some(());
             }
-            None if episode.over.is_none() => return Some(()),
+            None if ask.default == Verdict::Kill && episode.over.is_none() => {
+                return self.lapse(episode, asked, question, ask, out);
+            }
             None => (ask.default, None, Reason::NoAnswer { within: ask.timeout }),
         };
         if verdict == Verdict::GoOn {
@@ -224,11 +228,34 @@ impl Governor {
         Some(())
     }
 
+    /// The time is over, and nobody is over his line who could be killed for it: it runs on, and is asked about again when it is.
+    fn lapse(
+        &mut self,
+        episode: &mut Episode,
+        asked: Asked,
+        question: DecisionId,
+        ask: Ask,
+        out: &mut Decisions,
+    ) -> Option<()> {
+        let reason = Reason::NoAnswer { within: ask.timeout };
+        self.end_all(episode, Order::Freeze { phase: Keep::End }, reason, out)?;
+        let order = Order::Answered { question, verdict: Verdict::GoOn, time: None };
+        self.emit(episode, asked.step, order, reason, What::Other, out)?;
+        self.ask_again(episode, asked.step);
+        Some(())
+    }
+
+    /// From this step on, at its own time.
+    fn ask_again(&self, episode: &mut Episode, step: u8) {
+        (episode.asked, episode.next, episode.hurry) = (None, step, false);
+        episode.base = self.now;
+    }
+
     /// Kills, as a step `kill` would: within the kill budget, and not while memory of an earlier kill is on its way back.
     fn carry_out(
         &mut self,
         episode: &mut Episode,
-        asked: Asked,
+        (asked, ask): (Asked, Ask),
         why: Option<Reason>,
         snap: &Snapshot,
         out: &mut Decisions,
@@ -236,9 +263,19 @@ impl Governor {
         let excess = match (why, episode.over) {
             (Some(reason), over) => Excess { reason, ..over.unwrap_or(asked.excess) },
             (None, Some(over)) => over,
-            (None, None) => return Some(()),
+            (None, None) => {
+                let reason = Reason::NoAnswer { within: ask.timeout };
+                self.end_all(episode, Order::Freeze { phase: Keep::End }, reason, out)?;
+                self.ask_again(episode, asked.step);
+                return Some(());
+            }
         };
-        if self.kill(episode, asked.step, Victim::Group, &excess, snap, out) == Step::Waits {
+        let said = out.len();
+        let taken = self.kill(episode, asked.step, Victim::Group, &excess, snap, out);
+        let killed =
+            (said..out.len()).filter_map(|at| out.get(at)).any(|one| matches!(one.order, Order::Kill { .. }));
+        // A kill that has to wait, or is one too many for now, is made as soon as it may be.
+        if taken == Step::Waits || !killed {
             return None;
         }
         episode.asked = None;
@@ -261,6 +298,8 @@ impl Episode {
     pub(super) fn withdraw_question(&mut self, step: u8) {
         if self.asked.is_some_and(|asked| asked.step == step && asked.id.is_none()) {
             self.asked = None;
+            // Nor is it frozen by and by, when there is room for that again.
+            self.refused |= 1 << step;
         }
     }
 }
