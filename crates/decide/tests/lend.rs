@@ -57,6 +57,26 @@ fn a_host_without_enough_lends_nothing_and_the_next_step_is_at_once() {
 }
 
 #[test]
+fn what_could_not_be_lent_is_neither_ended_nor_promised() {
+    for outcome in [REFUSED, Outcome::LedgerFull] {
+        let rules = usage_rule("a", "/*", 100, &[(lend(1000), 0), (signal(15), 60_000)]);
+        let (mut world, group) = over(rules, KEEP + AMOUNT);
+        let lent = world.tick(10);
+        assert_eq!(world.words(&lent[0]), "lend-begin-64MiB /x log");
+        world.report(lent[0].id, outcome);
+        assert_eq!(world.said(1), ["signal-15 /x"], "the next step is at once");
+        let other = world.group("/y", None);
+        world.row(other).max = Some(Limit::At(mib(120)));
+        world.usage(other, mib(110));
+        world.available(KEEP + AMOUNT);
+        assert_eq!(world.said(10), ["lend-begin-64MiB /y log"], "nobody else has it: {outcome:?}");
+        world.usage(group, mib(110));
+        let later = world.said(2000);
+        assert!(!later.iter().any(|words| words.starts_with("lend-end-64MiB /x")), "{later:?}");
+    }
+}
+
+#[test]
 fn what_the_host_has_must_have_been_read_just_now() {
     let (mut world, _) = over(ladder_of(60_000), 1000);
     world.snap.fresh_memory = false;

@@ -366,3 +366,37 @@ fn what_was_lent_is_taken_back() {
         assert_eq!(fs::read_to_string(&file).unwrap(), format!("{left}\n"));
     }
 }
+
+/// A kill -9 while what was lent is pressed back: the press has lowered the raised limit and written that down beside the loan.
+#[test]
+fn what_was_lent_is_taken_back_though_it_was_lowered_at_that_moment() {
+    let rig = Rig::new();
+    let file =
+        |dir: &std::path::PathBuf| Some(dir.join("memory.limit_in_bytes")).filter(|file| file.exists());
+    // Where there is memory.max, a shrink lowers memory.high, and what is written down is of two files.
+    let Some(file) = rig.dirs().iter().find_map(file) else { return };
+    let dir = file.parent().unwrap();
+    let (path, inode) =
+        (dir.display().to_string(), std::os::unix::fs::MetadataExt::ino(&fs::metadata(dir).unwrap()));
+    let (mut ledger, _) = Ledger::open_sized(&rig.ledger_path(), 64).unwrap();
+    let (low, high) = (128u64 << 20, 192u64 << 20);
+    let entry = |before, set| Entry::GroupLimit {
+        path: path.as_bytes(),
+        inode,
+        which: GroupLimit::Max,
+        before,
+        set,
+        was: set,
+    };
+    for (first, second) in [((low, high), (high, low)), ((high, low), (low, high))] {
+        for has in [low, high] {
+            fs::write(&file, has.to_string()).unwrap();
+            ledger.record(&entry(first.0, first.1)).unwrap();
+            ledger.record(&entry(second.0, second.1)).unwrap();
+            let leftovers = ledger.leftovers().unwrap();
+            let undone = ledger.undo(leftovers);
+            assert_eq!(verdicts(&undone), [Verdict::Undone; 2], "{has}, {first:?} first");
+            assert_eq!(fs::read_to_string(&file).unwrap(), format!("{low}\n"), "{has}, {first:?} first");
+        }
+    }
+}

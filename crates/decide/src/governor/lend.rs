@@ -119,7 +119,8 @@ impl Governor {
 
     /// A loan is over after its time, helped or not, and when the host needs it itself.
     pub(super) fn end_due_loans(&mut self, episode: &mut Episode, snap: &Snapshot, out: &mut Decisions) {
-        for step in bits(episode.lent) {
+        // What was refused was never lent.
+        for step in bits(episode.lent & !episode.refused) {
             let Some(Action::Lend(lend)) = self.step_of(episode, step).map(|step| step.action) else {
                 continue;
             };

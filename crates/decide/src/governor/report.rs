@@ -4,6 +4,7 @@
 
 use crate::control::ControlAction;
 use crate::decision::{DecisionId, EpisodeId, Outcome, Report, Source, Target};
+use crate::policy::Action;
 use crate::snapshot::GroupSlot;
 
 use super::{Governor, REPEAT};
@@ -64,11 +65,19 @@ impl Governor {
             Outcome::Dead { expected, .. } => self.kills.dead(self.now, sent.id, expected),
             // What is pinned stays pinned: the next step does not wait, and this one is not kept up.
             Outcome::Refused { .. } | Outcome::Pinned { .. } => self.refused(sent),
+            // A loan is not kept up: it was never made.
+            Outcome::LedgerFull if self.lends(sent) => self.refused(sent),
             // The next step does not wait either, but this one is kept up: there may be room again.
             Outcome::LedgerFull => self.hurry(sent),
             Outcome::DryRun => self.rehearsed(sent),
             Outcome::Nothing | Outcome::Gone | Outcome::Withheld => self.kills.failed(sent.id),
         }
+    }
+
+    fn lends(&self, sent: Sent) -> bool {
+        let episode = self.episodes.get(sent.slot).filter(|e| e.id == sent.episode);
+        let step = episode.and_then(|episode| self.step_of(episode, sent.step));
+        step.is_some_and(|step| matches!(step.action, Action::Lend(_)))
     }
 
     /// A one-shot signal of a control is spent once it was delivered, unless it was set again meanwhile.

@@ -34,6 +34,8 @@ const DEATH: Duration = Duration::from_secs(5);
 const KILL: u8 = 9;
 /// What was lent and could not be taken back is tried again so often.
 const RETRY: Duration = Duration::from_millis(500);
+/// So many times in a row that somebody else has the ledger: it is a daemon, and not `memgov restore`. A minute.
+const ANOTHERS: u32 = 120;
 
 /// Where memgov says that it is well.
 #[derive(Clone, Debug)]
@@ -224,15 +226,21 @@ impl Watch {
     }
 
     /// Of what was lent more is in use than could be taken back: stays until it can be, or until another memgov has the ledger and sees to it. In between
-    /// the ledger is nobody's, so that it can be had.
+    /// the ledger is nobody's, so that it can be had. Who has it for a moment only (`memgov restore`) sees to nothing that is still in use.
     fn await_loans(&mut self) -> u8 {
+        let mut taken = 0;
         loop {
             self.ledger.lock(false);
             std::thread::sleep(RETRY);
             if !self.ledger.lock(true) {
+                taken += 1;
+                if taken < ANOTHERS {
+                    continue;
+                }
                 say(&"another memgov has the ledger, and sees to what is still lent");
                 return 0;
             }
+            taken = 0;
             let Ok(leftovers) = self.ledger.leftovers() else { return 1 };
             let undone = self.ledger.undo(leftovers);
             if !undone.iter().any(is_still_lent) {

@@ -32,6 +32,10 @@ const LOOK: Duration = Duration::from_millis(50);
 /// Whoever lowers a limit for a moment (a shrink, v1) puts back what he read before: until then it is looked at whether that was the raised one. Longer than
 /// one such call lasts ([`super::shrink::CALL`]).
 const SETTLED: Duration = Duration::from_secs(1);
+/// So much room is left above what is in use while a limit is lowered in pieces, be the loan ever so small.
+const LEAST_ROOM: u64 = 4 << 20;
+/// So much is reclaimed at once for a loan after the end of the run that has made it: whoever does that has more to do.
+const BIT: u64 = 64 << 20;
 /// No limit.
 const NONE: u64 = u64::MAX;
 
@@ -82,6 +86,8 @@ struct Raised {
     most: u64,
     /// What it has now.
     set: u64,
+    /// Since when it is something else.
+    foreign: Option<Time>,
 }
 
 impl Loans {
@@ -101,7 +107,7 @@ impl Loans {
         let by = (at.decision.episode, at.decision.step);
         match phase {
             Phase::Sustain => Outcome::Nothing,
-            Phase::Begin => match self.begin(kit, at, by, amount) {
+            Phase::Begin => match self.begin(kit, reclaims, at, by, amount) {
                 Ok(()) => DONE,
                 Err(outcome) => outcome,
             },
@@ -112,23 +118,26 @@ impl Loans {
     fn begin(
         &mut self,
         kit: &mut Kit,
+        reclaims: &mut Reclaims,
         at: &Aim<'_>,
         by: (EpisodeId, u8),
         amount: Bytes,
     ) -> Result<(), Outcome> {
+        let amount = amount.0 - amount.0 % sys::page_size();
         let Target::Group(id, slot) = at.decision.target else {
             return Err(refused(Operation::Lend, Errno::OPNOTSUPP));
         };
         let group = at.group(id, slot)?;
         let row = at.snap.group(slot).ok_or(Outcome::Gone)?;
         if let Some(known) = self.loans.iter_mut().find(|loan| loan.group == id) {
-            return match known.state {
-                // Not back yet: it is lent anew, up to where it was.
-                State::Due(..) | State::Back(..) if known.limits[0].is_some() => {
-                    known.renew(&mut kit.ledger, by)
-                }
-                _ => Err(refused(Operation::Lend, Errno::BUSY)),
-            };
+            // Not back yet: it is lent anew, if it is as much, and nobody has set a limit of his own meanwhile.
+            if known.state == State::Out
+                || !known.may_be_renewed(amount).map_err(|(at, errno)| refused(at, errno))?
+            {
+                return Err(refused(Operation::Lend, Errno::BUSY));
+            }
+            reclaims.stop_pressing(id);
+            return known.renew(&mut kit.ledger, by);
         }
         if self.loans.len() == self.loans.capacity() {
             return Err(refused(Operation::Lend, Errno::NOBUFS));
@@ -144,7 +153,7 @@ impl Loans {
         row: &Group,
         group: &GroupDir,
         by: (EpisodeId, u8),
-        amount: Bytes,
+        amount: u64,
     ) -> Result<Loan, Failure> {
         let dir = freeze::open_group(group.dir(), c".").map_err(failed)?;
         self.path.clear();
@@ -155,7 +164,6 @@ impl Loans {
             self.path.extend_from_slice(part);
         }
         let version = group.version();
-        let amount = amount.0 - amount.0 % sys::page_size();
         let mut loan = Loan {
             group: row.id,
             by: Some(by),
@@ -175,9 +183,13 @@ impl Loans {
                 Ok(None) if i == 0 => return Err(failed(Errno::OPNOTSUPP)),
                 Ok(raised) => loan.limits[i] = raised,
                 Err(failure) => {
-                    // Nothing of it is in use yet.
-                    loan.lower(&mut kit.ledger).ok();
-                    loan.cross_out(&mut kit.ledger);
+                    // Seldom is any of it in use already; then it is taken back as any loan.
+                    if loan.lower(&mut kit.ledger) == Ok(true) {
+                        loan.cross_out(&mut kit.ledger);
+                    } else {
+                        loan.state = State::Due(None, sys::now());
+                        self.loans.push(loan);
+                    }
                     return Err(failure);
                 }
             }
@@ -292,7 +304,7 @@ impl Loans {
     /// What an earlier run had lent and nobody could take back so far.
     pub fn adopt(&mut self, kit: &Kit, undone: &[Undone]) {
         for one in undone {
-            let (OwnedEntry::GroupLimit { path, inode, which, before, set, .. }, Verdict::Failed(..)) =
+            let (OwnedEntry::GroupLimit { path, inode, which, before, set, was }, Verdict::Failed(..)) =
                 (&one.leftover.entry, one.verdict)
             else {
                 continue;
@@ -300,11 +312,13 @@ impl Loans {
             let mount = kit.layout.memory.mount.as_os_str().as_bytes();
             let (Some(below), Ok(dir)) = (path.strip_prefix(mount), paths::open_path(path)) else { continue };
             let same = paths::inode(dir.as_fd()).is_ok_and(|now| now == *inode);
-            if !same || *set <= *before || self.loans.len() == self.loans.capacity() {
+            // Whoever dies between writing down and setting leaves what it was set to before.
+            let most = *set.max(was);
+            if !same || most <= *before || self.loans.len() == self.loans.capacity() {
                 continue;
             }
             let place = one.leftover.place;
-            let raised = Raised { which: *which, place, before: *before, most: *set, set: *set };
+            let raised = Raised { which: *which, place, before: *before, most, set: *set, foreign: None };
             self.loans.push(Loan {
                 group: GroupId(*inode),
                 by: None,
@@ -325,7 +339,8 @@ impl Loans {
     /// By how much limits are raised at this moment.
     pub fn views(&self) -> impl Iterator<Item = (GroupId, Bytes)> {
         self.loans.iter().filter_map(|loan| {
-            let raised = loan.limits.iter().flatten().map(|raised| raised.set - raised.before).max()?;
+            let more = |raised: &Raised| raised.set.saturating_sub(raised.before);
+            let raised = loan.limits.iter().flatten().map(more).max()?;
             (raised > 0).then_some((loan.group, Bytes(raised)))
         })
     }
@@ -356,13 +371,24 @@ impl Loan {
         let entry = Entry::GroupLimit { path, inode: self.group.0, which, before, set, was: set };
         let place = ledger.record(&entry).map_err(|errno| (Operation::Ledger, errno))?;
         match which.write(self.dir.as_fd(), set) {
-            Ok(()) => Ok(Some(Raised { which, place, before, most: set, set })),
+            Ok(()) => Ok(Some(Raised { which, place, before, most: set, set, foreign: None })),
             Err(errno) => {
                 // If this fails the entry is found at the next start, and found to be done with.
                 let _ = ledger.erase(place);
                 Err(failed(errno))
             }
         }
+    }
+
+    /// Whether so much may be lent again of what is on its way back.
+    fn may_be_renewed(&self, amount: u64) -> Result<bool, Failure> {
+        for raised in self.limits.iter().flatten() {
+            let has = raised.which.read(self.dir.as_fd()).map_err(failed)?;
+            if !raised.is_ours(has) || raised.most - raised.before != amount {
+                return Ok(false);
+            }
+        }
+        Ok(self.limits[0].is_some())
     }
 
     /// What was on its way back is lent again.
@@ -381,15 +407,22 @@ impl Loan {
         for place in &mut self.limits {
             let Some(raised) = place else { continue };
             let has = raised.which.read(self.dir.as_fd()).map_err(failed)?;
-            let ours = [raised.before, raised.set, raised.most].contains(&has);
-            if !ours {
+            if !raised.is_ours(has) {
+                // A shrink that was begun before may have lowered it for a moment, and puts back what it has read.
+                let now = sys::now();
+                if now < *raised.foreign.get_or_insert(now) + SETTLED {
+                    back = false;
+                    continue;
+                }
                 raised.erase(ledger)?;
                 *place = None;
                 continue;
             }
+            raised.foreign = None;
             let wanted = raised.wanted(usage);
-            if has != wanted {
-                raised.change(ledger, &self.dir, wanted)?;
+            if has != wanted && !raised.lower(ledger, &self.dir, wanted)? {
+                back = false;
+                continue;
             }
             raised.set = wanted;
             back &= wanted == raised.before;
@@ -406,6 +439,23 @@ impl Loan {
 }
 
 impl Raised {
+    /// Whether memgov has set this, or it is what there was before.
+    fn is_ours(&self, has: u64) -> bool {
+        [self.before, self.set, self.most].contains(&has)
+    }
+
+    /// Lowers it, unless more has come into use meanwhile than that allows; whether it has.
+    fn lower(&mut self, ledger: &mut Ledger, dir: &OwnedFd, wanted: u64) -> Result<bool, Failure> {
+        // Written down first, and looked at last: between the look and the write is nothing.
+        let set = self.set;
+        self.note(ledger, wanted)?;
+        if self.which == GroupLimit::Hard && usage(dir, MemoryVersion::V2)? > wanted {
+            self.note(ledger, set)?;
+            return Ok(false);
+        }
+        self.write(ledger, dir, wanted).map(|()| true)
+    }
+
     /// What it may be at this usage, on its way back. Never higher than it is.
     fn wanted(&self, usage: u64) -> u64 {
         if usage <= self.before {
@@ -417,22 +467,29 @@ impl Raised {
             return self.set;
         }
         let page = sys::page_size();
-        let piece = ((self.most - self.before) / 8).max(page);
+        let piece = ((self.most - self.before) / 8).max(LEAST_ROOM);
         let wanted = usage.saturating_add(piece).div_ceil(page).saturating_mul(page);
         // Not for less than a piece: each change is two writes.
         if self.set.saturating_sub(wanted) >= piece { wanted } else { self.set }
     }
 
     fn change(&mut self, ledger: &mut Ledger, dir: &OwnedFd, wanted: u64) -> Result<(), Failure> {
-        let noted = |errno| (Operation::Ledger, errno);
-        ledger.set_group_limit(self.place, self.before, wanted).map_err(noted)?;
+        self.note(ledger, wanted)?;
+        self.write(ledger, dir, wanted)
+    }
+
+    fn note(&self, ledger: &mut Ledger, set: u64) -> Result<(), Failure> {
+        ledger.set_group_limit(self.place, self.before, set).map_err(|errno| (Operation::Ledger, errno))
+    }
+
+    fn write(&mut self, ledger: &mut Ledger, dir: &OwnedFd, wanted: u64) -> Result<(), Failure> {
         match self.which.write(dir.as_fd(), wanted) {
             Ok(()) => {
                 self.set = wanted;
                 Ok(())
             }
             Err(errno) => {
-                ledger.set_group_limit(self.place, self.before, self.set).map_err(noted)?;
+                self.note(ledger, self.set)?;
                 Err(failed(errno))
             }
         }
@@ -473,7 +530,7 @@ pub(super) fn take_back(dir: &OwnedFd, which: GroupLimit, before: u64) -> Result
             && let Ok(reclaim) = file::open_to_write(dir.as_fd(), v2::RECLAIM)
         {
             // Short of the amount or not: usage tells.
-            let _ = file::write_once(reclaim, file::Decimal::new(usage - before).as_bytes());
+            let _ = file::write_once(reclaim, file::Decimal::new((usage - before).min(BIT)).as_bytes());
         }
         if usage_in(dir, MemoryVersion::V2)? > before {
             return Err(Errno::BUSY);

@@ -39,7 +39,7 @@ pub(super) fn describe(ask: &Ask, target: &str) -> String {
     let unanswered = match ask.default {
         Verdict::Kill => format!("kill {target}"),
         Verdict::GoOn => "let it run on".to_owned(),
-        Verdict::Wait => "ask again, and so on".to_owned(),
+        Verdict::Wait => "let it stand until somebody does".to_owned(),
     };
     format!(
         "freeze {target} and ask (`memgov answer`) what is to happen; if nobody has answered in {}, {unanswered}",

@@ -1,12 +1,9 @@
-//! Tells people of a question: on the terminals of who is logged in (`wall`), and on desktops that have a session bus (`notify-send`). On a thread of its
-//! own, behind the record; whoever does not end in time is killed, and whoever is not installed is done without. The question stands in the record and in
-//! `memgov status` whatever comes of it.
+//! Tells people of a question, on the terminals of who is logged in (`wall`). On a thread of its own, behind the record; if it does not end in time it is
+//! killed, and if it is not installed it is done without. The question stands in the record and in `memgov status` whatever comes of it.
+//!
+//! Not on desktops: their notifications are for a user's own programs, which memgov, exempt from the OOM killer and in a group of its own, does not start.
 
-use std::fs;
 use std::io::{ErrorKind, Write};
-use std::os::unix::fs::{FileTypeExt, MetadataExt};
-use std::os::unix::process::CommandExt;
-use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::sync::mpsc::{Receiver, sync_channel};
 use std::time::{Duration, Instant};
@@ -19,10 +16,8 @@ use crate::terminal;
 const QUEUE: usize = 32;
 /// So long a program may take.
 const PATIENCE: Duration = Duration::from_secs(5);
-/// Desktops that are told.
-const DESKTOPS: usize = 8;
-/// Where each user who is logged in has a directory.
-const USERS: &str = "/run/user";
+/// Bytes of a sentence, so that a queue of them is less than a pipe holds (64 KiB, pipe(7)).
+const LONGEST: usize = 1024;
 
 /// Starts the thread. One that cannot be started is said and done without.
 pub(super) fn start(journal: &Journal) {
@@ -40,8 +35,9 @@ fn run(asked: &Receiver<Event>) {
         for event in asked.try_iter() {
             text.push_str(&sentence(&event));
         }
-        let running: Vec<Child> = wall(&text).into_iter().chain(desktops(&text)).collect();
-        end(running, Instant::now() + PATIENCE);
+        if let Some(running) = wall(&text) {
+            end(running, Instant::now() + PATIENCE);
+        }
     }
 }
 
@@ -53,7 +49,17 @@ fn sentence(event: &Event) -> String {
     };
     let asked = event.question.as_ref().map(|asked| asked.sentence()).unwrap_or_default();
     let text = format!("memgov: {path} is frozen: {}. What is to happen? {asked}\n", event.reason.text);
-    terminal::lines(&text)
+    shortened(terminal::lines(&text))
+}
+
+/// A path may have 4 KiB, and stands there twice.
+fn shortened(mut text: String) -> String {
+    if text.len() > LONGEST {
+        let end = (0..=LONGEST - 5).rev().find(|&at| text.is_char_boundary(at));
+        text.truncate(end.unwrap_or(0));
+        text.push_str(" ...\n");
+    }
+    text
 }
 
 fn wall(text: &str) -> Option<Child> {
@@ -62,32 +68,6 @@ fn wall(text: &str) -> Option<Child> {
     // Less than a pipe holds, so this does not wait; whoever does not read it has ended.
     let _ = child.stdin.take().map(|mut pipe| pipe.write_all(text.as_bytes()));
     Some(child)
-}
-
-/// Each user's own program, with his own rights, at his own bus.
-fn desktops(text: &str) -> Vec<Child> {
-    let Ok(entries) = fs::read_dir(USERS) else { return Vec::new() };
-    let on_desktop = entries.flatten().filter_map(|entry| {
-        let there = entry.metadata().ok()?;
-        let is_bus = fs::symlink_metadata(entry.path().join("bus")).ok()?.file_type().is_socket();
-        is_bus.then(|| notify(&entry.path(), there.uid(), there.gid(), text))
-    });
-    on_desktop.take(DESKTOPS).flatten().collect()
-}
-
-fn notify(user: &Path, uid: u32, gid: u32, text: &str) -> Option<Child> {
-    // Notifications know some markup.
-    let plain = text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;");
-    let mut command = Command::new("notify-send");
-    command.args([
-        "--urgency=critical",
-        "--app-name=memgov",
-        "Out of memory: a job is frozen",
-        plain.trim_end(),
-    ]);
-    command.env("XDG_RUNTIME_DIR", user);
-    command.env("DBUS_SESSION_BUS_ADDRESS", format!("unix:path={}", user.join("bus").display()));
-    spawn(command.stdin(Stdio::null()).current_dir("/").uid(uid).gid(gid))
 }
 
 fn spawn(command: &mut Command) -> Option<Child> {
@@ -102,20 +82,17 @@ fn spawn(command: &mut Command) -> Option<Child> {
     }
 }
 
-/// Waits for them all, and kills who is left at the end.
-fn end(mut running: Vec<Child>, until: Instant) {
+/// Waits for it, and kills it if it is left at the end.
+fn end(mut running: Child, until: Instant) {
     while Instant::now() < until {
-        running.retain_mut(|child| matches!(child.try_wait(), Ok(None)));
-        if running.is_empty() {
+        if !matches!(running.try_wait(), Ok(None)) {
             return;
         }
         std::thread::sleep(Duration::from_millis(20));
     }
-    for child in &mut running {
-        // It fails only if it has just ended.
-        let _ = child.kill();
-        let _ = child.wait();
-    }
+    // It fails only if it has just ended.
+    let _ = running.kill();
+    let _ = running.wait();
 }
 
 #[cfg(test)]
@@ -127,9 +104,17 @@ mod tests {
         let spawned = spawn(Command::new("sleep").arg("600").stdin(Stdio::null())).unwrap();
         let pid = spawned.id();
         let begin = Instant::now();
-        end(vec![spawned], begin + Duration::from_millis(50));
+        end(spawned, begin + Duration::from_millis(50));
         assert!(begin.elapsed() < Duration::from_secs(10));
-        assert!(!Path::new(&format!("/proc/{pid}")).exists());
+        assert!(!std::path::Path::new(&format!("/proc/{pid}")).exists());
+    }
+
+    #[test]
+    fn a_queue_of_long_sentences_is_less_than_a_pipe_holds() {
+        let long = shortened("\u{e9}".repeat(5000));
+        assert!(long.len() <= LONGEST && long.ends_with(" ...\n"));
+        assert_eq!(shortened("short\n".to_owned()), "short\n");
+        const { assert!((QUEUE + 1) * LONGEST < 64 << 10) };
     }
 
     #[test]

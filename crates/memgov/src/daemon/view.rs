@@ -98,6 +98,7 @@ pub(super) fn question((view, names): &(QuestionView, Names), at: Time) -> wire:
         episode: view.episode.0,
         source: event::source(view.source, names.rule.as_deref()),
         target: event::target(view.target, names),
+        path: names.group.as_deref().unwrap_or_default().to_vec(),
         reason: event::reason(&view.reason, names.compared()),
         since: wall(view.since, at),
         left_ns: view.until.0.saturating_sub(at.0),

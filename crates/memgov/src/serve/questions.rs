@@ -50,7 +50,7 @@ pub(super) fn answer(asked: &Asked, peer: Peer, governed: &dyn Governed) -> Resu
         // What was asked about others is none of his business.
         None => return Err(FailureKind::NoSuchQuestion.because(format!("no question {number} is open"))),
     };
-    permit(&question.target, peer, governed)?;
+    permit(&question, peer, governed)?;
     governed.answer(number, meaning)?;
     let done = wire::Answered {
         number,
@@ -77,13 +77,13 @@ fn meaning(asked: &Asked, peer: Peer) -> Result<Answer, Failure> {
 }
 
 /// By the owner that the group's directory has now, not by the one it had when it was asked.
-fn permit(target: &Target, peer: Peer, governed: &dyn Governed) -> Result<(), Failure> {
-    let Target::Group { path, id, .. } = target else { return permit::administer(peer) };
+fn permit(question: &QuestionStatus, peer: Peer, governed: &dyn Governed) -> Result<(), Failure> {
+    let Target::Group { id, .. } = &question.target else { return permit::administer(peer) };
     if peer.is_root() {
         return Ok(());
     }
     let theirs = "the question is not yours to answer: root may, and the owner of the group";
-    let facts = governed.group(path.as_bytes()).map_err(|_| FailureKind::PermissionDenied.because(theirs))?;
+    let facts = governed.group(&question.path).map_err(|_| FailureKind::PermissionDenied.because(theirs))?;
     if facts.id.0 != *id || permit::group(peer, &facts).is_err() {
         return Err(FailureKind::PermissionDenied.because(theirs));
     }

@@ -126,7 +126,9 @@ fn question(number: u64) -> wire::QuestionStatus {
         number,
         episode: 1,
         source: wire::Source::Rule { rule: "a".into() },
-        target: wire::Target::Group { path: path.into(), id: 1, owner: Some(owner) },
+        // As for a group whose name has something in it that is shown otherwise.
+        target: wire::Target::Group { path: format!("{path}, as shown"), id: 1, owner: Some(owner) },
+        path: path.into(),
         reason: event(1, owner, 1).reason,
         since: String::new(),
         left_ns: 1,

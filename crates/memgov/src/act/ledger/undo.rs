@@ -1,8 +1,9 @@
 //! Puts back what a ledger tells of. Twice is as good as once; what is not what it was when it was written down (another process
 //! under the pid, another group under the path, a value changed since) is somebody else's and stays.
 //!
-//! Off the acting path: it may allocate and wait a little. The order matters: first limits of groups, under which somebody may starve, then
-//! everything runs again, then it goes home, then its own limits, and the emptied groups last.
+//! Off the acting path: it may allocate and wait a little. The order matters: first limits of groups that are lowered, under which somebody may starve, then
+//! everything runs again, then it goes home, then its own limits, and last what is raised: nobody suffers from that, taking it back may take time, and
+//! where somebody was lowering a raised limit both entries are of one file.
 
 use std::fmt;
 use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
@@ -124,7 +125,10 @@ pub fn put_back(entries: Vec<OwnedEntry>) -> Vec<Undone> {
 fn put_back_each(leftovers: &[Leftover]) -> Vec<Verdict> {
     // Opened once: after the thaw a path may be reused, a directory that is held may not.
     let opened: Vec<_> = leftovers.iter().map(|l| open(&l.entry)).collect();
-    let limits: Vec<_> = leftovers.iter().zip(&opened).map(|(l, o)| raise(&l.entry, o)).collect();
+    let lowered = |(left, group): (&Leftover, _)| {
+        (!is_lent(&left.entry)).then(|| put_limit_back(&left.entry, group))?
+    };
+    let limits: Vec<_> = leftovers.iter().zip(&opened).map(lowered).collect();
     let thawed = leftovers.iter().zip(&opened).map(|(l, o)| thaw(&l.entry, o));
     let mut verdicts: Vec<Verdict> =
         thawed.zip(limits).map(|(thawed, raised)| raised.unwrap_or(thawed)).collect();
@@ -141,6 +145,11 @@ fn put_back_each(leftovers: &[Leftover]) -> Vec<Verdict> {
         }
     }
     limits::undo_inherited(leftovers);
+    for (i, group) in opened.iter().enumerate().filter(|(i, _)| is_lent(&leftovers[*i].entry)) {
+        if let Some(verdict) = put_limit_back(&leftovers[i].entry, group) {
+            verdicts[i] = verdict;
+        }
+    }
     for (i, group) in opened.into_iter().enumerate() {
         if let (OwnedEntry::Hold { path, .. }, Ok(group), Verdict::Undone) =
             (&leftovers[i].entry, group, verdicts[i])
@@ -185,8 +194,13 @@ fn open(entry: &OwnedEntry) -> Result<OpenGroup, Verdict> {
     }
 }
 
-/// Step nought: a group that was being shrunk has its limit back, and what was lent to one is taken back.
-fn raise(entry: &OwnedEntry, group: &Result<OpenGroup, Verdict>) -> Option<Verdict> {
+/// Whether it tells of a limit that was raised. What it was set to before counts too: whoever dies between writing down and setting leaves that.
+fn is_lent(entry: &OwnedEntry) -> bool {
+    matches!(entry, OwnedEntry::GroupLimit { before, set, was, .. } if set.max(was) > before)
+}
+
+/// A group that was being shrunk has its limit back, and what was lent to one is taken back.
+fn put_limit_back(entry: &OwnedEntry, group: &Result<OpenGroup, Verdict>) -> Option<Verdict> {
     let OwnedEntry::GroupLimit { which, before, set, was, .. } = entry else { return None };
     let group = match group {
         Ok(group) => group,
@@ -205,7 +219,7 @@ fn raise(entry: &OwnedEntry, group: &Result<OpenGroup, Verdict>) -> Option<Verdi
     });
     Some(verdict.unwrap_or_else(|errno| match errno {
         Errno::NOENT | Errno::NODEV => Verdict::Gone,
-        errno if *set > *before => Verdict::Failed(Operation::Lend, errno),
+        errno if is_lent(entry) => Verdict::Failed(Operation::Lend, errno),
         errno => Verdict::Failed(which.operation(), errno),
     }))
 }

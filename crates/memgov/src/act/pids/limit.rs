@@ -77,8 +77,19 @@ impl Limit {
             return Ok(());
         }
         ledger.set_group_limit(self.place, before, wanted).map_err(|errno| (Operation::Ledger, errno))?;
-        (self.before, self.set) = (before, wanted);
-        self.write()
+        match GroupLimit::Pids.write(self.dir.as_fd(), wanted) {
+            Ok(()) => {
+                (self.before, self.set) = (before, wanted);
+                Ok(())
+            }
+            Err(errno) => {
+                // It has what it had: that is what is to be found there, here and after a crash.
+                ledger
+                    .set_group_limit(self.place, self.before, self.set)
+                    .map_err(|errno| (Operation::Ledger, errno))?;
+                Err(failed(errno))
+            }
+        }
     }
 
     /// Gives the limit back, unless somebody else has set one.

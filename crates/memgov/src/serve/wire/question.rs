@@ -53,6 +53,9 @@ pub struct QuestionStatus {
     pub source: Source,
     /// About which group. It is frozen.
     pub target: Target,
+    /// The path of that group as it is, and not as it can be shown.
+    #[serde(skip)]
+    pub path: Vec<u8>,
     /// Why: its usage and its line as they were when it was asked.
     pub reason: Reason,
     /// When it was asked. RFC 3339, UTC.
