@@ -86,7 +86,10 @@ fn asked(bench: &Bench<'_>, daemon: &Daemon, job: &Group) -> Result<Event> {
 
 /// The kernel's own freezer holds it, and it is there.
 fn still(job: &Group, hog: &Agent) -> Result<()> {
-    ensure!(job.is_frozen(), "no freezer file says that it is frozen");
+    // The question is put in the tick in which the freezer is written.
+    let frozen =
+        poll_until(Duration::from_secs(5), Duration::from_millis(2), || job.is_frozen().then_some(()));
+    ensure!(frozen.is_some(), "no freezer file says that it is frozen");
     ensure!(process::is_alive(hog.pid), "it is dead");
     let ticks = || process::cpu_ticks(hog.pid).context("it is gone");
     let before = ticks()?;
@@ -129,12 +132,13 @@ fn answered_kill(bench: &mut Bench<'_>) -> Result<String> {
 }
 
 fn answered_go_on(bench: &mut Bench<'_>) -> Result<String> {
-    let details = "timeout = \"2s\" }, { action = \"kill\", after = \"100ms\"";
-    let mut scene = Scene::set(bench, details, &[])?;
+    let open = Duration::from_secs(2) * bench.host.patience;
+    let details = format!("timeout = \"{}s\" }}, {{ action = \"kill\", after = \"100ms\"", open.as_secs());
+    let mut scene = Scene::set(bench, &details, &[])?;
     scene.answer(&["go-on"])?;
     scene.thawed(bench)?;
     // Longer than the question would have been open, and the next step after it.
-    std::thread::sleep(Duration::from_secs(3));
+    std::thread::sleep(open + Duration::from_secs(1));
     ensure!(scene.job.usage()? > LINE, "the group is not over any more");
     ensure!(
         process::is_alive(scene.hog.pid) && !scene.job.is_frozen(),
@@ -146,7 +150,8 @@ fn answered_go_on(bench: &mut Bench<'_>) -> Result<String> {
 }
 
 fn answered_wait(bench: &mut Bench<'_>) -> Result<String> {
-    let mut scene = Scene::set(bench, "timeout = \"3s\"", &[])?;
+    let time = Duration::from_secs(3) * bench.host.patience;
+    let mut scene = Scene::set(bench, &format!("timeout = \"{}s\"", time.as_secs()), &[])?;
     std::thread::sleep(Duration::from_secs(1));
     scene.answer(&["wait"])?;
     let said = |kind: &str| {
@@ -156,7 +161,7 @@ fn answered_wait(bench: &mut Bench<'_>) -> Result<String> {
     let (answered, last) = (said("answered")?, said("no-answer")?);
     dead(bench, &scene.daemon, &mut scene.hog)?;
     let open = Duration::from_nanos(last.monotonic_ns - answered.monotonic_ns);
-    ensure!(open >= Duration::from_secs(3), "it stayed open for {open:?} after `wait`, of 3s");
+    ensure!(open >= time, "it stayed open for {open:?} after `wait`, of {time:?}");
     Ok(format!("open for {open:?} after `wait`"))
 }
 
