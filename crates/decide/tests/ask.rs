@@ -240,6 +240,12 @@ fn a_reload_that_keeps_the_rule_keeps_the_question_and_what_was_said() {
     assert!(world.said(10).is_empty(), "it is not to be asked about yet");
 }
 
+/// What happens by the rules in force when nobody answers.
+fn default_of(world: &World) -> Option<Verdict> {
+    let mut steps = world.governor.policy().rules.iter().flat_map(|rule| &rule.steps);
+    steps.find_map(|step| if let Action::Ask(ask) = step.action { Some(ask.default) } else { None })
+}
+
 /// What a question has come to.
 #[derive(Debug)]
 struct Seen {
@@ -291,7 +297,8 @@ proptest! {
                         if verdict == Verdict::GoOn {
                             prop_assert_eq!(frozen.get(&episode), Some(&false));
                             // Where the default is a kill, and nobody was over who could be killed, it is asked about again.
-                            let lapsed = number == 0 && matches!(decision.reason, Reason::NoAnswer { .. });
+                            let kills = default_of(&stage.world) == Some(Verdict::Kill);
+                            let lapsed = kills && matches!(decision.reason, Reason::NoAnswer { .. });
                             if !lapsed {
                                 quiet.insert(episode, time.map(|time| decision.at + time));
                             }

@@ -9,7 +9,7 @@ pub mod describe;
 pub mod error;
 mod jobs;
 pub mod lend;
-mod meaning;
+pub mod meaning;
 pub mod never;
 pub mod passwd;
 pub mod settings;

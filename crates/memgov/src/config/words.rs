@@ -109,7 +109,7 @@ pub const NO_RECLAIM: &str = "`reclaim` makes a group smaller; this rule meets s
 /// Nor a limit of its own.
 pub const NO_LEND: &str = "`lend` raises the limit of a group; this rule meets single processes";
 
-/// See [`super::lend::second`].
+/// Of a ladder with two such steps.
 pub const LEND_TWICE: &str =
     "a ladder lends once: a group has one loan at a time; make the first `amount` larger";
 
