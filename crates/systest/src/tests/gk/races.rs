@@ -109,7 +109,9 @@ fn one(bench: &Bench<'_>, daemon: &Daemon, job: &Group, number: usize) -> Result
     let allowed = Allowed::to_a_bomb(bench, before);
     let seen = format!("{}, {most} processes, allowed {allowed:?}", over(peak, K));
     let took = watched.with_context(|| format!("never denied: {seen}"))?;
-    ensure!(most > 50 && peak <= allowed.peak && most <= allowed.tasks, "{seen}");
+    // Inside, forks under way count with what they are going to need: on a slow machine few are through by then.
+    let least = if bench.host.tier == Tier::Bpf { 10 } else { 50 };
+    ensure!(most > least && peak <= allowed.peak && most <= allowed.tasks, "{seen}");
     relieved(bench, daemon, number)?;
     Ok(Run { peak, most, took })
 }
