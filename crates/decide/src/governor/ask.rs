@@ -35,6 +35,13 @@ pub(super) struct Asked {
     condemned: Option<Option<Reason>>,
 }
 
+impl Asked {
+    /// Nobody has answered yet, and it is not too late.
+    const fn is_open(&self) -> bool {
+        self.heard.is_none() && self.condemned.is_none()
+    }
+}
+
 /// Who is not asked about until when.
 #[derive(Debug)]
 pub(super) struct Excused(Vec<(Key, Time)>);
@@ -80,8 +87,7 @@ impl Governor {
     /// # Errors
     /// None of that number is open, or it is answered already.
     pub fn answer(&mut self, number: DecisionId, answer: Answer) -> Result<(), NotOpen> {
-        let named =
-            |asked: &Asked| asked.id == Some(number) && asked.heard.is_none() && asked.condemned.is_none();
+        let named = |asked: &Asked| asked.id == Some(number) && asked.is_open();
         let open = |e: &Episode| e.phase == Phase::Running && e.asked.as_ref().is_some_and(named);
         let slot = self.episodes.live.iter().copied().find(|&slot| self.episodes.get(slot).is_some_and(open));
         let episode = slot.and_then(|slot| self.episodes.get_mut(slot)).ok_or(NotOpen)?;
@@ -95,7 +101,7 @@ impl Governor {
     /// The questions that nobody has answered yet, in the order in which their episodes began.
     pub fn questions(&self) -> impl Iterator<Item = QuestionView> + '_ {
         self.episodes.iter().filter(|e| e.phase == Phase::Running).filter_map(|episode| {
-            let asked = episode.asked.as_ref().filter(|a| a.heard.is_none() && a.condemned.is_none())?;
+            let asked = episode.asked.as_ref().filter(|asked| asked.is_open())?;
             let Action::Ask(ask) = self.step_of(episode, asked.step)?.action else { return None };
             Some(QuestionView {
                 id: asked.id?,
@@ -184,15 +190,15 @@ impl Governor {
         ask: Ask,
         out: &mut Decisions,
     ) -> Option<()> {
+        let lapses = asked.heard.is_none() && ask.default == Verdict::Kill && episode.over.is_none();
         let (verdict, time, reason) = match asked.heard {
             Some(answer) => (answer.verdict, answer.time, Reason::Answered { by: answer.by }),
             None if self.now < asked.until => {
                 self.deadline = self.deadline.min(asked.until);
                 return Some(());
             }
-            None if ask.default == Verdict::Kill && episode.over.is_none() => {
-                return self.lapse(episode, asked, question, ask, out);
-            }
+            // Nobody is over his line who could be killed for it: it runs on.
+            None if lapses => (Verdict::GoOn, None, Reason::NoAnswer { within: ask.timeout }),
             None => (ask.default, None, Reason::NoAnswer { within: ask.timeout }),
         };
         if verdict == Verdict::GoOn {
@@ -207,6 +213,7 @@ impl Governor {
                 self.deadline = self.deadline.min(asked.until);
                 episode.asked = Some(asked);
             }
+            Verdict::GoOn if lapses => self.ask_again(episode, asked.step),
             Verdict::GoOn => {
                 episode.asked = None;
                 // Should it ever be asked again, then by the same step.
@@ -228,24 +235,7 @@ impl Governor {
         Some(())
     }
 
-    /// The time is over, and nobody is over his line who could be killed for it: it runs on, and is asked about again when it is.
-    fn lapse(
-        &mut self,
-        episode: &mut Episode,
-        asked: Asked,
-        question: DecisionId,
-        ask: Ask,
-        out: &mut Decisions,
-    ) -> Option<()> {
-        let reason = Reason::NoAnswer { within: ask.timeout };
-        self.end_all(episode, Order::Freeze { phase: Keep::End }, reason, out)?;
-        let order = Order::Answered { question, verdict: Verdict::GoOn, time: None };
-        self.emit(episode, asked.step, order, reason, What::Other, out)?;
-        self.ask_again(episode, asked.step);
-        Some(())
-    }
-
-    /// From this step on, at its own time.
+    /// It runs on, and is asked about again, by this step and at its own time, when it is over its line.
     fn ask_again(&self, episode: &mut Episode, step: u8) {
         (episode.asked, episode.next, episode.hurry) = (None, step, false);
         episode.base = self.now;

@@ -14,7 +14,7 @@ use memgov_decide::units::Time;
 use super::brake::Brake;
 use super::ledger::{Freezer, HOLD_PREFIX, MAX_PATH};
 use super::{Aim, Kit, Tally, nobody_is_protected, paths, refused};
-use crate::kernel::layout::Controller;
+use crate::kernel::layout::{Controller, is_at_or_below};
 use crate::kernel::proc::{self, Stat};
 use crate::kernel::{Errno, Error, Layout, MemoryVersion, sys};
 
@@ -491,9 +491,8 @@ fn may_hold(snap: &Snapshot, held: Target, killed: Target) -> bool {
         };
         group.and_then(|slot| snap.group(slot)).map(|row| &*row.path)
     };
-    let above = |a: &[u8], b: &[u8]| b.strip_prefix(a).is_some_and(|rest| rest.is_empty() || rest[0] == b'/');
     match (path(held), path(killed)) {
-        (Some(held), Some(killed)) => above(held, killed) || above(killed, held),
+        (Some(held), Some(killed)) => is_at_or_below(killed, held) || is_at_or_below(held, killed),
         _ => true,
     }
 }

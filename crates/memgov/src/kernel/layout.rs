@@ -185,6 +185,11 @@ pub(crate) fn group_of(line: &[u8], which: Controller, unified: bool) -> Option<
     (ours && path.starts_with(b"/")).then_some(path)
 }
 
+/// Whether the group of this path is the one of the other or stands below it. Of the root group: only itself.
+pub(crate) fn is_at_or_below(path: &[u8], top: &[u8]) -> bool {
+    path.strip_prefix(top).is_some_and(|rest| rest.is_empty() || rest[0] == b'/')
+}
+
 /// What a path of `/proc/PID/cgroup` is called below a mount of the group `root`; `None` if it is not below it.
 pub(crate) fn visible<'p>(path: &'p [u8], root: &[u8]) -> Option<&'p [u8]> {
     if path == b"/.." || path.starts_with(b"/../") {

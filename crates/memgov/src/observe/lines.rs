@@ -6,6 +6,7 @@ use memgov_decide::snapshot::{Group, GroupId};
 use memgov_decide::units::{Bytes, Limit};
 
 use super::discovery::ControlledLines;
+use crate::kernel::layout::is_at_or_below;
 use crate::kernel::{MemoryVersion, Reading};
 
 /// Who tells when usage crosses the lowest line of a group.
@@ -70,9 +71,7 @@ impl Lines {
         };
         let of_rules = governor.policy().rules.iter().filter(concerned).filter_map(|rule| rule.when.group);
         // A control counts in its process's group and in all above it.
-        let at_or_above =
-            |of: &[u8]| of.strip_prefix(path).is_some_and(|rest| rest.is_empty() || rest[0] == b'/');
-        let of_controls = controls.iter().filter(|(of, _)| at_or_above(of)).map(|(_, over)| *over);
+        let of_controls = controls.iter().filter(|(of, _)| is_at_or_below(of, path)).map(|(_, over)| *over);
         let virtual_high = group.high.is_some();
         let policy = governor.policy();
         let of_it = policy.rules.iter().filter(|rule| names(rule, path)).filter_map(|rule| rule.when.group);

@@ -8,7 +8,7 @@ use memgov_decide::snapshot::Group;
 use super::super::ledger::MAX_PATH;
 use super::super::{Kit, paths};
 use super::{Failure, failed};
-use crate::kernel::layout::Controller;
+use crate::kernel::layout::{Controller, is_at_or_below};
 use crate::kernel::{Errno, GroupDir, MemoryVersion, freeze, proc};
 
 /// Room for looking; allocated once.
@@ -89,8 +89,7 @@ impl Finder {
                 paths::of_process(&kit.layout, Controller::Memory, pid, &mut self.line, &mut self.below);
             // Whoever cannot be found has gone meanwhile.
             let Ok(length) = found else { continue };
-            let inside = self.below[..length].strip_prefix(&*row.path);
-            if inside.is_some_and(|rest| rest.is_empty() || rest[0] == b'/') {
+            if is_at_or_below(&self.below[..length], &row.path) {
                 continue;
             }
             // Who ends is in the root group of v1 already, whoever he was.
