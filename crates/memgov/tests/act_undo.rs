@@ -275,20 +275,33 @@ fn a_ledger_of_another_boot_is_emptied_and_one_of_another_version_set_aside() {
     drop(ledger);
 }
 
+/// A group of the rig with a limit on memory.
+struct Limited {
+    file: std::path::PathBuf,
+    path: String,
+    inode: u64,
+    which: GroupLimit,
+}
+
+/// The first that has one of these files; `None`: the rig's groups have none of them.
+fn limited(rig: &Rig, files: &[(&str, GroupLimit)]) -> Option<Limited> {
+    let there = |dir: &std::path::PathBuf| {
+        files.iter().find(|(name, _)| dir.join(name).exists()).map(|&(name, which)| Limited {
+            file: dir.join(name),
+            path: dir.display().to_string(),
+            inode: std::os::unix::fs::MetadataExt::ino(&fs::metadata(dir).unwrap()),
+            which,
+        })
+    };
+    rig.dirs().iter().find_map(there)
+}
+
 /// A kill -9 in the one moment in which a limit is lowered: whoever comes next raises it, and touches nobody else's.
 #[test]
 fn a_limit_lowered_for_a_shrink_is_raised_again() {
     let rig = Rig::new();
     let files = [("memory.limit_in_bytes", GroupLimit::Max), ("memory.high", GroupLimit::High)];
-    let there = |dir: &std::path::PathBuf| {
-        files
-            .into_iter()
-            .find(|(name, _)| dir.join(name).exists())
-            .map(|(name, which)| (dir.clone(), name, which))
-    };
-    let (dir, name, which) = rig.dirs().iter().find_map(there).expect("a group with memory");
-    let (file, path) = (dir.join(name), dir.display().to_string());
-    let inode = std::os::unix::fs::MetadataExt::ino(&fs::metadata(&dir).unwrap());
+    let Limited { file, path, inode, which } = limited(&rig, &files).expect("a group with memory");
     let read = || fs::read_to_string(&file).unwrap();
     let unlimited = read();
     let (mut ledger, _) = Ledger::open_sized(&rig.ledger_path(), 64).unwrap();
@@ -310,6 +323,7 @@ fn a_limit_lowered_for_a_shrink_is_raised_again() {
     fs::write(&file, "67108864").unwrap();
     let (verdict, text) = undo(&entry(inode, u64::MAX));
     assert_eq!((verdict, read()), (vec![Verdict::Undone], unlimited));
+    let name = file.file_name().unwrap().to_str().unwrap();
     assert!(text.contains(name) && text.contains("from unlimited"), "{text}");
     fs::write(&file, "67108864").unwrap();
     assert_eq!((undo(&entry(inode, 128 << 20)).0, read()), (vec![Verdict::Undone], "134217728\n".into()));
@@ -338,15 +352,7 @@ fn a_limit_lowered_for_a_shrink_is_raised_again() {
 fn what_was_lent_is_taken_back() {
     let rig = Rig::new();
     let files = [("memory.limit_in_bytes", GroupLimit::Max), ("memory.max", GroupLimit::Hard)];
-    let there = |dir: &std::path::PathBuf| {
-        files
-            .into_iter()
-            .find(|(name, _)| dir.join(name).exists())
-            .map(|(name, which)| (dir.clone(), name, which))
-    };
-    let (dir, name, which) = rig.dirs().iter().find_map(there).expect("a group with memory");
-    let (file, path) = (dir.join(name), dir.display().to_string());
-    let inode = std::os::unix::fs::MetadataExt::ino(&fs::metadata(&dir).unwrap());
+    let Limited { file, path, inode, which } = limited(&rig, &files).expect("a group with memory");
     let (mut ledger, _) = Ledger::open_sized(&rig.ledger_path(), 64).unwrap();
     let (before, set, was) = (128 << 20, 192 << 20, 256 << 20);
     // As it was raised, between two writes on its way back, back already, and set by somebody else.
@@ -371,23 +377,13 @@ fn what_was_lent_is_taken_back() {
 #[test]
 fn what_was_lent_is_taken_back_though_it_was_lowered_at_that_moment() {
     let rig = Rig::new();
-    let file =
-        |dir: &std::path::PathBuf| Some(dir.join("memory.limit_in_bytes")).filter(|file| file.exists());
     // Where there is memory.max, a shrink lowers memory.high, and what is written down is of two files.
-    let Some(file) = rig.dirs().iter().find_map(file) else { return };
-    let dir = file.parent().unwrap();
-    let (path, inode) =
-        (dir.display().to_string(), std::os::unix::fs::MetadataExt::ino(&fs::metadata(dir).unwrap()));
+    let files = [("memory.limit_in_bytes", GroupLimit::Max)];
+    let Some(Limited { file, path, inode, which }) = limited(&rig, &files) else { return };
     let (mut ledger, _) = Ledger::open_sized(&rig.ledger_path(), 64).unwrap();
     let (low, high) = (128u64 << 20, 192u64 << 20);
-    let entry = |before, set| Entry::GroupLimit {
-        path: path.as_bytes(),
-        inode,
-        which: GroupLimit::Max,
-        before,
-        set,
-        was: set,
-    };
+    let entry =
+        |before, set| Entry::GroupLimit { path: path.as_bytes(), inode, which, before, set, was: set };
     for (first, second) in [((low, high), (high, low)), ((high, low), (low, high))] {
         for has in [low, high] {
             fs::write(&file, has.to_string()).unwrap();

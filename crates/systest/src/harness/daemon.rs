@@ -268,6 +268,17 @@ impl Daemon {
         gone.ok_or_else(|| self.explain(anyhow!("the guardian {:?} is still there", self.companions())))
     }
 
+    /// Leaves nobody who could undo anything. The guardian goes first, or it would; the daemon stands still meanwhile, or it would put up another.
+    pub fn kill9_with_guardian(&mut self) -> Result<()> {
+        self.signal(libc::SIGSTOP)?;
+        for guardian in self.companions() {
+            signal::send(guardian, libc::SIGKILL)
+                .map_err(|errno| anyhow!("killing the guardian: errno {errno}"))?;
+        }
+        self.kill9()?;
+        self.wait_companions_gone()
+    }
+
     /// Whether it runs.
     pub fn is_running(&mut self) -> bool {
         matches!(self.child.try_wait(), Ok(None))

@@ -9,7 +9,6 @@ use crate::harness::bench::Bench;
 use crate::harness::daemon::Daemon;
 use crate::harness::host::Need;
 use crate::harness::run::Test;
-use crate::sys::signal;
 
 pub fn tests() -> Vec<Test> {
     let freezer: &[Need] = &[Need::Freezer];
@@ -27,17 +26,10 @@ pub fn tests() -> Vec<Test> {
     ]
 }
 
-/// Leaves the action in force with nobody to undo it. The guardian goes first, or it would; the daemon stands still meanwhile, or
-/// it would put up another.
+/// Leaves the action in force with nobody to undo it.
 fn leave_behind(bench: &Bench<'_>, action: Action) -> Result<(Scene, Daemon)> {
     let (scene, mut daemon) = Scene::under_way(bench, action)?;
-    daemon.signal(libc::SIGSTOP)?;
-    for guardian in daemon.companions() {
-        signal::send(guardian, libc::SIGKILL)
-            .map_err(|errno| anyhow!("killing the guardian: errno {errno}"))?;
-    }
-    daemon.kill9()?;
-    daemon.wait_companions_gone()?;
+    daemon.kill9_with_guardian()?;
     ensure!(scene.is_touched(bench), "nothing is left to undo: who did it?");
     Ok((scene, daemon))
 }

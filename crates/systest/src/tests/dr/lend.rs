@@ -14,7 +14,6 @@ use crate::harness::group::Group;
 use crate::harness::host::{Need, Version};
 use crate::harness::run::Test;
 use crate::harness::{MIB, mib, poll_until, process};
-use crate::sys::signal;
 
 /// Where the step is taken, the limit, what is lent, and what the job comes to.
 const LINE: u64 = 40 * MIB;
@@ -226,14 +225,7 @@ fn guardian_too(bench: &mut Bench<'_>) -> Result<String> {
         let mut daemon = bench.daemon(&rule(&scene.job, "", KILL_LATE))?;
         scene.demand(bench, &daemon)?;
         lent(bench, &daemon)?;
-        // Else it would put up another.
-        daemon.signal(libc::SIGSTOP)?;
-        for guardian in daemon.companions() {
-            signal::send(guardian, libc::SIGKILL)
-                .map_err(|errno| anyhow!("killing the guardian: errno {errno}"))?;
-        }
-        daemon.kill9()?;
-        daemon.wait_companions_gone()?;
+        daemon.kill9_with_guardian()?;
         ensure!(scene.is_raised(), "nothing is left to undo");
         if !in_use {
             scene.hog.ask(&format!("shrink {}", 16 * MIB))?;

@@ -83,10 +83,15 @@ fn runs(bench: &Bench<'_>, count: usize, scenario: Scenario) -> Result<String> {
 }
 
 /// The most important one leaks: it is over its reservation, and the others are not.
-fn leak(mut scene: Scene<'_, '_>) -> Result<String> {
+fn leak(scene: Scene<'_, '_>) -> Result<String> {
+    grows(scene, 2, "anon")
+}
+
+/// This job grows past its reservation, and the others stay within theirs.
+fn grows(mut scene: Scene<'_, '_>, at: usize, kind: &str) -> Result<String> {
     scene.steady(RESERVED / 2)?;
-    scene.jobs.agents[2][0].grow("anon", STEP, PACE / 5, LIMIT)?;
-    scene.gives_way(2)
+    scene.jobs.agents[at][0].grow(kind, STEP, PACE / 5, LIMIT)?;
+    scene.gives_way(at)
 }
 
 /// A job of many processes, each of them smaller than any other job's.
@@ -109,10 +114,8 @@ fn many(mut scene: Scene<'_, '_>) -> Result<String> {
 }
 
 /// Shared memory is in nobody's anonymous memory, and counts all the same.
-fn shared(mut scene: Scene<'_, '_>) -> Result<String> {
-    scene.steady(RESERVED / 2)?;
-    scene.jobs.agents[1][0].grow("shmem", STEP, PACE / 5, LIMIT)?;
-    scene.gives_way(1)
+fn shared(scene: Scene<'_, '_>) -> Result<String> {
+    grows(scene, 1, "shmem")
 }
 
 /// A job that reads more than there is room for is no shortage: all of it is there to be had back.

@@ -4,7 +4,9 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 
-use super::{Allowed, K, empty, forks_refused, over, refuser, rule, shell, shielded, tolerance, watch};
+use super::{
+    Allowed, K, empty, forks_refused, over, refuser, rule, shell, shielded, tolerance, two_are_left, watch,
+};
 use crate::harness::agent::Agent;
 use crate::harness::bench::Bench;
 use crate::harness::daemon::Daemon;
@@ -12,7 +14,7 @@ use crate::harness::event::Event;
 use crate::harness::group::Group;
 use crate::harness::host::{Need, Tier, Version};
 use crate::harness::run::Test;
-use crate::harness::{MIB, poll_until, process};
+use crate::harness::{MIB, process};
 
 pub fn tests() -> Vec<Test> {
     let test = |name, body| Test::new(name, body).needs(&[Need::Freezer]).seconds(90);
@@ -204,15 +206,7 @@ fn right_victim(bench: &mut Bench<'_>) -> Result<String> {
     let killed = daemon.event("a kill", bench.patience(), |event| {
         event.order == "kill" && event.is_of_group(&path) && event.outcome.is_some()
     });
-    let gone = poll_until(bench.patience(), Duration::from_millis(10), || {
-        (job.processes().len() == 2).then_some(())
-    });
-    let left = job.processes().len();
-    if gone.is_none() {
-        job.remove()?;
-    }
-    let killed = killed?;
-    ensure!(gone.is_some(), "{left} processes are left, 2 expected; {killed}");
+    let killed = two_are_left(bench, &job, killed)?;
     ensure!(process::is_alive(innocent.pid), "the big innocent is dead");
     ensure!(process::is_alive(newcomer.pid), "the newcomer is dead");
     ensure!(!killed.ranking.is_empty(), "no ranking: {killed}");

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use anyhow::{Context, Result, anyhow, ensure};
+use anyhow::{Context, Result, ensure};
 
 use super::{K, fork_slowly, pids_limits, rule, shielded};
 use crate::harness::agent::Agent;
@@ -12,7 +12,6 @@ use crate::harness::group::Group;
 use crate::harness::host::Need;
 use crate::harness::run::Test;
 use crate::harness::{MIB, poll_until};
-use crate::sys::signal;
 
 pub fn tests() -> Vec<Test> {
     let test = |name, body| Test::new(name, body).needs(&[Need::Portable]).seconds(60);
@@ -84,16 +83,10 @@ fn alone(bench: &mut Bench<'_>, by_order: bool) -> Result<String> {
     limited.gets_it_back(bench, "after kill -9")
 }
 
-/// The ledger on disk is all there is. The guardian goes first, and the daemon stands still meanwhile, or it would put up another.
+/// The ledger on disk is all there is.
 fn both(bench: &mut Bench<'_>, by_order: bool) -> Result<String> {
     let (limited, mut daemon) = limited(bench, by_order)?;
-    daemon.signal(libc::SIGSTOP)?;
-    for guardian in daemon.companions() {
-        signal::send(guardian, libc::SIGKILL)
-            .map_err(|errno| anyhow!("killing the guardian: errno {errno}"))?;
-    }
-    daemon.kill9()?;
-    daemon.wait_companions_gone()?;
+    daemon.kill9_with_guardian()?;
     ensure!(pids_limits(&limited.job) != limited.before, "nothing is left to undo: who did it?");
     let _next = bench.quiet_daemon("", &[])?;
     limited.gets_it_back(bench, "after the next start")

@@ -20,6 +20,7 @@ use memgov_decide::kernel_memory::Headroom;
 use crate::harness::agent::Agent;
 use crate::harness::bench::Bench;
 use crate::harness::daemon::Daemon;
+use crate::harness::event::Event;
 use crate::harness::group::Group;
 use crate::harness::host::{Tier, Version};
 use crate::harness::run::Test;
@@ -181,6 +182,20 @@ fn empty(bench: &Bench<'_>, daemon: &Daemon, group: &Group) -> Result<Duration> 
     let allowed = Duration::from_secs(5) * bench.host.patience;
     ensure!(took <= allowed, "emptied in {took:?}, allowed {allowed:?}");
     Ok(took)
+}
+
+/// After a kill only the two that nobody has reason to kill are there; what is left of a bomb ends in any case.
+fn two_are_left(bench: &Bench<'_>, job: &Group, killed: Result<Event>) -> Result<Event> {
+    let gone = poll_until(bench.patience(), Duration::from_millis(10), || {
+        (job.processes().len() == 2).then_some(())
+    });
+    let left = job.processes().len();
+    if gone.is_none() {
+        job.remove()?;
+    }
+    let killed = killed?;
+    ensure!(gone.is_some(), "{left} processes are left, 2 expected; {killed}");
+    Ok(killed)
 }
 
 /// Kibibytes over the line, for a result.

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 
-use super::{K, rule, shielded};
+use super::{K, rule, shielded, two_are_left};
 use crate::harness::bench::Bench;
 use crate::harness::daemon::Daemon;
 use crate::harness::event::Event;
@@ -79,15 +79,7 @@ fn newcomer(bench: &mut Bench<'_>) -> Result<String> {
             .with_context(|| format!("moving the newcomer into {}", dir.display()))?;
     }
     let killed = event(&daemon, bench, &job, "kill");
-    let gone = poll_until(bench.patience(), Duration::from_millis(10), || {
-        (job.processes().len() == 2).then_some(())
-    });
-    let left = job.processes().len();
-    if gone.is_none() {
-        job.remove()?;
-    }
-    let killed = killed?;
-    ensure!(gone.is_some(), "{left} processes are left, 2 expected; {killed}");
+    let killed = two_are_left(bench, &job, killed)?;
     for (name, pid) in [("big innocent", innocent.pid), ("newcomer", newcomer.pid)] {
         ensure!(process::is_alive(pid), "the {name} is dead; {killed}");
         ensure!(killed.ranking.iter().all(|one| one.pid != pid), "the {name} is in the ranking: {killed}");
