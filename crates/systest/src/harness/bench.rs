@@ -252,7 +252,7 @@ impl Rig {
         bench.high(&self.job, HIGH).map(|_| ())
     }
 
-    /// Watches for usage over high + climit.
+    /// Watches for usage over high + climit, for as long as a hog needs that the kernel throttles at its own high.
     pub fn crossing(&self, bench: &Bench<'_>) -> Result<Crossing> {
         Crossing::watch(&self.job.usage_file(), HIGH + CLIMIT, bench.patience() * 3)
     }

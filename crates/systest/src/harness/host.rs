@@ -192,7 +192,7 @@ impl Host {
             counts_instructions: fs::read_to_string("/proc/cmdline")
                 .is_ok_and(|line| line.contains("memgov.clock=instructions")),
             dir,
-            patience: if target == "host" { 1 } else { 4 },
+            patience: if target == "host" { 1 } else { 8 },
         })
     }
 

@@ -22,16 +22,19 @@ struct Standstill {
 }
 
 static STANDSTILLS: OnceLock<Mutex<VecDeque<Standstill>>> = OnceLock::new();
-/// How many times longer than on plain hardware the work itself takes here.
+/// How many times longer than on plain hardware the work itself may take here.
 static SLOWNESS: OnceLock<u32> = OnceLock::new();
+/// An emulated processor is four times slower and more, and shares this machine with another: there a bar only catches what waits for something that does
+/// not come. The numbers of the criteria are met, or not, on this machine's own processors.
+const EMULATED: u32 = 10;
 
 fn standstills() -> MutexGuard<'static, VecDeque<Standstill>> {
     STANDSTILLS.get_or_init(Default::default).lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Begins to watch. `slowness`: 1 on plain hardware.
-pub fn watch(slowness: u32) {
-    if SLOWNESS.set(slowness).is_err() {
+/// Begins to watch.
+pub fn watch(emulated: bool) {
+    if SLOWNESS.set(if emulated { EMULATED } else { 1 }).is_err() {
         return;
     }
     std::thread::spawn(|| {
@@ -51,7 +54,7 @@ pub fn watch(slowness: u32) {
     });
 }
 
-/// What may be allowed between two moments where a criterion allows `bar`: so many times more as this machine is slower, and
+/// What may be allowed between two moments where a criterion allows `bar`: more where processors are emulated, and
 /// what it took away meanwhile.
 pub fn allowed(bar: Duration, from: u64, to: u64) -> Duration {
     let slowness = SLOWNESS.get().copied().unwrap_or(1);

@@ -79,7 +79,22 @@ const ON_USER_MODE_LINUX: [&str; 17] = [
 
 /// Left to the portable tier, so that a whole run ends in its time: a shrink passes no program of ours, the attacks are made at the programs themselves
 /// (`bpf_kernel_holds_…`), and the others have nothing inside that is not shown by what is run. By name they run inside too.
-const NOT_INSIDE: [&str; 7] = ["config_", "dr_", "gk_08", "gk_attack", "idle_cost", "kh_", "wl_06"];
+const NOT_INSIDE: [&str; 14] = [
+    "config_",
+    "dr_",
+    "gk_08",
+    "gk_attack",
+    "guardian",
+    "hung",
+    "idle_cost",
+    "kh_",
+    "kill9_every_step_of_kill",
+    "kill9_every_step_of_slow",
+    "numbers",
+    "replay",
+    "sigterm",
+    "wl_06",
+];
 
 /// What takes long and is nothing to the kernel's version: shown on 6.12 with cgroup v2, so that a whole run ends in its time. By name it runs on 6.1 too.
 const ONLY_ON_6_12: [&str; 16] = [
@@ -149,7 +164,7 @@ pub fn run(host: &Host, tests: &[Test], tiers: &[Tier], named: bool) -> bool {
     println!("@@PLAN {}", tests.len() * tiers.len());
     let (mut passed, mut failed, mut not_applicable) = (0, 0, 0);
     let hosts: Vec<_> = tiers.iter().map(|&tier| Arc::new(Host { tier, ..host.clone() })).collect();
-    lateness::watch(host.patience);
+    lateness::watch(host.patience > 1);
     more_descriptors();
     if let Err(errno) = signal::note_interrupts() {
         println!("errno {errno}: Ctrl-C will leave groups behind");
