@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow};
 
+use super::MIB;
 use crate::sys::now;
 
 /// A line that was crossed.
@@ -27,28 +28,29 @@ pub struct Crossing {
 }
 
 impl Crossing {
-    /// Watches a usage file until it is over the line or the time has passed.
+    /// Watches a usage file until it is over the line or the time has passed. A crossing that ended while this thread stood still is known by the highest
+    /// usage; by that alone only when the usage has fallen, because it counts what processors hold in stock for a moment.
     pub fn watch(usage_file: &Path, line: u64, within: Duration) -> Result<Self> {
         let file = File::open(usage_file).with_context(|| format!("opening {}", usage_file.display()))?;
         let highest = ["memory.peak", "memory.max_usage_in_bytes"];
         let highest = highest.iter().find_map(|name| File::open(usage_file.with_file_name(name)).ok());
+        let peak = move || highest.as_ref().and_then(number);
+        // One that was before the watch began is not told from another.
+        let fresh = peak().is_some_and(|peak| peak <= line);
         let (sender, answer) = channel();
         std::thread::spawn(move || {
             let end = Instant::now() + within;
-            let mut under = now();
-            // The highest usage, where it is not over yet: then a crossing is seen even if it lasted no longer than this thread stood still.
-            let file = highest.filter(|file| number(file).is_some_and(|peak| peak <= line)).unwrap_or(file);
+            let (mut under, mut last) = (now(), 0);
             while Instant::now() < end {
                 let before = now();
-                match number(&file) {
-                    Some(usage) if usage > line => {
-                        // Nobody waits any more if the test has failed meanwhile.
-                        let _not_wanted = sender.send(Crossed { at: under, usage });
-                        return;
-                    }
-                    Some(_) => under = before,
-                    None => return,
+                let Some(usage) = number(&file) else { return };
+                let missed = fresh && usage + MIB < last && peak().is_some_and(|peak| peak > line);
+                if usage > line || missed {
+                    // Nobody waits any more if the test has failed meanwhile.
+                    let _not_wanted = sender.send(Crossed { at: under, usage: usage.max(line + 1) });
+                    return;
                 }
+                (under, last) = (before, usage);
                 std::thread::sleep(Duration::from_micros(200));
             }
         });

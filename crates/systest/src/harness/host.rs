@@ -50,7 +50,7 @@ pub struct Host {
     pub version: Version,
     /// Mount point of the memory hierarchy.
     pub memory: PathBuf,
-    /// Mount points of the other hierarchies memgov may use: v1 freezer and pids, unified tree.
+    /// Mount points of the other hierarchies memgov may use: v1 freezer, pids and cpu, unified tree.
     pub others: Vec<PathBuf>,
     /// Whether there is a freezer of either kind.
     pub freezer: bool,
@@ -167,7 +167,9 @@ impl Host {
         let dir = std::env::temp_dir().join(format!("memgov-t-{}", std::process::id()));
         fs::create_dir_all(&dir).with_context(|| format!("making {}", dir.display()))?;
         open_to_all(&dir)?;
-        let others: Vec<PathBuf> = [&mounts.freezer, &mounts.unified, &mounts.pids]
+        // With a share of the processors of its own, as a service has it: hundreds of forking processes that each get as much as the kernel's
+        // thread for grace periods keep it from freeing what refused forks have left (delayed_free_task in kernel/fork.c).
+        let others: Vec<PathBuf> = [&mounts.freezer, &mounts.unified, &mounts.pids, &mounts.cpu]
             .into_iter()
             .flatten()
             .filter(|at| **at != memory)
@@ -231,6 +233,7 @@ struct Mounts {
     memory_v1: Option<PathBuf>,
     freezer: Option<PathBuf>,
     pids: Option<PathBuf>,
+    cpu: Option<PathBuf>,
     unified: Option<PathBuf>,
 }
 
@@ -253,6 +256,7 @@ impl Mounts {
                 Some("cgroup") if has("memory") => &mut mounts.memory_v1,
                 Some("cgroup") if has("freezer") => &mut mounts.freezer,
                 Some("cgroup") if has("pids") => &mut mounts.pids,
+                Some("cgroup") if has("cpu") => &mut mounts.cpu,
                 _ => continue,
             };
             slot.get_or_insert(place);
