@@ -11,21 +11,20 @@ use memgov_decide::units::Time;
 use super::discovery::ControlledLines;
 use super::lines::{Alarm, Lines};
 use super::overlay::{At, Overlay};
+use super::sentry::{OrderId, Refused, Sentry};
 use super::wake::Wake;
 use crate::kernel::cgroup::{StrainReading, Tap};
 use crate::kernel::notify::Threshold;
 use crate::kernel::{Errno, Error, GroupDir, Layout, MemoryVersion, Reading, sys};
 use crate::record::trace::Tape;
 
-/// v1 thresholds of one group, at most. Further lines are met by sampling.
+/// v1 thresholds of one group, at most. A group with more lines is sampled.
 const MAX_THRESHOLDS: usize = 4;
 /// Limits and counters are read again at least so often, and sooner when an event says so (on v1 none does, and only the limit
 /// itself is read, for the ceiling of a slowdown).
 const LIMITS_AGE: Duration = Duration::from_secs(10);
 /// How a group fares is read no more often, however often it is looked at.
 const STRAIN_AGE: Duration = memgov_decide::working_set::DUE;
-/// v1 thresholds are set so many a tick: each takes the kernel some 10 ms. Until then the group is sampled.
-const ARMED_A_TICK: usize = 2;
 
 #[derive(Debug)]
 struct Row {
@@ -33,6 +32,8 @@ struct Row {
     alarm: Alarm,
     lines: Lines,
     thresholds: Vec<Threshold>,
+    /// v1: the thresholds that were ordered last.
+    ordered: Option<OrderId>,
     limits_read: Time,
     limits_stale: bool,
     /// When its processes are listed next; `FAR` while nobody wants them.
@@ -49,8 +50,9 @@ pub(super) struct GroupRows {
     by_path: HashMap<Arc<[u8]>, GroupSlot>,
     by_id: HashMap<GroupId, GroupSlot>,
     next_sweep: Time,
-    /// Rows whose alarm is still to be set.
+    /// v1: rows whose alarm is still to be ordered, and who sets those that were.
     unarmed: Vec<GroupSlot>,
+    sentry: Sentry,
 }
 
 impl GroupRows {
@@ -62,6 +64,7 @@ impl GroupRows {
             by_id: HashMap::with_capacity(capacity as usize),
             next_sweep: Time::FAR,
             unarmed: Vec::new(),
+            sentry: Sentry::default(),
         }
     }
 
@@ -109,6 +112,7 @@ impl GroupRows {
             dir,
             alarm: Alarm::default(),
             thresholds: Vec::new(),
+            ordered: None,
             lines,
             limits_read: Time(0),
             limits_stale: true,
@@ -116,7 +120,7 @@ impl GroupRows {
             overlaid: None,
         };
         match layout.version {
-            MemoryVersion::V2 => row.set_alarm(slot, layout.version, wake),
+            MemoryVersion::V2 => row.watch_events(slot, wake),
             MemoryVersion::V1 => self.unarmed.push(slot),
         }
         if let Some(group) = snap.group(slot) {
@@ -150,7 +154,7 @@ impl GroupRows {
                 row.dir.keep_strain(row.lines.strain);
                 row.limits_stale = true;
                 match layout.version {
-                    MemoryVersion::V2 => row.set_alarm(slot, layout.version, wake),
+                    MemoryVersion::V2 => row.watch_events(slot, wake),
                     MemoryVersion::V1 => {
                         row.disarm(slot, wake);
                         self.unarmed.push(slot);
@@ -163,22 +167,27 @@ impl GroupRows {
 
     /// Whether alarms are still to be set.
     pub(super) fn has_unarmed(&self) -> bool {
-        !self.unarmed.is_empty()
+        !self.unarmed.is_empty() || self.sentry.is_busy()
     }
 
-    /// Sets some of the alarms that are still to be set, and tells of each: its line may have been crossed meanwhile.
-    pub(super) fn arm_some(
-        &mut self,
-        version: MemoryVersion,
-        wake: &mut Wake,
-        armed: &mut dyn FnMut(GroupSlot),
-    ) {
-        for _ in 0..ARMED_A_TICK {
-            let Some(slot) = self.unarmed.pop() else { return };
-            if let Some(Some(row)) = self.rows.get_mut(slot.0 as usize) {
-                row.set_alarm(slot, version, wake);
-                armed(slot);
+    /// v1: orders the alarms that are still to be set, and takes in those that are; tells of each: its line may have been crossed meanwhile.
+    pub(super) fn arm(&mut self, wake: &mut Wake, armed: &mut dyn FnMut(GroupSlot)) {
+        while let Some(slot) = self.unarmed.pop() {
+            let Some(Some(row)) = self.rows.get_mut(slot.0 as usize) else { continue };
+            if row.order_thresholds(slot, &mut self.sentry) == Err(Refused::Full) {
+                self.unarmed.push(slot);
+                break;
             }
+        }
+        while let Some(posted) = self.sentry.posted() {
+            let row = self.rows.get_mut(posted.slot.0 as usize).and_then(Option::as_mut);
+            let Some(row) = row.filter(|row| row.ordered == Some(posted.id)) else { continue };
+            row.ordered = None;
+            let heard =
+                posted.thresholds.iter().all(|threshold| wake.watch_threshold(posted.slot, threshold));
+            row.alarm = Alarm { set: posted.whole && heard, ..Alarm::default() };
+            row.thresholds = posted.thresholds;
+            armed(posted.slot);
         }
     }
 
@@ -397,35 +406,31 @@ impl Row {
 
     fn disarm(&mut self, slot: GroupSlot, wake: &mut Wake) {
         self.thresholds.clear();
+        self.ordered = None;
         self.alarm = Alarm::default();
         wake.ignore_group(slot);
     }
 
-    /// Arranges to be told when usage crosses a line of this group. v1 takes its time over each threshold (the kernel waits for
-    /// an RCU grace period), so this is done only when lines change.
-    fn set_alarm(&mut self, slot: GroupSlot, version: MemoryVersion, wake: &mut Wake) {
+    /// v2: arranges to be told when usage crosses the high of this group.
+    fn watch_events(&mut self, slot: GroupSlot, wake: &mut Wake) {
         self.disarm(slot, wake);
-        self.alarm = match version {
-            MemoryVersion::V2 => Alarm {
-                set: self.dir.events_file().is_some_and(|name| wake.watch_events(slot, &self.dir, name)),
-                amount: self.lines.amounts.first().copied(),
-                blind: self.lines.virtual_high,
-            },
-            MemoryVersion::V1 => {
-                let all = self.lines.all();
-                let mut set = !all.is_empty() && all.len() <= MAX_THRESHOLDS;
-                for line in all.into_iter().take(MAX_THRESHOLDS) {
-                    // A threshold fires when usage reaches it; being over begins a page later.
-                    match Threshold::arm(self.dir.dir(), line.0.saturating_add(sys::page_size())) {
-                        Ok(threshold) if wake.watch_threshold(slot, &threshold) => {
-                            self.thresholds.push(threshold)
-                        }
-                        _ => set = false,
-                    }
-                }
-                Alarm { set, ..Alarm::default() }
-            }
+        self.alarm = Alarm {
+            set: self.dir.events_file().is_some_and(|name| wake.watch_events(slot, &self.dir, name)),
+            amount: self.lines.amounts.first().copied(),
+            blind: self.lines.virtual_high,
         };
+    }
+
+    /// v1: orders a threshold on each line of this group. One with more lines than that goes on being sampled.
+    fn order_thresholds(&mut self, slot: GroupSlot, sentry: &mut Sentry) -> Result<(), Refused> {
+        let lines = self.lines.all();
+        if lines.is_empty() || lines.len() > MAX_THRESHOLDS {
+            return Ok(());
+        }
+        // A threshold fires when usage reaches it; being over begins a page later.
+        let at = lines.iter().map(|line| line.0.saturating_add(sys::page_size())).collect();
+        self.ordered = Some(sentry.order(slot, self.dir.dir(), at)?);
+        Ok(())
     }
 }
 

@@ -11,6 +11,7 @@ mod lines;
 mod memory;
 mod overlay;
 mod processes;
+mod sentry;
 mod upkeep;
 mod wake;
 mod witness;

@@ -22,8 +22,8 @@ const CHECK: Duration = Duration::from_secs(30);
 /// The same while processes have controls: a move to another group changes the line that counts.
 const CHECK_CONTROLLED: Duration = Duration::from_secs(5);
 
-/// Between two rounds of setting alarms the loop does everything else.
-const ARM_REST: Duration = Duration::from_millis(5);
+/// How often the loop asks whether alarms that were ordered are set.
+const ARM_REST: Duration = Duration::from_millis(20);
 
 /// When what is due next; `FAR` while there is nothing to keep up.
 #[derive(Clone, Copy, Debug)]
@@ -60,8 +60,7 @@ impl Observer {
         if self.due.check <= now {
             self.check_rows(snap, governor, tape);
         }
-        let Self { groups, wake, layout, .. } = self;
-        groups.arm_some(layout.version, wake, &mut |slot| governor.pace_hint_event(slot, now));
+        self.groups.arm(&mut self.wake, &mut |slot| governor.pace_hint_event(slot, now));
         self.due.arm = if self.groups.has_unarmed() { now + ARM_REST } else { Time::FAR };
         let blind = !self.wake.follows_processes() && !self.concerns.anywhere.is_empty();
         self.due.list = when(blind, now, self.due.list, LIST_BLIND);

@@ -77,24 +77,9 @@ const ON_USER_MODE_LINUX: [&str; 17] = [
     "doctor",
 ];
 
-/// Left to the portable tier, so that a whole run ends in its time: a shrink passes no program of ours, the attacks are made at the programs themselves
-/// (`bpf_kernel_holds_…`), and the others have nothing inside that is not shown by what is run. By name they run inside too.
-const NOT_INSIDE: [&str; 14] = [
-    "config_",
-    "dr_",
-    "gk_08",
-    "gk_attack",
-    "guardian",
-    "hung",
-    "idle_cost",
-    "kh_",
-    "kill9_every_step_of_kill",
-    "kill9_every_step_of_slow",
-    "numbers",
-    "replay",
-    "sigterm",
-    "wl_06",
-];
+/// Left to the portable tier, so that a whole run ends in its time: who gives way is chosen outside in either tier, a shrink passes no program of ours, and the attacks are
+/// made at the programs themselves (`bpf_kernel_holds_…`). By name they run inside too.
+const NOT_INSIDE: [&str; 4] = ["dr_", "gk_08", "gk_attack", "kh_"];
 
 /// What takes long and is nothing to the kernel's version: shown on 6.12 with cgroup v2, so that a whole run ends in its time. By name it runs on 6.1 too.
 const ONLY_ON_6_12: [&str; 16] = [
@@ -140,7 +125,7 @@ const LEFT: [Left; 4] = [
     // Known gaps in ARCHITECTURE.md.
     (
         |host| host.is_portable("6.1-v1"),
-        &["dr_ask", "dr_lend", "dr_victim", "gk_01_fork_bomb", "gk_01_one_bomb", "gk_01_shell", "gk_08"],
+        &["dr_ask", "dr_lend", "dr_victim", "gk_01_fork_bomb"],
         "shown on the host, which has cgroup v1 and processors of its own",
     ),
     (|host| host.is_portable("6.1-v2"), &ONLY_ON_6_12, "shown on 6.12-v2; here when asked for by name"),

@@ -22,7 +22,7 @@ use crate::harness::bench::Bench;
 use crate::harness::daemon::Daemon;
 use crate::harness::event::Event;
 use crate::harness::group::Group;
-use crate::harness::host::{Tier, Version};
+use crate::harness::host::Tier;
 use crate::harness::run::Test;
 use crate::harness::{MIB, poll_until};
 use crate::sys::process::start_in_groups;
@@ -163,17 +163,17 @@ fn watch(group: &Group, during: Duration) -> Result<Watched> {
 /// On request: all of it killed by a rule set for the purpose, whatever holds it. Gives how long that took.
 fn empty(bench: &Bench<'_>, daemon: &Daemon, group: &Group) -> Result<Duration> {
     let begin = std::time::Instant::now();
-    // On v1 a line on usage has a threshold set, for which the kernel waits until RCU is done: with a bomb at large that may be seconds.
-    let meter = if bench.host.version == Version::V1 { "kernel" } else { "usage" };
     let path = group.path();
     // Exit code 7: it is busy acting, ask again. The time that takes counts.
     let asked = poll_until(bench.patience(), Duration::from_millis(5), || {
-        let line = ["--meter", meter, "--over", "4KiB", "--do", "kill"];
+        let line = ["--meter", "usage", "--over", "4KiB", "--do", "kill"];
         let output = daemon.cli(&[&["set", "--group", &path], &line[..]].concat());
         (!output.as_ref().is_ok_and(|output| output.code == 7)).then_some(output)
     });
     let asked = asked.context("it stays busy")??;
-    ensure!(asked.code == 0, "memgov set: {}", asked.stderr);
+    if asked.code != 0 {
+        return Err(daemon.explain(anyhow::anyhow!("memgov set: {}", asked.stderr)));
+    }
     let gone = poll_until(bench.patience(), Duration::from_millis(5), || {
         group.processes().is_empty().then(|| begin.elapsed())
     });
