@@ -144,7 +144,11 @@ fn kills(rig: &mut Rig, one: Target) {
         let count = allocations(|| {
             let outcome = actor.perform(&decision, &rig.snap, rig);
             dead += u32::from(matches!(outcome, Outcome::Dead { .. }));
-            for _ in 0..100 {
+            // A busy machine takes its time over a death.
+            for _ in 0..5000 {
+                if dead == 1 {
+                    break;
+                }
                 let report = &mut |report: memgov_decide::decision::Report| {
                     dead += u32::from(matches!(report.outcome, Outcome::Dead { .. }));
                 };

@@ -1,4 +1,4 @@
-//! What stops processes for a while: the `cgroup.freeze` of a whole group, a hold group made for some of its processes, or SIGSTOP. Each is in
+//! What stops processes for a while: the `cgroup.freeze` or `freezer.state` of a whole group, a hold group made for some of its processes, or SIGSTOP. Each is in
 //! the ledger for as long as it exists, and each can be taken off at any moment. When to stop and when to go on is `slow`'s.
 
 use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
@@ -74,7 +74,7 @@ impl HoldName {
 }
 
 impl Brake {
-    /// For a whole group of the unified hierarchy. `BUSY`: somebody else has it frozen.
+    /// For a whole group of the unified hierarchy or the v1 freezer's. `BUSY`: somebody else has it frozen.
     pub fn group(
         ledger: &mut Ledger,
         owner: EpisodeId,
@@ -143,6 +143,7 @@ impl Brake {
     /// By what it acts.
     pub fn by(&self) -> Mechanism {
         match &self.kind {
+            Kind::Group { file, .. } if file.is_v1() => Mechanism::V1Freezer,
             Kind::Group { .. } => Mechanism::CgroupFreeze,
             Kind::Hold { freezer: Freezer::V2, .. } => Mechanism::HoldGroup,
             Kind::Hold { freezer: Freezer::V1, .. } => Mechanism::V1Freezer,
@@ -270,10 +271,15 @@ fn has_controllers(dir: BorrowedFd<'_>) -> Result<bool, Errno> {
     Ok(text::words(text.trim_ascii_end()).next().is_some())
 }
 
-/// Whether a group's own `cgroup.freeze` is 1; an ancestor's does not count.
+/// Whether a group's own `cgroup.freeze` is 1, or on v1 `freezer.self_freezing`; an ancestor's does not count.
 pub fn asked_to_freeze(dir: BorrowedFd<'_>) -> Result<bool, Errno> {
     let mut buffer = [0; 16];
-    file::read_in(dir, c"cgroup.freeze", &mut buffer).map(|text| text::only_line(text) == Some(b"1"))
+    let mut asked =
+        |name| file::read_in(dir, name, &mut buffer).map(|text| text::only_line(text) == Some(b"1"));
+    match asked(c"cgroup.freeze") {
+        Err(Errno::NOENT) => asked(c"freezer.self_freezing"),
+        other => other,
+    }
 }
 
 /// Moves the processes of `from` to `to`, up to a buffer full; how many there were to move.

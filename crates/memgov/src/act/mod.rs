@@ -19,6 +19,7 @@ mod paths;
 mod pids;
 mod reclaim;
 mod rehearsal;
+mod same_members;
 pub mod shrink;
 mod signal;
 mod slow;

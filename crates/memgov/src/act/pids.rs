@@ -9,7 +9,6 @@
 
 mod cap;
 mod limit;
-mod place;
 
 use std::os::fd::{AsFd as _, BorrowedFd};
 use std::time::Duration;
@@ -19,11 +18,11 @@ use memgov_decide::kernel_memory::{Headroom, Tasks};
 use memgov_decide::snapshot::{Group, GroupId, GroupSlot, Snapshot};
 use memgov_decide::units::{Bytes, Time};
 
+use super::same_members::Finder;
 use super::{Actor, Aim, GroupDirs, Kit, Tally, nobody_is_protected, refused};
 use crate::kernel::layout::Controller;
 use crate::kernel::{Errno, GroupDir, MemoryVersion};
 use cap::{Standing, Table};
-use place::Finder;
 
 /// Groups that can be limited at once before their lines are met; `status` says when that is not enough.
 const MOST: usize = 512;
@@ -161,7 +160,7 @@ impl Caps {
         if !nobody_is_protected(kit) {
             return Err(failed(Errno::PERM));
         }
-        let found = self.finder.find(kit, row, dir)?;
+        let found = self.finder.find(kit, Controller::Pids, row, dir).map_err(failed)?;
         self.table.begin(&mut kit.ledger, row.id, found, self.finder.path(), most)
     }
 

@@ -1,22 +1,23 @@
 //! Slowing: letting a group or a process run only part of the time. Who is stopped by what is `brake`'s; here is the clock.
 //!
-//! A slowdown always ends: by its `End`, at release, when memgov goes, and through the ledger when memgov dies. On the unified hierarchy a whole
-//! group is stopped by its own `cgroup.freeze`; where that cannot be (v1, a protected process inside) its processes are taken into hold groups
-//! below the groups they are in, so that what they are charged to stays the same. SIGSTOP is the last resort.
+//! A slowdown always ends: by its `End`, at release, when memgov goes, and through the ledger when memgov dies. A whole group is stopped by its own
+//! `cgroup.freeze`, on v1 by the `freezer.state` of the group that has the same processes; where that cannot be (there is none, a protected process inside) its processes are taken into
+//! hold groups below the groups they are in, so that what they are charged to stays the same. SIGSTOP is the last resort.
 
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::time::Duration;
 
 use memgov_decide::decision::{EpisodeId, Mechanism, Operation, Outcome, Target};
-use memgov_decide::snapshot::{GroupId, GroupSlot, ProcessSlot, Snapshot};
+use memgov_decide::snapshot::{Group, GroupId, GroupSlot, ProcessSlot, Snapshot};
 use memgov_decide::units::Time;
 
 use super::brake::Brake;
 use super::ledger::{Freezer, HOLD_PREFIX, MAX_PATH};
+use super::same_members::Finder;
 use super::{Aim, Kit, Tally, nobody_is_protected, paths, refused};
 use crate::kernel::layout::{Controller, is_at_or_below};
 use crate::kernel::proc::{self, Stat};
-use crate::kernel::{Errno, Error, Layout, MemoryVersion, sys};
+use crate::kernel::{Errno, Error, GroupDir, Layout, MemoryVersion, sys};
 
 /// One slice of running and one of standing still.
 const PERIOD: Duration = Duration::from_millis(100);
@@ -84,6 +85,7 @@ pub struct Slowdowns {
     line: Box<[u8]>,
     below: Box<[u8]>,
     path: Vec<u8>,
+    finder: Finder,
 }
 
 impl Slowdowns {
@@ -109,6 +111,7 @@ impl Slowdowns {
             line: vec![0; paths::LINE_BUFFER].into_boxed_slice(),
             below: vec![0; paths::LINE_BUFFER].into_boxed_slice(),
             path: Vec::with_capacity(MAX_PATH),
+            finder: Finder::default(),
         })
     }
 
@@ -166,10 +169,11 @@ impl Slowdowns {
         outcome
     }
 
-    /// Whether all of it is stopped by the `cgroup.freeze` of the group itself, which stops whoever comes, too: there is nothing to keep up.
+    /// Whether all of it is stopped by the `cgroup.freeze` of the group itself, which stops whoever comes, too: there is nothing to keep up. On v1 one may come who
+    /// is not in the group of the other hierarchy.
     pub(super) fn stands_still(&self, episode: EpisodeId) -> bool {
         self.slowed.iter().any(|s| s.episode == episode && !s.running && s.share == FROZEN)
-            && self.brakes.iter().any(|b| b.owner == Some(episode) && b.is_group())
+            && self.brakes.iter().any(|b| b.owner == Some(episode) && b.by() == Mechanism::CgroupFreeze)
     }
 
     fn set_share(&mut self, i: usize, share: u16) {
@@ -199,25 +203,16 @@ impl Slowdowns {
         }
         let episode = self.slowed[i].episode;
         let mine = |b: &Brake| b.owner == Some(episode) && b.is_group();
-        if kit.layout.version == MemoryVersion::V2 && row.path.len() > 1 && all_may_be_stopped(kit) {
-            // Another episode may have it under its brake already; that one's share holds until it ends.
-            if !self.brakes.iter().any(|b| b.owner.is_some() && b.is_group() && b.is_of(id.0)) {
-                self.path.clear();
-                self.path.extend_from_slice(std::os::unix::ffi::OsStrExt::as_bytes(
-                    kit.layout.memory.mount.as_os_str(),
-                ));
-                self.path.extend_from_slice(&row.path);
-                let made =
-                    self.room().and_then(|()| Brake::group(&mut kit.ledger, episode, dir.dir(), &self.path));
-                let brake = made.map_err(|(operation, errno)| refused(operation, errno))?;
-                self.put_on(kit, i, brake).map_err(|(operation, errno)| refused(operation, errno))?;
-            }
-            self.slowed[i].by = Mechanism::CgroupFreeze;
+        if row.path.len() > 1
+            && all_may_be_stopped(kit)
+            && let Some(by) = self.hold_whole(kit, i, row, dir)?
+        {
+            self.slowed[i].by = by;
             tally.reached = u32::try_from(pids).unwrap_or(u32::MAX);
             tally.overflow(kit.sweep.overflow());
             return Ok(());
         }
-        // Somebody who may not be stopped has come: the others are held one by one.
+        // Somebody who may not be stopped has come, or who is not of the group: the others are held one by one.
         while let Some(b) = self.brakes.iter().position(mine) {
             self.take_off(kit, b).map_err(|(operation, errno)| refused(operation, errno))?;
         }
@@ -228,6 +223,32 @@ impl Slowdowns {
         }
         tally.overflow(kit.sweep.overflow());
         Ok(())
+    }
+
+    /// By the freezer of the group that has its processes and no others; `None`: on v1 there is none.
+    fn hold_whole(
+        &mut self,
+        kit: &mut Kit,
+        i: usize,
+        row: &Group,
+        group: &GroupDir,
+    ) -> Result<Option<Mechanism>, Outcome> {
+        let v2 = kit.layout.version == MemoryVersion::V2;
+        let controller = if v2 { Controller::Unified } else { Controller::Freezer };
+        let Ok(found) = self.finder.find(kit, controller, row, group) else { return Ok(None) };
+        let failed = |errno| refused(Operation::Freeze, errno);
+        let inode = paths::inode(found.as_fd()).map_err(failed)?;
+        // Another episode may have it under its brake already; that one's share holds until it ends.
+        if let Some(brake) = self.brakes.iter().find(|b| b.owner.is_some() && b.is_group() && b.is_of(inode))
+        {
+            return Ok(Some(brake.by()));
+        }
+        let (episode, ledger) = (self.slowed[i].episode, &mut kit.ledger);
+        let made =
+            self.room().and_then(|()| Brake::group(ledger, episode, found.as_fd(), self.finder.path()));
+        let brake = made.map_err(|(operation, errno)| refused(operation, errno))?;
+        let b = self.put_on(kit, i, brake).map_err(|(operation, errno)| refused(operation, errno))?;
+        Ok(Some(self.brakes[b].by()))
     }
 
     /// Takes one process under a brake; `None`: it is not to be touched, or could not be.

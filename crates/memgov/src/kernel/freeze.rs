@@ -44,6 +44,11 @@ impl FreezeFile {
         }
     }
 
+    /// Whether it is that of a v1 freezer.
+    pub fn is_v1(&self) -> bool {
+        self.spelling == Spelling::V1
+    }
+
     /// Freezes or thaws. Asks and returns; [`state`] says when it has happened.
     pub fn set(&self, frozen: bool) -> Result<(), Errno> {
         let value: &[u8] = match (self.spelling, frozen) {
