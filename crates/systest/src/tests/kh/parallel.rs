@@ -1,5 +1,6 @@
 //! KH 6: many at a time, one of them stuck.
 
+use std::io::Read as _;
 use std::process::Stdio;
 use std::time::{Duration, Instant};
 
@@ -109,21 +110,32 @@ fn watched(bench: &mut Bench<'_>) -> Result<String> {
         let mut command = daemon.command(&["shrink", "--watch", &id.to_string(), "--json"]);
         Ok(command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn()?)
     };
-    let interrupted = watch()?;
-    std::thread::sleep(Duration::from_millis(300));
+    let mut interrupted = watch()?;
+    first_line(&mut interrupted)?;
     signal::send(i32::try_from(interrupted.id())?, libc::SIGINT).ok().context("it had ended already")?;
     let ended = interrupted.wait_with_output()?;
     ensure!(ended.status.code() == Some(130), "watching ended with {}", ended.status);
     ensure!(job(&daemon, id)?["state"] == "running", "Ctrl-C of who only watches called it off");
-    let watching = watch()?;
-    std::thread::sleep(Duration::from_millis(150));
+    let mut watching = watch()?;
+    let first = first_line(&mut watching)?;
     daemon.ok(&["shrink", "--cancel", &id.to_string()])?;
     let ended = watching.wait_with_output()?;
-    let said = String::from_utf8_lossy(&ended.stdout);
+    let said = first + &String::from_utf8_lossy(&ended.stdout);
     let lines: Vec<serde_json::Value> = said.lines().map(serde_json::from_str).collect::<Result<_, _>>()?;
     let last = lines.last().context("it said nothing")?;
     ensure!(last["state"] == "cancelled" && ended.status.code() == Some(1), "{}: {said}", ended.status);
     ensure!(lines[0]["state"] == "running", "{said}");
     ensure!(group.limits() == limits, "limits {}, were {limits}", group.limits());
     Ok(format!("{} lines", lines.len()))
+}
+
+/// What it says first, and no byte more; then it is well under way.
+fn first_line(child: &mut std::process::Child) -> Result<String> {
+    let (mut line, mut byte) = (Vec::new(), [0]);
+    let output = child.stdout.as_mut().context("no pipe to it")?;
+    while !line.ends_with(b"\n") {
+        output.read_exact(&mut byte).context("it ended before its first line")?;
+        line.push(byte[0]);
+    }
+    Ok(String::from_utf8(line)?)
 }
