@@ -30,7 +30,7 @@ pub fn release(name: &str) -> PathBuf {
 pub fn release_build() -> Command {
     let mut build = cargo();
     build.args(["build", "--release", "--lib", "--bins", "--example", "frugal"]);
-    let packages = ["memgov", "memgov-systest", "libmemgov", "memgov-client"];
+    let packages = ["memgov", "memgov-files", "memgov-systest", "libmemgov", "memgov-client"];
     build.args(packages.map(|name| format!("--package={name}")));
     build
 }

@@ -4,7 +4,7 @@
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use crate::wire::{Connection, field};
+use crate::wire::field;
 use crate::{Error, Memgov};
 
 /// What happens when the process is over.
@@ -121,7 +121,7 @@ impl Memgov {
     /// # Errors
     /// As [`Error`] says.
     pub fn control(&self) -> Result<Control, Error> {
-        let answer = Connection::open(self.socket())?.call("GetControl", json!({}))?;
+        let answer = self.connect()?.call("GetControl", json!({}))?;
         Control::from_answer(&answer)
     }
 
@@ -135,7 +135,7 @@ impl Memgov {
             "climit_bytes": control.climit_bytes,
             "plimit_bytes": control.plimit_bytes,
         });
-        let answer = Connection::open(self.socket())?.call("SetControl", asked)?;
+        let answer = self.connect()?.call("SetControl", asked)?;
         Control::from_answer(&answer)
     }
 
@@ -144,7 +144,7 @@ impl Memgov {
     /// # Errors
     /// As [`Error`] says.
     pub fn clear_control(&self) -> Result<(), Error> {
-        Connection::open(self.socket())?.call("ClearControl", json!({})).map(|_| ())
+        self.connect()?.call("ClearControl", json!({})).map(|_| ())
     }
 }
 

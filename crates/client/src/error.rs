@@ -43,8 +43,8 @@ pub enum Error {
     /// The connection was closed before there was an answer: the daemon ended, or has too many clients. `EAGAIN`.
     #[error("memgov closed the connection: it was stopped, or has too many clients; try again")]
     Closed,
-    /// No answer in 10 s. `ETIMEDOUT`.
-    #[error("memgov did not answer in 10 s; see `journalctl -u memgov`")]
+    /// No answer in 10 s, or in what [`crate::Memgov::patience`] said. `ETIMEDOUT`.
+    #[error("memgov did not answer in time; see `journalctl -u memgov`")]
     Silent,
     /// What came is no answer of memgov's, or of one that is too new or too old. `EPROTO`.
     #[error("what answers on the socket is not a memgov of this version: {0}")]

@@ -22,14 +22,17 @@
 
 mod control;
 mod error;
+mod raw;
 mod shrink;
 mod watch;
 mod wire;
 
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 pub use control::{Action, Control, Flags};
 pub use error::Error;
+pub use raw::Stream;
 pub use shrink::{Goal, Shrunk};
 pub use watch::{Kind, Notice, Watch};
 
@@ -40,7 +43,11 @@ pub const SOCKET: &str = "/run/memgov/control.sock";
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Memgov {
     socket: PathBuf,
+    patience: Duration,
 }
+
+/// memgov answers in 2 s, or says that it is busy.
+const PATIENCE: Duration = Duration::from_secs(10);
 
 impl Default for Memgov {
     fn default() -> Self {
@@ -56,7 +63,17 @@ impl Memgov {
 
     /// The one that listens there.
     pub fn at(socket: impl Into<PathBuf>) -> Self {
-        Self { socket: socket.into() }
+        Self { socket: socket.into(), patience: PATIENCE }
+    }
+
+    /// The same, waited for so long instead of 10 s.
+    #[must_use]
+    pub fn patience(self, patience: Duration) -> Self {
+        Self { patience, ..self }
+    }
+
+    fn connect(&self) -> Result<wire::Connection, Error> {
+        wire::Connection::open(&self.socket, self.patience)
     }
 
     /// Where it listens.

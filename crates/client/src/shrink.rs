@@ -59,7 +59,7 @@ impl Memgov {
         let path = Some(json!(group));
         let asked =
             parameters([("path", path), ("to_bytes", to), ("by_bytes", by), ("attended", Some(json!(true)))]);
-        let mut connection = Connection::open(self.socket())?;
+        let mut connection = self.connect()?;
         let mut answer = connection.call("Shrink", json!({ "shrink": asked }))?;
         loop {
             let job: Job = field(&answer, "job")?;

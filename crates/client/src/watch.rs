@@ -132,7 +132,7 @@ impl Memgov {
     /// # Errors
     /// `ESRCH`: this process cannot be governed, or memgov cannot see it (a pid namespace beside memgov's). The rest as [`Error`] says.
     pub fn watch(&self) -> Result<Watch, Error> {
-        let mut connection = Connection::open(self.socket())?;
+        let mut connection = self.connect()?;
         connection.send("Watch", json!({}), true)?;
         let first = connection.wait()?;
         connection.patient()?;

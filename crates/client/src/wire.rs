@@ -14,8 +14,6 @@ use serde_json::{Map, Value};
 
 use crate::error::Error;
 
-/// memgov answers in 2 s, or says that it is busy.
-const PATIENCE: Duration = Duration::from_secs(10);
 /// A larger answer is not memgov's.
 const MOST: usize = 8 << 20;
 
@@ -45,13 +43,13 @@ pub(crate) struct Connection {
 }
 
 impl Connection {
-    pub(crate) fn open(path: &Path) -> Result<Self, Error> {
+    pub(crate) fn open(path: &Path, patience: Duration) -> Result<Self, Error> {
         let address = SocketAddrUnix::new(path).map_err(io::Error::from)?;
         let socket = socket_with(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC, None);
         let socket = socket.map_err(io::Error::from)?;
         // Before connect(2), which waits as long as this for room in the queue of a daemon that hangs.
         for which in [Timeout::Send, Timeout::Recv] {
-            set_socket_timeout(&socket, which, Some(PATIENCE)).map_err(io::Error::from)?;
+            set_socket_timeout(&socket, which, Some(patience)).map_err(io::Error::from)?;
         }
         match again(|| connect(&socket, &address)) {
             Ok(()) => Ok(Self { socket, bytes: Vec::new(), searched: 0 }),

@@ -46,6 +46,8 @@ pub struct Host {
     pub target: String,
     /// The program under test, where every user can execute it.
     pub memgov: PathBuf,
+    /// `memgov-files`, beside it.
+    pub files: PathBuf,
     /// Which interface.
     pub version: Version,
     /// Mount point of the memory hierarchy.
@@ -109,6 +111,8 @@ pub enum Need {
     NoKernelAccounting,
     /// An ext4 file system can be made in a file and mounted.
     Ext4,
+    /// File systems of programs.
+    Fuse,
 }
 
 impl Need {
@@ -149,6 +153,10 @@ impl Need {
                 ext4(),
                 "no loop device, no ext4 in /proc/filesystems or no mke2fs (cargo xtask vm --module crc32c_generic --module ext4 --module loop)",
             ),
+            Self::Fuse => (
+                fuse(),
+                "no fuse in /proc/filesystems or no /dev/fuse (cargo xtask vm --kernel 6.1 --module fuse)",
+            ),
             Self::CleanCache => return host.clean_cache.as_ref().err().cloned(),
             Self::FileMemory => return host.file_memory.as_ref().err().cloned(),
         };
@@ -180,6 +188,7 @@ impl Host {
             tier: Tier::Portable,
             target: target.to_owned(),
             memgov: executable_by_all(memgov, &dir)?,
+            files: built(memgov)?.with_file_name("memgov-files"),
             version,
             memory,
             others,
@@ -290,11 +299,16 @@ fn open_to_all(path: &Path) -> Result<()> {
     fs::set_permissions(path, mode).with_context(|| format!("opening {} to all", path.display()))
 }
 
-/// memgov as any user can run it: copied if it lies in a directory that others may not enter.
-fn executable_by_all(memgov: Option<&Path>, dir: &Path) -> Result<PathBuf> {
+/// memgov where it was built: as named, or beside this program.
+fn built(memgov: Option<&Path>) -> Result<PathBuf> {
     let beside = || Ok(std::env::current_exe()?.with_file_name("memgov"));
     let program = memgov.map_or_else(beside, |path| anyhow::Ok(path.to_owned()))?;
-    let program = program.canonicalize().with_context(|| format!("no memgov at {}", program.display()))?;
+    program.canonicalize().with_context(|| format!("no memgov at {}", program.display()))
+}
+
+/// memgov as any user can run it: copied if it lies in a directory that others may not enter.
+fn executable_by_all(memgov: Option<&Path>, dir: &Path) -> Result<PathBuf> {
+    let program = built(memgov)?;
     let nobody = |path: &Path| {
         use std::os::unix::process::CommandExt;
         Command::new(path).arg("--version").uid(NOBODY).gid(NOBODY).output().is_ok()
@@ -310,6 +324,11 @@ fn executable_by_all(memgov: Option<&Path>, dir: &Path) -> Result<PathBuf> {
 
 /// An unprivileged user.
 pub const NOBODY: u32 = 65534;
+
+fn fuse() -> bool {
+    let knows = fs::read_to_string("/proc/filesystems").is_ok_and(|text| text.contains("\tfuse\n"));
+    knows && Path::new("/dev/fuse").exists()
+}
 
 fn ext4() -> bool {
     let knows = fs::read_to_string("/proc/filesystems").is_ok_and(|text| text.contains("\text4\n"));

@@ -98,6 +98,12 @@ pub fn reads(pid: i32) -> Option<u64> {
     text.lines().find_map(|line| line.strip_prefix("syscr: ")?.parse().ok())
 }
 
+/// System calls that write, over its life.
+pub fn writes(pid: i32) -> Option<u64> {
+    let text = fs::read_to_string(format!("/proc/{pid}/io")).ok()?;
+    text.lines().find_map(|line| line.strip_prefix("syscw: ")?.parse().ok())
+}
+
 /// Voluntary context switches of all its threads: how often it went to sleep, so how often it woke.
 pub fn wakeups(pid: i32) -> Option<u64> {
     let threads = fs::read_dir(format!("/proc/{pid}/task")).ok()?;

@@ -7,6 +7,7 @@ mod cost;
 mod crash;
 mod deny;
 mod dr;
+mod files;
 mod gk;
 mod hostile;
 mod kernel_accounting;
@@ -24,7 +25,7 @@ use crate::harness::run::Test;
 
 /// Every test, in the order they run.
 pub fn all() -> Vec<Test> {
-    let themes: [fn() -> Vec<Test>; 18] = [
+    let themes: [fn() -> Vec<Test>; 19] = [
         wl::tests,
         deny::tests,
         slow::tests,
@@ -36,6 +37,7 @@ pub fn all() -> Vec<Test> {
         hostile::tests,
         socket::tests,
         library::tests,
+        files::tests,
         records::tests,
         control_plane::tests,
         gk::tests,

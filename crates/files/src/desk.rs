@@ -1,0 +1,311 @@
+//! What reading and writing a file comes to: one or two requests to the daemon, or a figure of the kernel's own.
+
+use std::sync::Arc;
+use std::thread;
+use std::time::Duration;
+
+use fuser::Errno;
+use memgov_client::{Error, Memgov};
+use memgov_decide::units::Bytes;
+use serde::Deserialize;
+use serde_json::{Value, json};
+
+use crate::events::{Counts, Seen};
+use crate::groups::Groups;
+use crate::node::File;
+use crate::processes;
+use crate::text::Command;
+
+/// The daemon answers in 2 s, or says that it is busy.
+pub const PATIENCE: Duration = Duration::from_secs(5);
+/// memgov calls a shrink off that nobody has asked for in 10 s.
+const ASKED_EVERY: Duration = Duration::from_millis(50);
+/// As a v1 kernel shows that there is no limit, on a machine with this page size: PAGE_COUNTER_MAX pages.
+const fn unlimited(page: u64) -> u64 {
+    i64::MAX.unsigned_abs() / page * page
+}
+
+/// Whom an open file is about, with what tells him from another of the same name.
+#[derive(Clone, Copy, Debug)]
+pub enum Subject<'a> {
+    /// A group and the inode of its directory.
+    Group(&'a [u8], u64),
+    /// A process and when it started.
+    Process(u32, u64),
+}
+
+/// Where everything is asked.
+#[derive(Debug)]
+pub struct Desk {
+    /// The daemon.
+    pub memgov: Memgov,
+    /// The hierarchy.
+    pub groups: Groups,
+    /// What happened.
+    pub counts: Arc<Counts>,
+    /// The page size.
+    pub page: u64,
+}
+
+#[derive(Deserialize)]
+struct Mark {
+    target: Value,
+    line_bytes: u64,
+    #[serde(default)]
+    peak_bytes: Option<u64>,
+    hits: u64,
+}
+
+#[derive(Deserialize)]
+struct Job {
+    #[serde(default)]
+    job: Option<u64>,
+    state: String,
+    #[serde(default)]
+    errno: Option<i32>,
+}
+
+impl Desk {
+    /// Fails if the subject is not there any more, though another may have its name: as the kernel's own files do, ENODEV of a group and ESRCH of a process.
+    fn confirm(&self, subject: Subject<'_>) -> Result<(), Errno> {
+        use std::os::unix::fs::MetadataExt as _;
+        match subject {
+            Subject::Group(path, id) => {
+                let is = std::fs::symlink_metadata(self.groups.dir(path)).is_ok_and(|now| now.ino() == id);
+                is.then_some(()).ok_or(Errno::ENODEV)
+            }
+            Subject::Process(pid, start) => {
+                (processes::start(pid)? == start).then_some(()).ok_or(Errno::ESRCH)
+            }
+        }
+    }
+
+    /// The text of a file, and how far a text of events goes.
+    pub fn read(&self, file: File, subject: Subject<'_>) -> Result<(String, Seen), (Errno, Seen)> {
+        let early = |errno| (errno, 0);
+        self.confirm(subject).map_err(early)?;
+        if let (File::Events, Subject::Group(path, id)) = (file, subject) {
+            let (text, seen) = self.counts.text(&daemons_path(path).map_err(early)?, id, PATIENCE);
+            return text.map(|text| (text, seen)).map_err(|errno| (errno, seen));
+        }
+        let text = match subject {
+            Subject::Group(path, _) => self.read_group(file, path).map_err(early)?,
+            Subject::Process(pid, _) => {
+                let answer = self.call("GetControl", &json!({ "pid": pid })).map_err(early)?;
+                let memctl = answer.pointer("/control/memctl").and_then(Value::as_str);
+                memctl.map(|text| format!("{text}\n")).ok_or((Errno::EPROTO, 0))?
+            }
+        };
+        Ok((text, 0))
+    }
+
+    fn read_group(&self, file: File, path: &[u8]) -> Result<String, Errno> {
+        let number = match file {
+            File::Priority | File::Reservation => return self.job(file, &daemons_path(path)?),
+            // As of every file of a group that has no way to be read.
+            File::Shrink | File::Memctl | File::Events => return Err(Errno::EINVAL),
+            File::KernelStat => return self.groups.kernel_stat(path),
+            File::KernelUsage => self.groups.kernel_usage(path)?,
+            File::KernelLimit => self.kernel_limit(&daemons_path(path)?)?,
+            File::KernelFailures => self.mark(&daemons_path(path)?)?.map_or(0, |mark| mark.hits),
+            File::KernelPeak => {
+                let kept = self.mark(&daemons_path(path)?)?.and_then(|mark| mark.peak_bytes);
+                kept.map_or_else(|| self.groups.kernel_peak(path), Ok)?
+            }
+        };
+        Ok(format!("{number}\n"))
+    }
+
+    /// Carries a write out. `stop`: whether who writes has been interrupted.
+    pub fn write(
+        &self,
+        command: Command,
+        subject: Subject<'_>,
+        stop: &dyn Fn() -> bool,
+    ) -> Result<(), Errno> {
+        self.confirm(subject)?;
+        match (command, subject) {
+            (Command::Shrink(bytes), Subject::Group(path, _)) => {
+                self.shrink(&daemons_path(path)?, bytes, stop)
+            }
+            (Command::KernelLimit(limit), Subject::Group(path, _)) => {
+                self.set_kernel_limit(&daemons_path(path)?, limit)
+            }
+            (Command::ResetKernel, Subject::Group(path, _)) => {
+                let asked = json!({ "path": daemons_path(path)? });
+                match self.ask("ResetKernelPeak", &asked) {
+                    Err(Error::Refused { name, .. }) if name == "NoSuchRule" => {
+                        self.groups.reset_kernel_peak(path)
+                    }
+                    other => other.map(|_| ()).map_err(|error| errno(&error)),
+                }
+            }
+            (Command::Control(control), Subject::Process(pid, _)) => {
+                let (climit, plimit) = (control.climit.0, control.plimit.0);
+                let asked = json!({ "pid": pid, "word": control.word(), "climit_bytes": climit, "plimit_bytes": plimit });
+                self.call("SetControl", &asked).map(|_| ())
+            }
+            _ => Err(Errno::EINVAL),
+        }
+    }
+
+    /// One request. A connection that was closed before its answer says nothing of the daemon: it is asked once more whether it runs.
+    fn ask(&self, method: &str, parameters: &Value) -> Result<Value, Error> {
+        match self.memgov.call(method, parameters.clone()) {
+            Err(Error::Closed) => self.memgov.call(method, parameters.clone()),
+            other => other,
+        }
+    }
+
+    fn call(&self, method: &str, parameters: &Value) -> Result<Value, Errno> {
+        self.ask(method, parameters).map_err(|error| errno(&error))
+    }
+
+    /// What the daemon keeps of this group's kernel memory, if a rule has a line for it.
+    fn mark(&self, path: &str) -> Result<Option<Mark>, Errno> {
+        let answer = self.call("Status", &json!({}))?;
+        let marks = answer.pointer("/status/kernel").and_then(Value::as_array);
+        let marks = marks.map(Vec::as_slice).unwrap_or_default();
+        let mut marks = marks.iter().filter_map(|mark| Mark::deserialize(mark).ok());
+        Ok(marks.find(|mark| mark.target.get("path").and_then(Value::as_str) == Some(path)))
+    }
+
+    /// What the configuration says of the group as a job. ENODATA: it is none.
+    fn job(&self, file: File, path: &str) -> Result<String, Errno> {
+        let answer = self.call("GetJob", &json!({ "path": path }))?;
+        let key = if file == File::Priority { "priority" } else { "reservation_bytes" };
+        let number = answer.get(key).filter(|number| !number.is_null()).ok_or(Errno::ENODATA)?;
+        Ok(format!("{number}\n"))
+    }
+
+    /// The rule that was set on the group, if it is one for kernel memory; of another meter: EBUSY, for a group has one rule.
+    fn kernel_rule(&self, path: &str) -> Result<Option<Value>, Errno> {
+        let answer = self.call("GetGroupRule", &json!({ "path": path }))?;
+        let rule = answer.get("rule").filter(|rule| !rule.is_null());
+        match rule.map(|rule| (rule, rule.get("meter").and_then(Value::as_str))) {
+            None => Ok(None),
+            Some((rule, Some("kernel"))) => Ok(Some(rule.clone())),
+            Some(_) => Err(Errno::EBUSY),
+        }
+    }
+
+    fn kernel_limit(&self, path: &str) -> Result<u64, Errno> {
+        let set = match self.kernel_rule(path) {
+            Err(Errno::EBUSY) => None,
+            other => other?,
+        };
+        let over = set.as_ref().and_then(|rule| rule.get("over")?.as_str()?.parse::<Bytes>().ok());
+        match over {
+            Some(Bytes(line)) => Ok(line),
+            // One of the configuration's.
+            None => Ok(self.mark(path)?.map_or(unlimited(self.page), |mark| mark.line_bytes)),
+        }
+    }
+
+    fn set_kernel_limit(&self, path: &str, limit: Option<u64>) -> Result<(), Errno> {
+        let rule = self.kernel_rule(path)?;
+        let Some(bytes) = limit else {
+            return match rule {
+                None => Ok(()),
+                Some(_) => self.call("ClearGroupRule", &json!({ "path": path })).map(|_| ()),
+            };
+        };
+        // What was set by other means, a ladder or a relief level, stays.
+        let mut rule =
+            rule.unwrap_or_else(|| json!({ "path": path, "meter": "kernel", "do": [{ "action": "deny" }] }));
+        if let Some(fields) = rule.as_object_mut() {
+            fields.insert("over".into(), json!(format!("{bytes}B")));
+        }
+        self.call("SetGroupRule", &json!({ "rule": rule })).map(|_| ())
+    }
+
+    fn shrink(&self, path: &str, bytes: u64, stop: &dyn Fn() -> bool) -> Result<(), Errno> {
+        let goal = json!({ "path": path, "to_bytes": bytes, "attended": true });
+        let mut answer = self.call("Shrink", &json!({ "shrink": goal }))?;
+        loop {
+            let job =
+                Job::deserialize(answer.get("job").unwrap_or(&Value::Null)).map_err(|_| Errno::EPROTO)?;
+            let Some(id) = job.job.filter(|_| job.state == "running") else { return ended(&job) };
+            thread::sleep(ASKED_EVERY);
+            if stop() {
+                // If that fails it is called off anyhow, for nobody asks for it any more.
+                let _late = self.call("CancelShrink", &json!({ "id": id }));
+                return Err(Errno::EINTR);
+            }
+            answer = loop {
+                match self.call("GetShrink", &json!({ "id": id })) {
+                    // Busy is no reason to give up what is under way.
+                    Err(Errno::EAGAIN) if !stop() => thread::sleep(ASKED_EVERY),
+                    other => break other?,
+                }
+            };
+        }
+    }
+}
+
+fn ended(job: &Job) -> Result<(), Errno> {
+    match job.state.as_str() {
+        "reached" | "already" | "emptied" => Ok(()),
+        "hard" => Err(Errno::EBUSY),
+        "cancelled" => Err(Errno::ECANCELED),
+        "gone" => Err(Errno::ENODEV),
+        "failed" => Err(Errno::from_i32(job.errno.unwrap_or(0))),
+        _ => Err(Errno::EPROTO),
+    }
+}
+
+/// A group as the daemon names it. One whose name is no text cannot be named to it.
+pub fn daemons_path(path: &[u8]) -> Result<String, Errno> {
+    std::str::from_utf8(path).map(|path| format!("/{path}")).map_err(|_| Errno::EINVAL)
+}
+
+fn errno(error: &Error) -> Errno {
+    match error {
+        // As of a file of a group that has been removed.
+        Error::Refused { name, .. } if name == "NoSuchGroup" => Errno::ENODEV,
+        other => Errno::from_i32(other.errno()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ends_are_errnos() {
+        let job = |state: &str, errno| Job { job: Some(1), state: state.into(), errno };
+        for good in ["reached", "already", "emptied"] {
+            assert_eq!(ended(&job(good, None)), Ok(()));
+        }
+        let table = [
+            ("hard", None, Errno::EBUSY),
+            ("cancelled", None, Errno::ECANCELED),
+            ("gone", None, Errno::ENODEV),
+            ("failed", Some(13), Errno::EACCES),
+            ("failed", None, Errno::EIO),
+            ("new", None, Errno::EPROTO),
+        ];
+        for (state, number, expected) in table {
+            assert_eq!(ended(&job(state, number)), Err(expected), "{state}");
+        }
+    }
+
+    #[test]
+    fn no_limit_is_the_kernels_number() {
+        assert_eq!(unlimited(4096), 9_223_372_036_854_771_712);
+    }
+
+    #[test]
+    fn a_daemon_that_is_silent_or_absent() {
+        let dir = tempfile::tempdir().unwrap();
+        let silent = dir.path().join("silent");
+        // Nobody accepts.
+        let _listener = std::os::unix::net::UnixListener::bind(&silent).unwrap();
+        let ask = |socket: &std::path::Path| {
+            let memgov = Memgov::at(socket).patience(Duration::from_millis(20));
+            memgov.call("Status", json!({})).map_err(|error| errno(&error))
+        };
+        assert_eq!(ask(&silent), Err(Errno::ETIMEDOUT));
+        assert_eq!(ask(&dir.path().join("nobody")), Err(Errno::ENOTCONN));
+    }
+}

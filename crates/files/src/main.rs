@@ -1,0 +1,111 @@
+//! `memgov-files`: the files that memgov's letters promised, for scripts and programs that were written for them. A small file system over the control socket, and a
+//! program of its own: whatever becomes of a file system, memgov governs on.
+
+mod caller;
+mod desk;
+mod events;
+mod fs;
+mod groups;
+mod look;
+mod mount;
+mod node;
+mod open;
+mod processes;
+mod text;
+mod tree;
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::mpsc::channel;
+use std::thread;
+
+use anyhow::{Context as _, Result, anyhow};
+use clap::Parser;
+use fuser::{Config, MountOption, Session, SessionACL};
+use memgov_client::Memgov;
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+use signal_hook::iterator::Signals;
+
+/// memory.shrink_in_bytes, memory.kmem.*, memctl: the letters' files, as a file system
+///
+/// Mirrors the memory control groups under `cgroup/` and the processes under `process/`; docs/files.md lists the files. Asks memgov for everything, in the name of
+/// whoever opens a file.
+#[derive(Parser)]
+#[command(name = "memgov-files", version)]
+struct Arguments {
+    /// Where to mount it; made if it is not there
+    #[arg(long, value_name = "DIR", default_value = "/run/memgov/fs")]
+    mount: PathBuf,
+    /// The control socket of memgov
+    #[arg(long, value_name = "PATH", default_value = memgov_client::SOCKET)]
+    socket: PathBuf,
+}
+
+/// Threads that look at directories. They wait for nobody but the kernel.
+const THREADS: usize = 4;
+
+fn main() -> ! {
+    let code = match run(Arguments::parse()) {
+        Ok(()) => 0,
+        Err(error) => {
+            eprintln!("memgov-files: {error:#}");
+            1
+        }
+    };
+    // Threads that wait for the daemon are not waited for: nobody can have their answers any more.
+    std::process::exit(code)
+}
+
+fn run(arguments: Arguments) -> Result<()> {
+    if !rustix::process::geteuid().is_root() {
+        anyhow::bail!("root is needed: it mounts, and asks in the name of each user");
+    }
+    let mountinfo =
+        std::fs::read_to_string("/proc/self/mountinfo").context("reading /proc/self/mountinfo")?;
+    let groups =
+        groups::Groups::find(&mountinfo).context("no hierarchy of memory control groups is mounted")?;
+    let place = mount::Place::take(&arguments.mount)?;
+
+    let memgov = Memgov::at(arguments.socket).patience(desk::PATIENCE);
+    let counts = Arc::new(events::Counts::default());
+    counts.follow(memgov.clone()).context("starting a thread")?;
+    let page = u64::try_from(rustix::param::page_size())?;
+    let files = fs::Files::new(desk::Desk { memgov, groups, counts, page });
+    let tree = files.tree();
+
+    // Before the mount: a signal that comes in between is not to leave it behind.
+    let mut signals = Signals::new([SIGINT, SIGTERM, SIGHUP]).context("waiting for signals")?;
+    let session = Session::new(files, place.dir(), &options())
+        .with_context(|| format!("mounting on {}", place.dir().display()))?;
+    let session = session.spawn().context("starting a thread")?;
+    let notifier = session.notifier();
+    thread::spawn(move || fs::keep_small(&tree, &notifier));
+    eprintln!("memgov-files: ready on {}", place.dir().display());
+    // Without systemd there is nobody to be told.
+    let _untold = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
+
+    let (ended, end) = channel();
+    let stopped = ended.clone();
+    thread::spawn(move || signals.forever().next().map(|_| stopped.send(None)));
+    thread::spawn(move || ended.send(Some(session.join())));
+    match end.recv().context("both threads ended")? {
+        // Who still has a file open gets an error from it, and the next start finds nothing in its way.
+        None => place.leave(),
+        Some(Ok(())) => Err(anyhow!("{} was unmounted by somebody else", place.dir().display())),
+        Some(Err(error)) => Err(error).context("the kernel's end of the file system"),
+    }
+}
+
+fn options() -> Config {
+    let mut config = Config::default();
+    config.mount_options = vec![
+        MountOption::FSName(mount::SOURCE.into()),
+        MountOption::DefaultPermissions,
+        MountOption::NoExec,
+        MountOption::NoAtime,
+    ];
+    // Everybody: the modes are those of groups and processes, and the kernel looks at them.
+    config.acl = SessionACL::All;
+    config.n_threads = Some(THREADS);
+    config
+}

@@ -1,0 +1,196 @@
+//! What a write says. Pure: bytes in, a [`Command`] or EINVAL out, and nothing is half understood.
+
+use fuser::Errno;
+use memgov_decide::control::MemControl;
+use memgov_decide::units::Bytes;
+
+use crate::node::File;
+
+/// `/proc/PID/memctl` of the letter looks at so many bytes. What is longer is refused here, not cut.
+const MOST_MEMCTL: usize = 79;
+/// The longest number with its sign, prefix and white space is shorter.
+const MOST_NUMBER: usize = 64;
+
+/// One write.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Command {
+    /// Usage to get to.
+    Shrink(u64),
+    /// The line for kernel memory; `None`: none.
+    KernelLimit(Option<u64>),
+    /// Peak and hits of kernel memory start anew.
+    ResetKernel,
+    /// A process's control.
+    Control(MemControl),
+}
+
+impl Command {
+    /// What these bytes, written to this file, ask for.
+    pub fn parse(file: File, bytes: &[u8], page: u64) -> Result<Self, Errno> {
+        let most = if file == File::Memctl { MOST_MEMCTL } else { MOST_NUMBER };
+        let text = std::str::from_utf8(bytes).ok().filter(|text| text.len() <= most);
+        let text = text.ok_or(Errno::EINVAL)?;
+        match file {
+            File::Shrink => size(text).map(Self::Shrink),
+            File::KernelLimit => limit(text).map(Self::KernelLimit),
+            // As the kernel's own: whatever is written.
+            File::KernelPeak | File::KernelFailures => Some(Self::ResetKernel),
+            File::Memctl => MemControl::from_text(text, Bytes(page)).ok().map(Self::Control),
+            File::KernelUsage | File::KernelStat | File::Priority | File::Reservation | File::Events => None,
+        }
+        .ok_or(Errno::EINVAL)
+    }
+}
+
+/// A limit: an amount, or -1 for none.
+fn limit(text: &str) -> Option<Option<u64>> {
+    if text.trim_ascii() == "-1" { Some(None) } else { size(text).map(Some) }
+}
+
+/// An amount as the kernel's memparse() takes it: base by prefix, and one letter of K to E in either case. An overflow is refused, which wraps there.
+fn size(text: &str) -> Option<u64> {
+    let text = text.trim_ascii();
+    let (number, shift) = match text.as_bytes().last()?.to_ascii_uppercase() {
+        b'K' => (text.get(..text.len() - 1)?, 10),
+        b'M' => (text.get(..text.len() - 1)?, 20),
+        b'G' => (text.get(..text.len() - 1)?, 30),
+        b'T' => (text.get(..text.len() - 1)?, 40),
+        b'P' => (text.get(..text.len() - 1)?, 50),
+        // A hexadecimal digit where the number is one, as there.
+        b'E' if !is_hexadecimal(text) => (text.get(..text.len() - 1)?, 60),
+        _ => (text, 0),
+    };
+    number_of(number)?.checked_mul(1 << shift)
+}
+
+fn is_hexadecimal(text: &str) -> bool {
+    text.starts_with("0x") || text.starts_with("0X")
+}
+
+/// simple_strtoull() with base 0: no sign, no space.
+fn number_of(text: &str) -> Option<u64> {
+    let (digits, base) = match text.as_bytes() {
+        [b'0', b'x' | b'X', ..] => (text.get(2..)?, 16),
+        [b'0', _, ..] => (text.get(1..)?, 8),
+        _ => (text, 10),
+    };
+    // from_str_radix takes a plus sign.
+    if digits.starts_with('+') {
+        return None;
+    }
+    u64::from_str_radix(digits, base).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    const ALL: [File; 10] = [
+        File::Shrink,
+        File::KernelUsage,
+        File::KernelPeak,
+        File::KernelFailures,
+        File::KernelStat,
+        File::KernelLimit,
+        File::Priority,
+        File::Reservation,
+        File::Events,
+        File::Memctl,
+    ];
+
+    #[test]
+    fn amounts() {
+        let table: [(&str, Option<u64>); 22] = [
+            ("0", Some(0)),
+            ("400M\n", Some(400 << 20)),
+            ("  16k ", Some(16 << 10)),
+            ("1G", Some(1 << 30)),
+            ("0x10M", Some(16 << 20)),
+            ("0X1e", Some(0x1e)),
+            ("010", Some(8)),
+            ("1E", Some(1 << 60)),
+            ("18446744073709551615", Some(u64::MAX)),
+            ("18446744073709551616", None),
+            ("16E", None),
+            ("", None),
+            ("\n", None),
+            ("M", None),
+            ("0x", None),
+            ("08", None),
+            ("-1", None),
+            ("+1", None),
+            ("0x+1", None),
+            ("400MB", None),
+            ("1 M", None),
+            ("1\0", None),
+        ];
+        for (text, expected) in table {
+            assert_eq!(size(text), expected, "{text:?}");
+        }
+        assert_eq!(limit("-1\n"), Some(None));
+        assert_eq!(limit("-2"), None);
+        assert_eq!(limit("4k"), Some(Some(4096)));
+    }
+
+    #[test]
+    fn memctl_is_the_letters() {
+        let parse = |text: &str| Command::parse(File::Memctl, text.as_bytes(), 4096);
+        let Ok(Command::Control(control)) = parse("0x01010a03 1000001 5000\n") else { panic!("refused") };
+        assert_eq!(control.text(), "16845315 1003520 8192\n");
+        for refused in ["", "1", "1 2", "5 0 0", "x 0 0", "0x4000 0 0", "1 -1 0"] {
+            assert_eq!(parse(refused), Err(Errno::EINVAL), "{refused:?}");
+        }
+        let fits = format!("{:<79}", "1 2 3");
+        assert!(parse(&fits).is_ok() && parse(&format!("{fits} ")) == Err(Errno::EINVAL), "79 bytes");
+    }
+
+    #[test]
+    fn a_reset_is_whatever_is_written() {
+        for file in [File::KernelPeak, File::KernelFailures] {
+            assert_eq!(Command::parse(file, b"0\n", 4096), Ok(Command::ResetKernel));
+            assert_eq!(Command::parse(file, &[b'0'; 65], 4096), Err(Errno::EINVAL));
+        }
+        assert_eq!(Command::parse(File::Events, b"0", 4096), Err(Errno::EINVAL));
+    }
+
+    proptest! {
+        #[test]
+        fn any_bytes_are_a_command_or_refused(bytes in proptest::collection::vec(any::<u8>(), 0..100)) {
+            for file in ALL {
+                let parsed = Command::parse(file, &bytes, 4096);
+                prop_assert!(parsed.is_ok() || parsed == Err(Errno::EINVAL));
+                prop_assert!(parsed.is_err() || bytes.len() <= MOST_MEMCTL);
+            }
+        }
+
+        #[test]
+        fn what_looks_like_a_number_does_not_panic(text in "[-+ 0-9xXa-fkKmMgGtTpPeE]{0,24}") {
+            for file in ALL {
+                let _either = Command::parse(file, text.as_bytes(), 4096);
+            }
+        }
+
+        #[test]
+        fn numbers_come_back_in_each_base(number: u64) {
+            for text in [format!("{number}"), format!("{number:#x}"), format!("0{number:o}"), format!("{number}\n")] {
+                prop_assert_eq!(size(&text), Some(number), "{}", text);
+            }
+        }
+
+        #[test]
+        fn letters_scale(number in 0u64..1 << 14, at in 0usize..4) {
+            let text = format!("{number}{}", ["K", "m", "G", "t"][at]);
+            prop_assert_eq!(size(&text), Some(number << (10 * (at + 1))));
+        }
+
+        #[test]
+        fn controls_come_back(action in 0u32..5, signal in 0u32..64, kinds in 0u32..8, climit in 0u64..1 << 40, plimit in 1u64..1 << 40) {
+            let word = action | signal << 8 | kinds << 24;
+            let parse = |text: String| Command::parse(File::Memctl, text.as_bytes(), 4096);
+            let Ok(Command::Control(once)) = parse(format!("{word:#x} {climit} {plimit}")) else { panic!("refused") };
+            prop_assert_eq!(once.word(), word);
+            prop_assert_eq!(parse(once.text()), Ok(Command::Control(once)));
+        }
+    }
+}

@@ -1,0 +1,155 @@
+//! A daemon that is dead, one that never answers, a shrink that never ends, and the file system's own program killed: nobody is left hanging.
+
+use std::fs::{self, File};
+use std::io::Write as _;
+use std::os::unix::net::UnixListener;
+use std::os::unix::process::CommandExt as _;
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result, ensure};
+
+use super::rig::{Endless, Files, fails, refused, works};
+use super::{LIMIT, SHRINK};
+use crate::harness::bench::Bench;
+use crate::harness::host::{NOBODY, Need};
+use crate::harness::run::Test;
+use crate::harness::{poll_until, process};
+
+pub fn tests() -> Vec<Test> {
+    vec![
+        Test::new("files_without_a_daemon_are_enotconn", dead).needs(&[Need::Fuse]).seconds(60),
+        Test::new("files_of_a_silent_daemon_are_etimedout", silent).needs(&[Need::Fuse]).seconds(60),
+        Test::new("files_stuck_writers_stop_nobody", stuck).needs(&[Need::Fuse]).seconds(60),
+        Test::new("files_killed_and_started_anew", killed).needs(&[Need::Fuse]).seconds(60),
+    ]
+}
+
+fn dead(bench: &mut Bench<'_>) -> Result<String> {
+    let job = bench.group("job")?;
+    let mut daemon = bench.quiet_daemon("", &[])?;
+    let files = Files::start(bench, &daemon.socket())?;
+    let hog = bench.agent(&job, "hog")?;
+    let memctl = files.memctl(hog.pid);
+    let mut open = File::options().write(true).open(&memctl)?;
+    daemon.kill9()?;
+    daemon.wait_companions_gone()?;
+    let begin = Instant::now();
+    refused("a file opened before", open.write_all(b"0 0 0"), libc::ENOTCONN)?;
+    refused("reading", fs::read(&memctl), libc::ENOTCONN)?;
+    refused("writing", fs::write(&memctl, "0 0 0"), libc::ENOTCONN)?;
+    refused("shrinking", fs::write(files.of(&job, SHRINK), "0"), libc::ENOTCONN)?;
+    refused("the line", fs::read(files.of(&job, LIMIT)), libc::ENOTCONN)?;
+    refused("events", fs::read(files.of(&job, "memgov.events")), libc::ENOTCONN)?;
+    let took = begin.elapsed();
+    ensure!(took < Duration::from_secs(2) * bench.host.patience, "six answers took {took:?}");
+    // The kernel's own figures need no daemon.
+    fs::read(files.of(&job, "memory.kmem.usage_in_bytes"))?;
+    let _again = bench.quiet_daemon("", &[])?;
+    fs::read(&memctl).context("with a daemon again")?;
+    fs::read(files.of(&job, "memgov.events")).context("events with a daemon again")?;
+    Ok(format!("six refusals in {took:.1?}"))
+}
+
+fn silent(bench: &mut Bench<'_>) -> Result<String> {
+    let job = bench.group("job")?;
+    let socket = bench.dir.join("silent.sock");
+    // Nobody accepts.
+    let _listener = UnixListener::bind(&socket)?;
+    let files = Files::start(bench, &socket)?;
+    let hog = bench.agent(&job, "hog")?;
+    let begin = Instant::now();
+    refused("a daemon that never answers", fs::read(files.memctl(hog.pid)), libc::ETIMEDOUT)?;
+    let took = begin.elapsed();
+    ensure!(took < Duration::from_secs(8) * bench.host.patience, "after {took:?}");
+    Ok(format!("after {took:.1?}"))
+}
+
+/// A shell that waits in a shrink.
+fn writer(path: &Path, user: u32) -> Result<Child> {
+    let line = format!("echo 1M > {}", path.display());
+    let mut command = Command::new("sh");
+    command.arg("-c").arg(line).uid(user).gid(user).stderr(Stdio::null());
+    command.spawn().context("starting a shell")
+}
+
+fn ends(bench: &Bench<'_>, child: &mut Child, what: &str) -> Result<()> {
+    let ended = poll_until(bench.patience(), Duration::from_millis(5), || child.try_wait().ok().flatten());
+    ensure!(!ended.with_context(|| format!("{what}: it hangs"))?.success(), "{what}: it succeeded");
+    Ok(())
+}
+
+fn stuck(bench: &mut Bench<'_>) -> Result<String> {
+    const ROOT_S: usize = 24;
+    let endless = Endless::start(bench)?;
+    let files = Files::start(bench, &endless.socket)?;
+    let groups = (0..ROOT_S).map(|i| bench.group(&format!("g{i}"))).collect::<Result<Vec<_>>>()?;
+    let mut writers = Vec::new();
+    for group in &groups {
+        let child = writer(&files.of(group, SHRINK), 0)?;
+        writers.push(child);
+    }
+    endless.begun(bench, ROOT_S)?;
+    // One more than there may be is told so.
+    let more = bench.group("more")?;
+    refused("one shrink more", fs::write(files.of(&more, SHRINK), "1M"), libc::EAGAIN)?;
+    let hog = bench.agent(&more, "hog")?;
+    let begin = Instant::now();
+    for _ in 0..50 {
+        fs::read(files.memctl(hog.pid))?;
+        fs::read(files.of(&groups[0], "memory.kmem.usage_in_bytes"))?;
+        fs::read(files.of(&groups[0], "memgov.events"))?;
+    }
+    works(bench, NOBODY, &format!("find {} | wc -l", files.mount.display()))?;
+    let took = begin.elapsed();
+    ensure!(took < Duration::from_secs(3) * bench.host.patience, "150 reads and a find took {took:?}");
+    // Who is killed or interrupted does not wait, and his shrink is called off.
+    for (number, mut child) in writers.into_iter().enumerate() {
+        if number == 0 {
+            crate::sys::signal::send(i32::try_from(child.id())?, libc::SIGINT)
+                .map_err(|errno| anyhow::anyhow!("errno {errno}"))?;
+        } else {
+            child.kill()?;
+        }
+        ends(bench, &mut child, "a writer that was killed")?;
+    }
+    let cancelled = endless.cancelled();
+    ensure!(cancelled == ROOT_S, "{cancelled} of {ROOT_S} shrinks were called off");
+    Ok(format!("{ROOT_S} stuck, 150 reads and a find in {took:.1?}"))
+}
+
+fn killed(bench: &mut Bench<'_>) -> Result<String> {
+    let job = bench.group("job")?;
+    let endless = Endless::start(bench)?;
+    let mut files = Files::start(bench, &endless.socket)?;
+    let mut waiting = writer(&files.of(&job, SHRINK), 0)?;
+    endless.begun(bench, 1)?;
+    let open = File::open(files.of(&job, "memory.kmem.usage_in_bytes"))?;
+    let mut inside = Command::new("sleep").arg("1000").current_dir(files.of(&job, "")).spawn()?;
+    files.kill9()?;
+    ends(bench, &mut waiting, "who waited when it was killed")?;
+    fails(bench, 0, &format!("ls {}", files.mount.display()), "not connected")?;
+    refused("an open file of it", std::io::read_to_string(&open), libc::ENOTCONN)?;
+    let mut again = Files::start(bench, &endless.socket)?;
+    works(bench, NOBODY, &format!("cat {}", again.of(&job, "memory.kmem.usage_in_bytes").display()))?;
+    let second = Command::new(&bench.host.files).arg("--mount").arg(&again.mount).output()?;
+    let said = String::from_utf8_lossy(&second.stderr).into_owned();
+    ensure!(
+        second.status.code() == Some(1) && said.contains("another memgov-files"),
+        "two at a time: {said}"
+    );
+    // In use, and still it goes.
+    let busy = File::open(again.of(&job, "memory.kmem.usage_in_bytes"))?;
+    let code = again.terminate(bench)?;
+    ensure!(
+        code == Some(0) && !again.is_mounted(),
+        "SIGTERM: exit code {code:?}, mounted {}",
+        again.is_mounted()
+    );
+    refused("an open file after its end", std::io::read_to_string(&busy), libc::ENOTCONN)?;
+    ensure!(process::is_alive(i32::try_from(inside.id())?), "who was in it lives on");
+    inside.kill()?;
+    inside.wait()?;
+    Ok(String::new())
+}

@@ -1,0 +1,291 @@
+//! The letters' files: a shell, `tee`, `find` and Python on them, whose they are, and what becomes of them when the daemon or the file system's own program is gone.
+
+mod gone;
+mod rig;
+
+use std::fs::{self, File};
+use std::io::{Read as _, Seek as _, Write as _};
+use std::os::unix::fs::chown;
+
+use anyhow::{Context as _, Result, ensure};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+
+use crate::harness::MIB;
+use crate::harness::bench::Bench;
+use crate::harness::host::{NOBODY, Need};
+use crate::harness::process;
+use crate::harness::run::Test;
+use rig::{Files, fails, refused, shell, works};
+
+pub fn tests() -> Vec<Test> {
+    let mut tests = vec![
+        Test::new("files_shells_and_python_behave", behave).needs(&[Need::Fuse]),
+        Test::new("files_shrink_is_the_letters_line", shrink)
+            .needs(&[Need::Fuse, Need::CleanCache])
+            .seconds(60),
+        Test::new("files_memctl_round_trip", memctl).needs(&[Need::Fuse]),
+        Test::new("files_kernel_memory", kernel).needs(&[Need::Fuse, Need::KernelAccounting]),
+        Test::new("files_say_what_a_job_is_worth", jobs).needs(&[Need::Fuse]),
+        Test::new("files_owner_and_stranger", permissions).needs(&[Need::Fuse]).seconds(60),
+        Test::new("files_events_wake_who_polls", events).needs(&[Need::Fuse]).seconds(60),
+        Test::new("files_find_is_quick", find).needs(&[Need::Fuse]).seconds(120),
+    ];
+    tests.extend(gone::tests());
+    tests
+}
+
+const SHRINK: &str = "memory.shrink_in_bytes";
+const LIMIT: &str = "memory.kmem.limit_in_bytes";
+const UNLIMITED: &str = "9223372036854771712\n";
+
+fn behave(bench: &mut Bench<'_>) -> Result<String> {
+    let job = bench.group("job")?;
+    let daemon = bench.daemon("")?;
+    let files = Files::start(bench, &daemon.socket())?;
+    let (dir, limit) = (files.of(&job, ""), files.of(&job, LIMIT));
+    let (dir, limit) = (dir.display(), limit.display());
+    let listed = works(bench, 0, &format!("find {dir} | wc -l"))?;
+    ensure!(listed.trim() == "10", "a directory and nine files: {listed}");
+    works(bench, 0, &format!("for f in {dir}/memory.kmem.* {dir}/memgov.events; do cat $f || exit 1; done"))?;
+    works(bench, 0, &format!("echo 64M > {limit} && test $(cat {limit}) = 67108864"))?;
+    works(bench, 0, &format!("echo 0x2000K | tee {limit} && test $(cat {limit}) = 8388608"))?;
+    // Appending and reading in pieces: one write is one command, and one text is one text.
+    works(bench, 0, &format!("echo 1G >> {limit} && test $(dd bs=1 if={limit} 2>/dev/null) = 1073741824"))?;
+    for refused in [
+        format!("touch {dir}/new"),
+        format!("mkdir {dir}/new"),
+        format!("rm {limit}"),
+        format!("chmod 666 {limit}"),
+    ] {
+        fails(bench, 0, &refused, "not permitted")?;
+    }
+    fails(bench, 0, &format!("echo 1M > {dir}/memory.kmem.stat"), "")?;
+    let program = format!(
+        "f = open('{limit}', 'r+'); assert f.read() == '1073741824\\n'; f.seek(0); f.write('-1'); f.close(); \
+         open('{limit}', 'w').write('3M'); assert open('{limit}').read() == '3145728\\n'"
+    );
+    let python = shell(bench, 0, "command -v python3")?.code == 0;
+    if python {
+        works(bench, 0, &format!("python3 -c \"{program}\""))?;
+    }
+    Ok(if python { "sh, tee, dd, find and Python" } else { "sh, tee, dd and find; there is no Python" }
+        .to_owned())
+}
+
+fn shrink(bench: &mut Bench<'_>) -> Result<String> {
+    let (job, hard) = (bench.group("job")?, bench.group("hard")?);
+    let daemon = bench.daemon("")?;
+    let files = Files::start(bench, &daemon.socket())?;
+    let mut reader = bench.agent(&job, "reader")?;
+    let cache = bench.host.clean_cache.clone().map_err(anyhow::Error::msg)?;
+    reader.ask(&format!("cache {} 0 {}", cache.display(), 150 * MIB))?;
+    ensure!(job.usage()? >= 120 * MIB, "the group could not be filled: {}", job.usage()?);
+    let line = |bytes: &str, group| format!("echo {bytes} > {}", files.of(group, SHRINK).display());
+    works(bench, 0, &line("64M", &job))?;
+    let usage = job.usage()?;
+    ensure!((56 * MIB..=64 * MIB + 32 * 4096).contains(&usage), "it blocked until {usage}");
+    let mut hog = bench.agent(&hard, "hog")?;
+    hog.take("anon", 48 * MIB)?;
+    let limits = hard.limits();
+    fails(bench, 0, &format!("echo 16M | tee {}", files.of(&hard, SHRINK).display()), "")?;
+    refused("what cannot go", fs::write(files.of(&hard, SHRINK), "16M"), libc::EBUSY)?;
+    ensure!(
+        hard.limits() == limits && process::is_alive(hog.pid),
+        "limits, or the process, are not what they were"
+    );
+    let (path, own) = (files.of(&job, SHRINK), bench.group("own")?);
+    for garbage in ["x", "-1", "400MB", "1 2", "16E", "\0", &"1".repeat(65)] {
+        refused(garbage, fs::write(&path, garbage), libc::EINVAL)?;
+    }
+    refused("reading", fs::read(&path), libc::EINVAL)?;
+    let mut gone = File::options().write(true).open(files.of(&own, SHRINK))?;
+    own.remove()?;
+    refused("a group that is gone", gone.write_all(b"0"), libc::ENODEV)?;
+    Ok(format!("150 MiB -> {usage}"))
+}
+
+fn memctl(bench: &mut Bench<'_>) -> Result<String> {
+    let job = bench.group("job")?;
+    let daemon = bench.daemon("")?;
+    let files = Files::start(bench, &daemon.socket())?;
+    let hog = bench.agent(&job, "hog")?;
+    let (pid, path) = (hog.pid, files.memctl(hog.pid));
+    ensure!(fs::read_to_string(&path)? == "0 0 0\n", "not all zero before it is set");
+    fs::write(&path, "0x01010a03 1000001 5000")?;
+    let expected = "16845315 1003520 8192\n";
+    let thread = files.mount.join(format!("process/{pid}/task/{pid}/memctl"));
+    for shown in [fs::read_to_string(&path)?, fs::read_to_string(&thread)?, daemon.memctl(pid)?] {
+        ensure!(shown == expected, "got {shown:?}");
+    }
+    let long = format!("{:<80}", "1 2 3");
+    for garbage in ["", "1 2", "5 0 0", "0x4003 0 0", "x y z", long.as_str()] {
+        // Nothing at all is no write.
+        if !garbage.is_empty() {
+            refused(garbage, fs::write(&path, garbage), libc::EINVAL)?;
+        }
+        ensure!(fs::read_to_string(&path)? == expected, "{garbage:?} changed something");
+    }
+    fs::write(&thread, "0 0 0\n")?;
+    ensure!(fs::read_to_string(&path)? == "0 0 0\n", "a thread's file is its process's");
+    let mut open = File::options().read(true).write(true).open(&path)?;
+    drop(hog);
+    refused("writing when it is gone", open.write_all(b"0 0 0"), libc::ESRCH)?;
+    refused("reading when it is gone", open.read(&mut [0; 80]), libc::ESRCH)?;
+    refused("opening when it is gone", File::open(&path), libc::ENOENT)?;
+    Ok(String::new())
+}
+
+fn kernel(bench: &mut Bench<'_>) -> Result<String> {
+    let job = bench.group("job")?;
+    let daemon = bench.daemon("")?;
+    let files = Files::start(bench, &daemon.socket())?;
+    let at = |name: &str| files.of(&job, name);
+    let read = |name: &str| fs::read_to_string(at(name)).with_context(|| format!("reading {name}"));
+    ensure!(read(LIMIT)? == UNLIMITED && read("memory.kmem.failcnt")? == "0\n", "not as without a line");
+    let _one = bench.agent(&job, "one")?;
+    let (shown, is) = (read("memory.kmem.usage_in_bytes")?.trim().parse::<u64>()?, job.kernel()?);
+    ensure!(shown > 0 && shown.abs_diff(is) <= MIB, "{shown} is shown of {is}");
+    ensure!(read("memory.kmem.stat")?.starts_with("kernel "), "no total first");
+    fs::write(at(LIMIT), "512M")?;
+    let rule = daemon.ok(&["get", "--group", &job.path(), "--json"])?;
+    ensure!(rule.contains("\"kernel\"") && read(LIMIT)? == "536870912\n", "{rule}");
+    let peak =
+        || read("memory.kmem.max_usage_in_bytes").ok()?.trim().parse::<u64>().ok().filter(|&peak| peak > 0);
+    crate::harness::poll_until(bench.patience(), std::time::Duration::from_millis(20), peak)
+        .context("no peak")?;
+    fs::write(at("memory.kmem.max_usage_in_bytes"), "0")?;
+    fs::write(at("memory.kmem.failcnt"), "0")?;
+    fs::write(at(LIMIT), "-1")?;
+    fs::write(at(LIMIT), "-1").context("twice")?;
+    ensure!(read(LIMIT)? == UNLIMITED, "it is still there");
+    // A group has one rule, and another's is not replaced by a number.
+    daemon.ok(&["set", "--group", &job.path(), "--over", "1GiB", "--do", "deny"])?;
+    refused("over a rule of another meter", fs::write(at(LIMIT), "1M"), libc::EBUSY)?;
+    Ok(String::new())
+}
+
+fn jobs(bench: &mut Bench<'_>) -> Result<String> {
+    let (job, none) = (bench.group("job")?, bench.group("none")?);
+    let config = format!("[[group]]\nmatch = {:?}\npriority = -7\nreservation = \"64MiB\"\n", job.path());
+    let daemon = bench.daemon(&config)?;
+    let files = Files::start(bench, &daemon.socket())?;
+    for (name, expected) in [("memory.priority", "-7\n"), ("memory.reservation_in_bytes", "67108864\n")] {
+        let shown = fs::read_to_string(files.of(&job, name))?;
+        ensure!(shown == expected, "{name} is {shown:?}");
+        refused("of a group that is no job", fs::read(files.of(&none, name)), libc::ENODATA)?;
+        refused("writing", fs::write(files.of(&job, name), "1"), libc::EINVAL)?;
+        fails(bench, NOBODY, &format!("cat {}", files.of(&job, name).display()), "denied")?;
+    }
+    Ok(String::new())
+}
+
+fn permissions(bench: &mut Bench<'_>) -> Result<String> {
+    const STRANGER: u32 = NOBODY - 1;
+    let (own, other) = (bench.group("own")?, bench.group("other")?);
+    for dir in own.dirs() {
+        chown(dir, Some(NOBODY), None)?;
+    }
+    own.set_max(512 * MIB)?;
+    let daemon = bench.daemon("")?;
+    let files = Files::start(bench, &daemon.socket())?;
+    let line =
+        |group, file: &str, text: &str| format!("echo {text} | tee {}", files.of(group, file).display());
+    for (file, text) in [(SHRINK, "64M"), (LIMIT, "16M"), (LIMIT, "-1")] {
+        works(bench, NOBODY, &line(&own, file, text))?;
+        fails(bench, STRANGER, &line(&own, file, text), "denied")?;
+        fails(bench, NOBODY, &line(&other, file, text), "denied")?;
+    }
+    // The daemon's own judgement: root's line is not the owner's to replace, and his may not be beyond the limit set on him.
+    fails(bench, NOBODY, &line(&own, LIMIT, "600M"), "denied")?;
+    works(bench, 0, &line(&own, SHRINK, "64M"))?;
+    works(bench, 0, &line(&own, LIMIT, "32M"))?;
+    fails(bench, NOBODY, &line(&own, LIMIT, "-1"), "denied")?;
+    let cat = |group, file: &str| format!("cat {}", files.of(group, file).display());
+    works(bench, NOBODY, &cat(&own, "memgov.events"))?;
+    fails(bench, STRANGER, &cat(&own, "memgov.events"), "denied")?;
+    works(bench, STRANGER, &cat(&own, "memory.kmem.usage_in_bytes"))?;
+
+    let (mut his, theirs) = (bench.agent(&other, "his")?, bench.agent(&other, "theirs")?);
+    his.ask(&format!("become {NOBODY}"))?;
+    let (his, theirs) = (files.memctl(his.pid), files.memctl(theirs.pid));
+    let (his, theirs) = (his.display(), theirs.display());
+    works(bench, NOBODY, &format!("echo 1 4096 0 > {his} && test \"$(cat {his})\" = '1 4096 0'"))?;
+    works(bench, 0, &format!("cat {his} && echo 1 4096 0 > {theirs}"))?;
+    fails(bench, STRANGER, &format!("echo 0 0 0 > {his}"), "denied")?;
+    // The mode is the letter's and lets everybody read; that this fails is the daemon's word about who asks.
+    fails(bench, STRANGER, &format!("cat {his}"), "denied")?;
+    fails(bench, NOBODY, &format!("cat {theirs}"), "denied")?;
+    // As of the kernel's own files, who has opened one may go on, and a file that root has opened is root's.
+    works(bench, 0, &format!("cat < {theirs}"))?;
+    Ok(String::new())
+}
+
+fn events(bench: &mut Bench<'_>) -> Result<String> {
+    let job = bench.group("job")?;
+    let rule = format!(
+        "[memgov]\npace = {{ slowest = \"50ms\" }}\n[[rule]]\nname = \"line\"\ngroups = \"{}\"\nover = \"32MiB\"\nuntil = \"24MiB\"\ndo = [\"record\"]\n",
+        job.path()
+    );
+    let mut daemon = bench.daemon(&rule)?;
+    let files = Files::start(bench, &daemon.socket())?;
+    let mut file = File::open(files.of(&job, "memgov.events"))?;
+    let mut text = || -> std::io::Result<String> {
+        let mut text = String::new();
+        file.rewind()?;
+        file.read_to_string(&mut text)?;
+        Ok(text)
+    };
+    ensure!(text()?.starts_with("warning 0\n"), "something is counted before it happened");
+    let file_again = File::open(files.of(&job, "memgov.events"))?;
+    let woken = |file: &File, millis: i64| -> Result<bool> {
+        let mut polled = [PollFd::new(file, PollFlags::PRI)];
+        let limit = Timespec { tv_sec: millis / 1000, tv_nsec: millis % 1000 * 1_000_000 };
+        poll(&mut polled, Some(&limit))?;
+        Ok(polled[0].revents().contains(PollFlags::PRI))
+    };
+    // Opened and not read yet: all is news to it. So it is read through its own descriptor.
+    let mut quiet = file_again;
+    std::io::copy(&mut quiet, &mut std::io::sink())?;
+    ensure!(!woken(&quiet, 300)?, "it is woken by nothing");
+    let patience = i64::try_from(bench.patience().as_millis())?;
+    let mut hog = bench.agent(&job, "hog")?;
+    std::thread::scope(|scope| -> Result<()> {
+        let waiting = scope.spawn(|| woken(&quiet, patience));
+        hog.take("anon", 48 * MIB)?;
+        let woken = waiting.join().map_err(|_| anyhow::anyhow!("panicked"))??;
+        ensure!(woken, "a crossing woke nobody");
+        Ok(())
+    })?;
+    let shown = text()?;
+    ensure!(shown.starts_with("warning 1\n"), "got {shown}");
+    quiet.rewind()?;
+    std::io::copy(&mut quiet, &mut std::io::sink())?;
+    daemon.kill9()?;
+    ensure!(woken(&quiet, patience)?, "the daemon's end woke nobody");
+    refused("without a daemon", text(), libc::ENOTCONN)?;
+    Ok(String::new())
+}
+
+/// Nobody is asked for it, as there is no daemon here; and what it costs is counted in requests of the kernel's, each of which is one write in answer.
+fn find(bench: &mut Bench<'_>) -> Result<String> {
+    let groups: u64 = if bench.host.patience == 1 { 10_000 } else { 1000 };
+    let job = bench.group("job")?;
+    for number in 0..groups {
+        fs::create_dir(job.dir().join(format!("g{number}")))?;
+    }
+    let files = Files::start(bench, &bench.dir.join("nobody.sock"))?;
+    let before = process::writes(files.pid).context("no count of writes")?;
+    let begin = std::time::Instant::now();
+    bench.patience *= 6;
+    let found = works(bench, NOBODY, &format!("find {} | wc -l", files.of(&job, "").display()))?;
+    let took = begin.elapsed();
+    let requests = process::writes(files.pid).context("no count of writes")? - before;
+    ensure!(
+        found.trim() == (groups * 10 + 10).to_string(),
+        "{found} of {groups} groups with nine files each"
+    );
+    ensure!(requests <= groups * 20 + 100, "{requests} requests for {groups} groups");
+    let rss = process::rss_kib(files.pid).context("no size")?;
+    ensure!(rss <= 64 << 10, "it has grown to {rss} KiB");
+    Ok(format!("{groups} groups: {requests} requests in {took:.1?}, {rss} KiB resident"))
+}
