@@ -3,6 +3,7 @@
 
 use std::time::Duration;
 
+use crate::hook::Run;
 use crate::jobs::Contender;
 use crate::policy::{Kinds, Meter, RuleId};
 use crate::question::Verdict;
@@ -109,6 +110,8 @@ pub enum Order {
         /// What happens when nobody has answered by then.
         default: Verdict,
     },
+    /// Have the program of this step run for the group. It ends by itself or at its time, whatever becomes of the episode.
+    Hook,
     /// Nothing to do: what was answered, or what happens because nobody has. What follows from it are decisions of their own.
     Answered {
         /// To which question.
@@ -565,6 +568,8 @@ pub enum Operation {
     Reclaim,
     /// Raising a limit of memory, or taking that back.
     Lend,
+    /// Starting a program.
+    Hook,
 }
 
 /// What came of a decision.
@@ -617,6 +622,10 @@ pub enum Outcome {
         /// What there was.
         held: Bytes,
     },
+    /// A program has been told to run; how that ends comes later.
+    Begun,
+    /// A program has run.
+    Ran(Run),
     /// The target no longer exists.
     Gone,
     /// The ledger has no room, so nothing was changed.

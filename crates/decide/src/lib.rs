@@ -11,6 +11,7 @@ pub mod balance;
 pub mod control;
 pub mod decision;
 pub mod governor;
+pub mod hook;
 pub mod jobs;
 pub mod kernel_memory;
 pub mod offender;

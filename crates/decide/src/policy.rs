@@ -5,6 +5,7 @@
 use std::time::Duration;
 
 use crate::control::{ControlAction, Flags, MemControl};
+use crate::hook::Hook;
 use crate::jobs::Worth;
 use crate::question::Ask;
 use crate::snapshot::{Group, Process};
@@ -98,6 +99,10 @@ impl Rule {
     /// Whether some step lends memory of the host's.
     pub fn lends(&self) -> bool {
         self.steps.iter().any(|step| matches!(step.action, Action::Lend(_)))
+    }
+    /// Whether some step has a program run.
+    pub fn has_hook(&self) -> bool {
+        self.steps.iter().any(|step| matches!(step.action, Action::Hook(_)))
     }
     /// Whether some step takes the job that gives way first.
     pub fn chooses_jobs(&self) -> bool {
@@ -374,6 +379,8 @@ pub enum Action {
     Lend(Lend),
     /// Stop all of it and ask somebody what is to happen; of groups as wholes only.
     Ask(Ask),
+    /// Have a program of the administrator's run for it, and wait for that; of groups as wholes only.
+    Hook(Hook),
 }
 
 impl Action {

@@ -28,7 +28,7 @@ fn cases() -> ProptestConfig {
 /// Whether it does something to somebody that was not done before.
 fn escalates(order: Order) -> bool {
     match order {
-        Order::Record | Order::Signal { .. } | Order::Kill { .. } => true,
+        Order::Record | Order::Signal { .. } | Order::Kill { .. } | Order::Hook => true,
         Order::Deny { phase, .. }
         | Order::Slow { phase, .. }
         | Order::Freeze { phase }
@@ -195,6 +195,7 @@ proptest! {
                     Order::Deny { phase: Phase::Begin | Phase::Sustain, .. }
                     | Order::Freeze { phase: Phase::Begin | Phase::Sustain }
                     | Order::Lend { phase: Phase::Begin | Phase::Sustain, .. }
+                    | Order::Hook
                     | Order::Signal { .. } => 1,
                     Order::Reclaim { phase: Phase::Begin | Phase::Sustain, excess, .. } => {
                         u32::try_from(excess.0 / 4096).unwrap() + 1
@@ -448,7 +449,7 @@ proptest! {
                 // A slowdown or a loan whose time is up, or a kill that nobody is left for, does not make the next wait.
                 let slow_before = matches!(
                     rule.steps[usize::from(step)].action,
-                    Action::Slow(_) | Action::Kill { .. } | Action::Lend(_)
+                    Action::Slow(_) | Action::Kill { .. } | Action::Lend(_) | Action::Hook(_)
                 );
                 let in_time = decision.step <= step || slow_before || decision.at.since(at) >= after;
                 prop_assert!(hurried || in_time, "{decision:?} after {at:?}");

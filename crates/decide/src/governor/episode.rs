@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use crate::control::MemControl;
 use crate::decision::{self, EpisodeId, Order, Reason, Source, Target};
+use crate::hook::HookView;
 use crate::policy::{Action, MAX_STEPS, Meter, RuleId, Step, Victim};
 use crate::slow::{ALL, Throttle};
 use crate::snapshot::{GroupId, GroupSlot, ProcessId, Snapshot, Table};
@@ -14,6 +15,7 @@ use crate::units::{Bytes, Time};
 use crate::working_set::{Found, Search};
 
 use super::ask::Asked;
+use super::hook::Hooked;
 use super::index::Index;
 use super::judge::{Excess, Question};
 use super::lend::Loan;
@@ -108,6 +110,8 @@ pub(super) struct Episode {
     pub excused: Time,
     /// Steps that have asked and were told to kill, as bits.
     pub condemned: u8,
+    /// The program that runs for it, or has run last.
+    pub hook: Option<Hooked>,
     /// Some decision was made: its end is worth one too.
     pub spoken: bool,
     /// The log line is written.
@@ -149,6 +153,7 @@ impl Episode {
             asked: None,
             excused: Time(0),
             condemned: 0,
+            hook: None,
             spoken: false,
             logged: false,
             last: None,
@@ -164,7 +169,7 @@ impl Episode {
             Order::Reclaim { .. } => Some(&mut self.reclaimed),
             Order::Lend { .. } => Some(&mut self.lent),
             Order::Record | Order::Signal { .. } | Order::Kill { .. } | Order::Relieved => None,
-            Order::Ask { .. } | Order::Answered { .. } => None,
+            Order::Ask { .. } | Order::Answered { .. } | Order::Hook => None,
         }
     }
 
@@ -293,6 +298,8 @@ pub struct EpisodeView {
     pub last: Option<(Order, Reason)>,
     /// How small it runs without feeling it, where that is looked for and something is known.
     pub found: Option<Found>,
+    /// The program that runs for it, or has run last.
+    pub hook: Option<HookView>,
 }
 
 impl Governor {
@@ -306,6 +313,7 @@ impl Governor {
             step: e.next.checked_sub(1),
             last: e.last,
             found: e.search.found(),
+            hook: e.hook.map(Hooked::view),
         })
     }
 

@@ -110,9 +110,10 @@ impl Governor {
         self.end_spent_slowdowns(episode, out);
         self.end_due_loans(episode, snap, out);
         self.attend_question(episode, snap, out);
+        self.attend_hook(episode);
         if let Some(excess) = episode.over {
             while let Some(step) = self.step_of(episode, episode.next) {
-                if self.stands_at_a_question(episode) {
+                if self.stands_at_a_question(episode) || episode.waits_for_hook() {
                     break;
                 }
                 let due = episode.base + step.after;
@@ -201,6 +202,7 @@ impl Governor {
                 }
                 return self.begin_asking(episode, step, excess, out);
             }
+            Action::Hook(hook) => return self.begin_hook(episode, step, hook.within, excess, out),
         };
         if self.emit(episode, step, order, excess.reason, what, out).is_none() {
             return Step::Waits;
@@ -270,7 +272,7 @@ impl Governor {
         }
         episode.phase = Phase::AtRest;
         (episode.over, episode.spoken, episode.last, episode.loan) = (None, false, None, None);
-        episode.asked = None;
+        (episode.asked, episode.hook) = (None, None);
         Some(())
     }
 

@@ -29,6 +29,8 @@
 //!   under `memory.high`.
 //! - `somebody_is_asked_and_heard`: whoever is asked about is frozen first and until the answer; one question has one answer, its own, the default at its time
 //!   and not before; after `go-on` nothing of the ladder begins until it may ask again, and nobody is killed for a question but for `kill`.
+//! - `a_hook_is_waited_for_within_a_bound` (`tests/hook.rs`): while a program runs for a group no further step of its ladder begins and no other program is
+//!   started for the same group; both end when it has ended and what it frees has settled, and at its time and [`SETTLES`] at the latest.
 //! - `steps_in_order`: the steps of a ladder begin in their order, the first not before its delay after the crossing, each not before
 //!   its delay after the one before, unless that one failed.
 //! - `overflow_delays_and_loses_nothing`: when decisions have no room, ends and begins come in a later tick.
@@ -53,6 +55,7 @@ mod controls;
 mod due;
 mod emit;
 mod episode;
+mod hook;
 mod host;
 mod index;
 mod jobs;
@@ -71,6 +74,7 @@ mod tree;
 
 pub use brake::Elsewhere;
 pub use episode::EpisodeView;
+pub use hook::{SETTLED, SETTLES};
 pub use marks::KernelMark;
 pub use standing::{GroupStanding, Standing, StandingAction, Stands, met_inside};
 
@@ -173,6 +177,7 @@ pub struct Governor {
     /// Room for one choice of jobs.
     indivisible: Vec<crate::jobs::Contender>,
     excused: ask::Excused,
+    hooks: hook::Running,
     sent: VecDeque<report::Sent>,
     next_decision: u64,
     next_episode: u64,
@@ -205,6 +210,7 @@ impl Governor {
             offenders: crate::offender::Offenders::with_capacity(processes as usize),
             indivisible: Vec::with_capacity(jobs::MOST_INDIVISIBLE),
             excused: ask::Excused::new(),
+            hooks: hook::Running::new(),
             sent: VecDeque::with_capacity((episodes as usize).saturating_mul(2).max(64)),
             next_decision: 1,
             next_episode: 1,

@@ -44,6 +44,7 @@ impl Governor {
 
     /// What came of a decision. May come more than once for one decision: a kill is done first and dead later.
     pub fn report(&mut self, report: &Report) {
+        let hook_ended = self.hooks.end(report);
         let Ok(at) = self.sent.binary_search_by_key(&report.decision, |sent| sent.id) else { return };
         self.sent[at].answered = true;
         let sent = self.sent[at];
@@ -60,6 +61,10 @@ impl Governor {
         if let (What::KillJob(job), Outcome::Dead { .. }) = (sent.what, report.outcome) {
             self.job_is_dead(job);
         }
+        if hook_ended {
+            self.hook_ended(sent, report.outcome);
+            return;
+        }
         match report.outcome {
             Outcome::Done { .. } | Outcome::Partial { .. } => self.reached(sent),
             Outcome::Dead { expected, .. } => self.kills.dead(self.now, sent.id, expected),
@@ -71,6 +76,8 @@ impl Governor {
             Outcome::LedgerFull => self.hurry(sent),
             Outcome::DryRun => self.rehearsed(sent),
             Outcome::Nothing | Outcome::Gone | Outcome::Withheld => self.kills.failed(sent.id),
+            // Of a program that is no longer waited for, or word that one runs.
+            Outcome::Begun | Outcome::Ran(_) => {}
         }
     }
 
@@ -112,7 +119,7 @@ impl Governor {
         self.hurry(sent);
     }
 
-    fn hurry(&mut self, sent: Sent) {
+    pub(super) fn hurry(&mut self, sent: Sent) {
         let Some(episode) = self.episodes.get_mut(sent.slot).filter(|e| e.id == sent.episode) else { return };
         if episode.next == sent.step + 1 {
             episode.withdraw_question(sent.step);

@@ -151,6 +151,7 @@ impl World {
             }
             Order::Relieved => "relieved".into(),
             Order::Lend { phase: p, amount } => format!("lend-{}-{amount}", phase(p)),
+            Order::Hook => "hook".into(),
             Order::Ask { .. } => "ask".into(),
             Order::Answered { verdict, .. } => format!("answered-{verdict:?}"),
         };

@@ -5,6 +5,7 @@ use proptest::prelude::*;
 
 use memgov_decide::decision::*;
 use memgov_decide::governor::Bounds;
+use memgov_decide::hook::{Ended, Hook, Run};
 use memgov_decide::jobs::{Preference, Wish};
 use memgov_decide::policy::*;
 use memgov_decide::question::{Answer, Ask, Verdict};
@@ -44,6 +45,8 @@ pub enum Event {
     Reload(u8),
     /// The first open question is answered, if there is one.
     Answer(Verdict, Option<u64>),
+    /// Of the programs that run, this one ends.
+    HookEnds(usize),
 }
 
 /// One tick: time, what happened, and how decisions are answered (by number in the tick).
@@ -84,6 +87,7 @@ pub fn ticks(count: usize) -> impl Strategy<Value = Vec<Tick>> {
         1 => (0u8..3).prop_map(Event::Reload),
         4 => (prop::sample::select(vec![Verdict::Kill, Verdict::GoOn, Verdict::Wait]), prop::option::of(1u64..3000))
             .prop_map(|(verdict, ms)| Event::Answer(verdict, ms)),
+        3 => (0usize..4).prop_map(Event::HookEnds),
     ];
     let ms = prop::sample::select(vec![1u64, 10, 10, 50, 200, 500, 1500, 5000]);
     let tick = (ms, prop::collection::vec(event, 0..8), prop::collection::vec(0u8..8, 0..6));
@@ -124,11 +128,14 @@ pub fn policy_number(number: u8) -> Policy {
     let default = if number == 1 { Verdict::GoOn } else { Verdict::Kill };
     let ask = Ask { timeout: Duration::from_millis(600), default };
     let ask = usage_rule("ask", "/x/*", 100, &[(signal(12), 0), (Action::Ask(ask), 20), (KILL_LARGEST, 400)]);
+    let hook = [(hook(700), 20), (signal(10), 0), (hook(200), 100), (KILL_LARGEST, 50)];
+    let hook = usage_rule("hook", "/x/*", 100, &hook);
     let rules = match number {
         0 => {
-            vec![usage_rule("all", "/x/*", 110, &all), each, hogs, kernel, host, parent, patient, lender, ask]
+            let all = usage_rule("all", "/x/*", 110, &all);
+            vec![all, each, hogs, kernel, host, parent, patient, lender, ask, hook]
         }
-        1 => vec![host, hogs, over_high, usage_rule("all", "/x/*", 110, &all), patient, lender, ask],
+        1 => vec![host, hogs, over_high, usage_rule("all", "/x/*", 110, &all), patient, lender, ask, hook],
         _ => vec![],
     };
     let never = vec![ProcessMatch { comm: vec![Pattern::new("never")], ..ProcessMatch::default() }];
@@ -137,9 +144,21 @@ pub fn policy_number(number: u8) -> Policy {
     Policy { rules, groups, never, kills, ..Policy::default() }
 }
 
+/// A program that may run for so long.
+pub fn hook(ms: u64) -> Action {
+    let run = ["/bin/true".into()].into();
+    Action::Hook(Hook { within: Duration::from_millis(ms), ..Hook::new(run) })
+}
+
+/// It has ended well.
+pub const RAN: Outcome = Outcome::Ran(Run { ended: Ended::Exited(0), took: Duration::from_millis(1) });
+
 /// A world in which scripts are played.
 pub struct Stage {
     pub world: World,
+    /// Programs that run, and those that have ended since the last tick.
+    pub hooks: Vec<DecisionId>,
+    pub ended: Vec<DecisionId>,
     pub groups: Vec<GroupSlot>,
     pub processes: Vec<ProcessSlot>,
 }
@@ -161,17 +180,25 @@ impl Stage {
         world.row(groups[1]).max = Some(Limit::At(Bytes::mib(300)));
         world.snap.ticks = Some(world.next_id);
         world.process_row(processes[6]).comm = *b"never\0\0\0\0\0\0\0\0\0\0\0";
-        Self { world, groups, processes }
+        Self { world, hooks: Vec::new(), ended: Vec::new(), groups, processes }
     }
 
     /// Plays one tick; returns what was decided.
     pub fn play(&mut self, tick: &Tick) -> Vec<Decision> {
+        self.ended.clear();
         for event in &tick.events {
             self.happen(event);
         }
         let decisions = self.world.tick(tick.ms);
+        self.hooks.extend(decisions.iter().filter(|d| d.order == Order::Hook).map(|d| d.id));
         for (decision, answer) in decisions.iter().zip(&tick.answers) {
-            if let Some(outcome) = answer_number(*answer) {
+            if decision.order == Order::Hook && *answer > 4 {
+                self.world.report(decision.id, Outcome::Begun);
+            } else if let Some(outcome) = answer_number(*answer) {
+                if decision.order == Order::Hook {
+                    self.hooks.retain(|&id| id != decision.id);
+                    self.ended.push(decision.id);
+                }
                 self.world.report(decision.id, outcome);
             }
         }
@@ -243,6 +270,13 @@ impl Stage {
                 if let Some(question) = open {
                     let answer = Answer { verdict, time: ms.map(Duration::from_millis), by: 7 };
                     world.governor.answer(question.id, answer).unwrap();
+                }
+            }
+            Event::HookEnds(at) => {
+                if at < self.hooks.len() {
+                    let id = self.hooks.remove(at);
+                    world.report(id, RAN);
+                    self.ended.push(id);
                 }
             }
             Event::Reload(number) => {

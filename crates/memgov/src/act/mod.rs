@@ -10,6 +10,7 @@ mod group_limit;
 mod guard;
 mod guardian;
 mod holders;
+pub mod hook;
 mod inside;
 mod kill;
 pub mod ledger;
@@ -38,7 +39,7 @@ pub use slow::SlowedView;
 use memgov_decide::decision::{
     Decision, EpisodeId, Mechanism, Operation, Order, Outcome, Phase, Report, Target,
 };
-use memgov_decide::policy::{Kinds, Meter, ProcessMatch};
+use memgov_decide::policy::{Kinds, Meter, Policy, ProcessMatch};
 use memgov_decide::snapshot::{GroupId, GroupSlot, ProcessId, Snapshot};
 use memgov_decide::units::{Bytes, Time};
 
@@ -110,6 +111,7 @@ pub struct Actor {
     kills: kill::Kills,
     reclaims: reclaim::Reclaims,
     loans: lend::Loans,
+    hooks: hook::Hooks,
     /// Enforcement inside the kernel, where there is any.
     pub inside: Option<Inside>,
     dry_run: bool,
@@ -168,6 +170,7 @@ impl Actor {
             kills: kill::Kills::new(),
             reclaims: reclaim::Reclaims::new(layout),
             loans: lend::Loans::new(),
+            hooks: hook::Hooks::new(layout),
             inside: None,
             dry_run: options.dry_run,
         })
@@ -212,6 +215,7 @@ impl Actor {
             Order::Lend { phase, amount } => {
                 self.loans.order(&mut self.kit, &mut self.reclaims, &at, phase, amount)
             }
+            Order::Hook => self.hooks.order(decision, snap),
             Order::Signal { signal } => {
                 self.sent_inside(&at, signal).unwrap_or_else(|| signal::send(&mut self.kit, &at, signal))
             }
@@ -362,12 +366,13 @@ impl Actor {
         self.kills.tick(&mut self.kit, now, reports);
         self.loans.tick(&mut self.kit, &mut self.reclaims, now, reports);
         self.reclaims.tick(reports);
+        self.hooks.tick(reports);
     }
 
     /// When [`Actor::tick`] must be called next.
     pub fn deadline(&self) -> Option<Time> {
-        // Word of a thread that could do nothing is not urgent.
-        let word = self.reclaims.busy().then(|| sys::now() + WORD);
+        // Word of a thread that could do nothing is not urgent, and whoever waits for a program looks more often anyway.
+        let word = (self.reclaims.busy() || self.hooks.busy()).then(|| sys::now() + WORD);
         [self.slowdowns.deadline(), self.kills.deadline(), self.loans.deadline(), word]
             .into_iter()
             .flatten()
@@ -383,6 +388,7 @@ impl Actor {
     /// Gives everything back.
     pub fn release_all(&mut self) -> Released {
         let mut tally = Tally::default();
+        self.hooks.call_off();
         if let Some(inside) = &mut self.inside {
             inside.clear();
         }
@@ -482,14 +488,25 @@ impl Actor {
         }
     }
 
-    /// Ends reclaim; the threads may ask for the ledger until [`Actor::reclaim_ended`].
-    pub fn end_reclaim(&mut self) {
+    /// Where goes what programs of hooks write.
+    pub fn tell_output_by(&mut self, tell: hook::Tell) {
+        self.hooks.tell_by(tell);
+    }
+
+    /// The programs of this policy's hooks. Allocates; not on the acting path.
+    pub fn plan_hooks(&mut self, policy: &Policy) {
+        self.hooks.plan(policy, !self.dry_run);
+    }
+
+    /// Ends reclaim and programs of hooks; the threads may ask for the ledger until [`Actor::threads_ended`].
+    pub fn end_threads(&mut self) {
         self.reclaims.stop();
+        self.hooks.stop();
     }
 
     /// Whether they are gone.
-    pub fn reclaim_ended(&self) -> bool {
-        self.reclaims.stopped()
+    pub fn threads_ended(&self) -> bool {
+        self.reclaims.stopped() && self.hooks.stopped()
     }
 
     /// By what reclaim is done here.

@@ -8,7 +8,7 @@ use clap::Args;
 use memgov_decide::policy::{Action, Meter, Over, Reclaim, Rule, Scope, Victim};
 use serde::Serialize;
 
-use super::output;
+use super::{check_program, output};
 use crate::config::{self, Config, Problem, describe};
 use crate::kernel::capabilities::{Facts, Feature, State, features};
 use crate::kernel::layout::Layout;
@@ -138,6 +138,7 @@ fn report(config: &Config, host: Vec<HostFinding>, valid: bool) -> Report {
 
 fn on_this_host(config: &Config) -> Vec<HostFinding> {
     let mut findings = lacking(config, &features(&Facts::probe(Path::new("/"))));
+    findings.extend(programs(config));
     let layout = Layout::detect(Path::new("/")).ok();
     if let Some(own) = layout.as_ref().and_then(|l| l.own.memory.as_deref()) {
         for rule in config.rules_covering(own) {
@@ -151,6 +152,23 @@ fn on_this_host(config: &Config) -> Vec<HostFinding> {
         }
     }
     findings
+}
+
+/// Programs that cannot be run, or that others could have root run in their place.
+fn programs(config: &Config) -> impl Iterator<Item = HostFinding> + '_ {
+    config.policy.rules.iter().flat_map(|rule| {
+        rule.steps.iter().filter_map(|step| {
+            let Action::Hook(hook) = &step.action else { return None };
+            let why = check_program::fault(Path::new(&**hook.run.first()?))?;
+            Some(HostFinding {
+                rule: rule.name.clone(),
+                feature: "hook-program",
+                refused: true,
+                why,
+                how_to_get: "an executable that root owns and nobody else may write to, in directories like that (chown root, chmod go-w)",
+            })
+        })
+    })
 }
 
 /// What each rule needs, against what there is. Pure, so that it is tested on invented hosts.
@@ -198,7 +216,7 @@ fn needs(rule: &Rule, virtual_high: bool) -> Vec<&'static str> {
     for step in &rule.steps {
         let need = match step.action {
             // A group with a meter has a limit that may be written.
-            Action::Record | Action::Lend(_) => continue,
+            Action::Record | Action::Lend(_) | Action::Hook(_) => continue,
             Action::Deny if kernel => "deny-kernel",
             Action::Deny => "deny",
             Action::Freeze | Action::Ask(_) if each_process => "slow-process",

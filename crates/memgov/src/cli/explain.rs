@@ -143,6 +143,14 @@ fn print(explanation: &wire::Explanation, out: &mut dyn Write) -> std::io::Resul
     let order = output::ordered(event);
     writeln!(out, "action   {order}")?;
     writeln!(out, "outcome  {}", output::outcome(&event.outcome))?;
+    if let Some(output) = &event.output {
+        for line in output.text.lines() {
+            writeln!(out, "wrote    {}", shown(line))?;
+        }
+        if output.left_out_bytes > 0 {
+            writeln!(out, "         and {} bytes more", output.left_out_bytes)?;
+        }
+    }
     if let Some(log) = &event.log {
         writeln!(out, "logged   {}", shown(log))?;
     }

@@ -5,6 +5,7 @@
 
 mod answer;
 mod check;
+mod check_program;
 mod completions;
 mod doctor;
 mod events;
@@ -12,6 +13,7 @@ mod exec;
 mod exec_group;
 mod explain;
 mod guardian;
+mod hook_keeper;
 mod kernel;
 mod output;
 mod reload;
@@ -95,6 +97,9 @@ enum Command {
     /// Watch over the daemon that starts this.
     #[command(hide = true)]
     Guardian(guardian::Guardian),
+    /// Keep a program of a hook within its time.
+    #[command(hide = true)]
+    HookKeeper(hook_keeper::HookKeeper),
     /// What is asked about frozen groups, and the answer.
     Answer(answer::Answer),
     /// Print a completion script for a shell.
@@ -201,6 +206,7 @@ impl Command {
             Self::Restore(restore) => return restore.run(out),
             Self::Reload(reload) => reload.run(&mut connect(socket)?, out)?,
             Self::Guardian(guardian) => return Ok(guardian.run()),
+            Self::HookKeeper(keeper) => return Ok(keeper.run()),
             Self::Answer(answer) => answer.run(&mut connect(socket)?, out)?,
             Self::Completions(completions) => completions.run(&mut Cli::command(), out)?,
             Self::Man(man) => man.run(Cli::command(), out)?,

@@ -92,6 +92,7 @@ pub(crate) fn order(order: OrderKind, signal: Option<u8>, share: Option<u16>) ->
         OrderKind::LendEnd => "what was lent is taken back".into(),
         OrderKind::Ask => "ask".into(),
         OrderKind::Answered => "answered".into(),
+        OrderKind::Hook => "hook".into(),
     }
 }
 
@@ -144,6 +145,11 @@ pub(crate) fn outcome(outcome: &Outcome) -> String {
             ),
             _ => "pinned".into(),
         },
+        OutcomeKind::Begun => "the program runs".into(),
+        OutcomeKind::Ran => {
+            let run = outcome.run.as_ref().map(|run| run.sentence());
+            format!("the program {}", run.unwrap_or_else(|| "has ended".into()))
+        }
         OutcomeKind::Withheld => "withheld".into(),
         OutcomeKind::Pending => "not known yet".into(),
     }

@@ -205,6 +205,19 @@ fn working_set(found: &wire::WorkingSetStatus) -> String {
     )
 }
 
+/// What a program of a hook does, or came to.
+fn program(it: &wire::ProgramStatus) -> String {
+    let now = match (&it.run, it.left_ns) {
+        (Some(run), _) => run.sentence(),
+        (None, 0) => "could not be started, or nothing is known of its end".to_owned(),
+        (None, left) => {
+            let left = std::time::Duration::from_millis(left / 1_000_000);
+            format!("runs since {}, for {} at most still", it.since, humantime::format_duration(left))
+        }
+    };
+    format!("program of #{} {now}", it.number)
+}
+
 fn goings_on(status: &wire::Status, out: &mut dyn Write) -> std::io::Result<()> {
     if !status.questions.is_empty() {
         writeln!(out)?;
@@ -227,6 +240,9 @@ fn goings_on(status: &wire::Status, out: &mut dyn Write) -> std::io::Result<()> 
     for episode in &status.episodes {
         if let Some(found) = &episode.working_set {
             writeln!(out, "{}: {}", output::target(&episode.target), working_set(found))?;
+        }
+        if let Some(it) = &episode.program {
+            writeln!(out, "{}: {}", output::target(&episode.target), program(it))?;
         }
     }
     if !status.holds.is_empty() {

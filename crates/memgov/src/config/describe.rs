@@ -200,6 +200,7 @@ fn action(action: &Action, meter: Meter, target: &str) -> String {
         }
         Action::Kill { victim: Victim::Largest } => "kill its largest process".into(),
         Action::Lend(lend) => super::lend::text(lend),
+        Action::Hook(hook) => super::hook::text(hook),
     }
 }
 

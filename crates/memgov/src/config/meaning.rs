@@ -249,8 +249,17 @@ fn steps(text: &RuleText, each_process: bool, findings: &mut Findings<'_>) -> Op
     let mut steps = Vec::new();
     for (i, text) in typed.it.iter().enumerate() {
         let detail = |key| text.details.iter().find(|(k, _)| *k == key).map(|(_, v)| v);
-        match words::step(&text.action.it, i == 0, |key| detail(key).map(|v| v.it.as_str())) {
-            Ok(step) => {
+        match words::step_of_file(&text.action.it, i == 0, |key| detail(key).map(|v| v.it.as_str())) {
+            Ok(mut step) => {
+                if let Action::Hook(hook) = &mut step.action {
+                    // Without one there is an error, and no policy.
+                    hook.run = super::hook::program(text, findings).unwrap_or_default();
+                } else if let Some(run) = &text.run {
+                    findings.error(run.at, format!("`{}` has no `run`", text.action.it));
+                }
+                if each_process && matches!(step.action, Action::Hook(_)) {
+                    findings.error(text.action.at, words::NO_HOOK);
+                }
                 if let (true, Some(victim)) = (each_process, detail("victim")) {
                     findings.error(victim.at, words::NO_VICTIM);
                 }

@@ -75,6 +75,8 @@ pub(crate) struct StepText {
     pub(crate) action: At<String>,
     /// Key, value: the keys that [`super::words::STEP_KEYS`] lists.
     pub(crate) details: Vec<(&'static str, At<String>)>,
+    /// Of `hook`: the program and its arguments.
+    pub(crate) run: Option<At<Vec<At<String>>>>,
 }
 
 const FILE: Schema = Schema {
@@ -131,9 +133,9 @@ const STEP: Schema = Schema {
     name: "a step of `do`",
     keys: &[
         "action", "after", "signal", "repeat", "victim", "budget", "floor", "share", "pressure", "swap-out",
-        "when", "amount", "keep", "timeout", "default",
+        "when", "amount", "keep", "timeout", "default", "run", "within", "memory",
     ],
-    later: &["to", "hook", "ask", "swappiness"],
+    later: &["to", "swappiness"],
 };
 
 impl File {
@@ -243,7 +245,7 @@ fn rule(fields: &Fields<'_, '_>, findings: &mut Findings<'_>) -> RuleText {
 
 fn step(item: &Item<'_, '_>, findings: &mut Findings<'_>) -> Option<StepText> {
     if let Some(action) = item.as_word() {
-        return Some(StepText { at: action.at, action, details: Vec::new() });
+        return Some(StepText { at: action.at, action, details: Vec::new(), run: None });
     }
     let Some(fields) = item.as_table(&STEP, findings) else {
         item.wrong("do", "a list of action names and tables", findings);
@@ -260,7 +262,20 @@ fn step(item: &Item<'_, '_>, findings: &mut Findings<'_>) -> Option<StepText> {
             details.push((*key, value));
         }
     }
-    Some(StepText { at: fields.at, action, details })
+    let run = fields.items("run", findings).map(|list| At { it: arguments(&list.it, findings), at: list.at });
+    Some(StepText { at: fields.at, action, details, run })
+}
+
+/// Not a line for a shell: each argument by itself.
+fn arguments(list: &[Item<'_, '_>], findings: &mut Findings<'_>) -> Vec<At<String>> {
+    let mut words = Vec::new();
+    for item in list {
+        match item.as_word() {
+            Some(word) => words.push(word),
+            None => item.wrong("run", "a list of texts in quotes", findings),
+        }
+    }
+    words
 }
 
 /// A message for a word that is none of the known ones.

@@ -17,12 +17,12 @@ use super::text::none_of;
 /// What can be given with an action.
 pub const STEP_KEYS: &[&str] = &[
     "after", "signal", "repeat", "victim", "budget", "floor", "share", "pressure", "swap-out", "when",
-    "amount", "keep", "timeout", "default",
+    "amount", "keep", "timeout", "default", "within", "memory",
 ];
 /// Actions of this version.
 pub const ACTIONS: &[&str] =
-    &["record", "reclaim", "deny", "slow", "freeze", "signal", "kill", "lend", "ask"];
-const LATER_ACTIONS: &[&str] = &["hook", "squeeze", "shrink"];
+    &["record", "reclaim", "deny", "slow", "freeze", "signal", "kill", "lend", "ask", "hook"];
+const LATER_ACTIONS: &[&str] = &["squeeze", "shrink"];
 const METERS: &[&str] = &["usage", "kernel", "available", "rss.anon", "rss.file", "rss.shmem"];
 const LATER_METERS: &[&str] = &["sockets", "oom", "pressure", "swap"];
 /// A step that is not the first waits so long for the one before it.
@@ -119,6 +119,13 @@ pub const NO_LEND_OF_KERNEL: &str =
 
 /// Who is asked about is a job as a whole.
 pub const NO_ASK: &str = "`ask` holds a group and asks about it; this rule meets single processes";
+
+/// A program is told of a group.
+pub const NO_HOOK: &str = "`hook` runs a program for a group; this rule meets single processes";
+
+/// Who may set a rule on a group of his is not to have root run anything.
+pub const NO_HOOK_BY_HAND: &str =
+    "`hook` is for the configuration only, which is root's: it has root run a program";
 
 /// A working set is of all memory.
 pub const NO_TOLERANCE: &str =
@@ -335,11 +342,23 @@ pub struct StepError {
     pub message: String,
 }
 
-/// One step. `details` gives the value of each of [`STEP_KEYS`] that was given.
+/// One step that somebody asks for: all but `hook`. `details` gives the value of each of [`STEP_KEYS`] that was given.
 ///
 /// # Errors
 /// Says which key is wrong.
 pub fn step<'a>(
+    action: &str,
+    first: bool,
+    details: impl FnMut(&'static str) -> Option<&'a str>,
+) -> Result<Step, StepError> {
+    match action {
+        "hook" => Err(StepError { key: "action", message: NO_HOOK_BY_HAND.into() }),
+        _ => step_of_file(action, first, details),
+    }
+}
+
+/// One step of a file. Of `hook` the program is still to be given.
+pub(super) fn step_of_file<'a>(
     action: &str,
     first: bool,
     mut details: impl FnMut(&'static str) -> Option<&'a str>,
@@ -352,6 +371,7 @@ pub fn step<'a>(
         "kill" => &["after", "victim"],
         "lend" => &["after", "amount", "keep", "budget"],
         "ask" => &["after", "timeout", "default"],
+        "hook" => &["after", "within", "memory"],
         other => {
             return Err(StepError {
                 key: "action",
@@ -376,6 +396,7 @@ pub fn step<'a>(
         "deny" => Action::Deny,
         "freeze" => Action::Freeze,
         "ask" => Action::Ask(super::ask::step(timeout, details("default"))?),
+        "hook" => Action::Hook(super::hook::step(&mut details)?),
         "reclaim" => Action::Reclaim(reclaim(&mut details)?),
         "slow" => Action::Slow(slow(budget, details("floor"))?),
         "lend" => Action::Lend(super::lend::step(budget, &mut details)?),

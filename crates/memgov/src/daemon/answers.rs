@@ -191,6 +191,7 @@ fn set_policy(governing: &mut Governing, mut new: Box<NewPolicy>) -> Box<NewPoli
     if !new.dry_run && super::reclaims(&new.policy) {
         governing.actor.reclaim_ready();
     }
+    governing.actor.plan_hooks(&new.policy);
     new.policy = governing.governor.set_policy(std::mem::take(&mut new.policy));
     std::mem::swap(&mut governing.rule_names, &mut new.rule_names);
     if let Some(inside) = &mut governing.actor.inside {

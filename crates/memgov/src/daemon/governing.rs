@@ -411,7 +411,7 @@ impl Governing {
     }
 
     /// What time brings to what has been done: duty cycles, deaths.
-    fn reap(&mut self, now: Time) {
+    pub fn reap(&mut self, now: Time) {
         let reports = &mut self.buffers.reports;
         reports.clear();
         self.actor.tick(now, &mut |report| {

@@ -234,6 +234,13 @@ impl Started {
         if !dry_run && reclaims(&config.policy) {
             actor.reclaim_ready();
         }
+        if let Some(outputs) = recorder.findings() {
+            actor.tell_output_by(Arc::new(move |id, output| {
+                // Nobody records any more: memgov ends.
+                let _ = outputs.written(id.0, &output);
+            }));
+        }
+        actor.plan_hooks(governor.policy());
         let counts = Arc::new(Counts::default());
         let (chores, todo) = sync_channel(4);
         let (reload, prune) = (chores.clone(), chores.clone());
@@ -342,9 +349,9 @@ impl Started {
     /// Shrinks are called off, and what they ask the loop for meanwhile is answered.
     fn end_shrinks(&mut self) {
         self.desk.jobs.stop();
-        self.governing.actor.end_reclaim();
+        self.governing.actor.end_threads();
         let until = sys::now() + SHRINKS_END;
-        while (self.desk.jobs.busy() || !self.governing.actor.reclaim_ended()) && sys::now() < until {
+        while (self.desk.jobs.busy() || !self.governing.actor.threads_ended()) && sys::now() < until {
             if !self.governing.answer() {
                 std::thread::sleep(Duration::from_millis(5));
             }
@@ -354,6 +361,8 @@ impl Started {
     fn stop(mut self, protection: protection::Protection) {
         let _ = sd_notify::notify(&[sd_notify::NotifyState::Stopping]);
         self.end_shrinks();
+        // How programs of hooks were ended.
+        self.governing.reap(sys::now());
         let released = self.governing.actor.release_all();
         if released.failed > 0 {
             say(&format!(

@@ -46,6 +46,12 @@ pub(super) fn episode(running: &Running, at: Time) -> wire::EpisodeStatus {
             enough_bytes: found.limit().0,
             settled: found.settled,
         }),
+        program: view.hook.map(|hook| wire::ProgramStatus {
+            number: hook.id.0,
+            since: wall(hook.since, at),
+            left_ns: hook.until.0.saturating_sub(at.0),
+            run: hook.run.map(event::run),
+        }),
     }
 }
 

@@ -98,6 +98,25 @@ fn set_disposition(signal: i32, disposition: libc::sighandler_t) {
     unsafe { libc::syscall(libc::SYS_rt_sigaction, signal, action.as_ptr(), no_old, size_of::<u64>()) };
 }
 
+/// No descriptor but standard input, output and error goes on through an exec, whoever has left one open.
+pub fn close_others_on_exec() {
+    let open = std::fs::read_dir("/proc/self/fd").into_iter().flatten().flatten();
+    let numbers = open.filter_map(|entry| entry.file_name().to_str()?.parse::<i32>().ok());
+    for number in numbers.filter(|&number| number > 2) {
+        // SAFETY: sets a flag of a descriptor; one that is closed by now is refused.
+        unsafe { libc::fcntl(number, libc::F_SETFD, libc::FD_CLOEXEC) };
+    }
+}
+
+/// Neither ahead of others nor behind them, and no realtime policy, whatever the parent was given.
+pub fn ordinary_priority() {
+    // SAFETY: a plain C structure of integers, for which 0 is a valid value of each.
+    let parameter: libc::sched_param = unsafe { std::mem::zeroed() };
+    // SAFETY: the structure is read only. A failure leaves the policy as it was.
+    unsafe { libc::sched_setscheduler(0, libc::SCHED_OTHER, &raw const parameter) };
+    let _ = rustix::process::setpriority_process(None, 0);
+}
+
 fn threads() -> Result<u64, Errno> {
     let mut buffer = [0; super::proc::STAT_BUFFER];
     super::proc::read_stat(std::process::id(), &mut buffer).map(|stat| u64::from(stat.threads))

@@ -1,11 +1,13 @@
 //! One decision as it is shown and kept: from the plain data of the loop to the object of `memgov events`.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use memgov_decide::decision::{
     Decision, MAX_CANDIDATES, MAX_JOBS, Mechanism, Operation, Order, Outcome, Phase, Reason, Source, Take,
     Target,
 };
+use memgov_decide::hook::{Ended, Run};
 use memgov_decide::kernel_memory::{Basis, Diagnosis, Offender};
 use memgov_decide::policy::Policy;
 use memgov_decide::snapshot::{GroupSlot, Snapshot};
@@ -146,6 +148,7 @@ pub fn event(
         outcome: self::outcome(outcome),
         log: log.flatten(),
         question: question(decision),
+        output: None,
     }
 }
 
@@ -255,6 +258,7 @@ pub const fn order(order: &Order) -> wire::OrderKind {
         Order::Lend { phase: Phase::End, .. } => wire::OrderKind::LendEnd,
         Order::Ask { .. } => wire::OrderKind::Ask,
         Order::Answered { .. } => wire::OrderKind::Answered,
+        Order::Hook => wire::OrderKind::Hook,
     }
 }
 
@@ -330,6 +334,7 @@ pub fn outcome(outcome: &Outcome) -> wire::Outcome {
         expected_bytes: None,
         freed_bytes: None,
         held_bytes: None,
+        run: None,
     };
     let mut failed = |at: Operation, errno: i32| {
         shown.operation = Some(text::operation(at).to_owned());
@@ -361,6 +366,11 @@ pub fn outcome(outcome: &Outcome) -> wire::Outcome {
             (shown.freed_bytes, shown.held_bytes) = (Some(freed.0), Some(held.0));
             wire::OutcomeKind::Pinned
         }
+        Outcome::Ran(run) => {
+            shown.run = Some(self::run(run));
+            wire::OutcomeKind::Ran
+        }
+        Outcome::Begun => wire::OutcomeKind::Begun,
         Outcome::Nothing => wire::OutcomeKind::Nothing,
         Outcome::Gone => wire::OutcomeKind::Gone,
         Outcome::LedgerFull => wire::OutcomeKind::LedgerFull,
@@ -371,6 +381,28 @@ pub fn outcome(outcome: &Outcome) -> wire::Outcome {
         (shown.processes, shown.by) = (Some(processes), Some(text::mechanism(by).to_owned()));
     }
     shown
+}
+
+/// The shown form of how a program has ended.
+pub fn run(Run { ended, took }: Run) -> wire::ProgramRun {
+    let (word, status, signal) = match ended {
+        Ended::Exited(status) => ("exited", Some(status), None),
+        Ended::Signalled(signal) => ("signalled", None, Some(signal)),
+        Ended::Overdue => ("overdue", None, None),
+        Ended::CalledOff => ("called-off", None, None),
+    };
+    wire::ProgramRun { ended: word.into(), status, signal, took_ns: nanos(took) }
+}
+
+fn run_of(shown: &wire::ProgramRun) -> Option<Run> {
+    let ended = match shown.ended.as_str() {
+        "exited" => Ended::Exited(shown.status?),
+        "signalled" => Ended::Signalled(shown.signal?),
+        "overdue" => Ended::Overdue,
+        "called-off" => Ended::CalledOff,
+        _ => return None,
+    };
+    Some(Run { ended, took: Duration::from_nanos(shown.took_ns) })
 }
 
 /// The outcome a shown form was made from; `None` if it says too little.
@@ -404,6 +436,8 @@ pub fn outcome_of(shown: &wire::Outcome) -> Option<Outcome> {
         wire::OutcomeKind::LedgerFull => Outcome::LedgerFull,
         wire::OutcomeKind::DryRun => Outcome::DryRun,
         wire::OutcomeKind::Withheld => Outcome::Withheld,
+        wire::OutcomeKind::Begun => Outcome::Begun,
+        wire::OutcomeKind::Ran => Outcome::Ran(run_of(shown.run.as_ref()?)?),
         wire::OutcomeKind::Pending => return None,
     })
 }
@@ -474,6 +508,11 @@ mod tests {
             Outcome::LedgerFull,
             Outcome::DryRun,
             Outcome::Withheld,
+            Outcome::Begun,
+            Outcome::Ran(Run { ended: Ended::Exited(3), took: Duration::from_nanos(1_234_567_891) }),
+            Outcome::Ran(Run { ended: Ended::Signalled(11), took: Duration::ZERO }),
+            Outcome::Ran(Run { ended: Ended::Overdue, took: Duration::from_secs(5) }),
+            Outcome::Ran(Run { ended: Ended::CalledOff, took: Duration::from_secs(1) }),
         ] {
             assert_eq!(outcome_of(&outcome(&original)), Some(original));
         }

@@ -167,6 +167,7 @@ impl Happening {
             outcome: self.outcome(),
             log: None,
             question: None,
+            output: None,
         }
     }
 
@@ -314,6 +315,7 @@ impl Happening {
             expected_bytes: None,
             freed_bytes: None,
             held_bytes: None,
+            run: None,
         }
     }
 }
@@ -339,6 +341,7 @@ impl Shrunk {
             expected_bytes: None,
             freed_bytes: None,
             held_bytes: None,
+            run: None,
         }
     }
 }

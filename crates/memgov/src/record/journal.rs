@@ -19,13 +19,16 @@ use super::doubt::Doubt;
 use super::event::{self, Names};
 use super::happening::{Finder, Happening};
 use super::text;
-use crate::serve::wire::{self, Event, KernelFinding, KernelTrial};
+use crate::act::hook::Output;
+use crate::serve::wire::{self, Event, KernelFinding, KernelTrial, ProgramOutput};
 use crate::terminal;
 
 /// Entries that may wait for the thread.
 const QUEUE: usize = 512;
 /// Events kept in memory for `events` and `explain`.
 const KEPT: usize = 4096;
+/// Outputs that wait for word of how their program has ended: more than there are programs at a time.
+const OUTPUTS: usize = 32;
 /// The file is turned over at this size; one former file is kept beside it.
 const FILE_CAP: u64 = 8 << 20;
 /// So much of the end of a file is looked at for the highest number: numbers rise, but for outcomes that come later.
@@ -48,11 +51,16 @@ enum Entry {
         id: u64,
         finding: Box<KernelFinding>,
     },
+    /// What a program of a hook has written; how it ended comes next.
+    Output {
+        id: u64,
+        output: Box<ProgramOutput>,
+    },
     /// The loop has ended.
     End,
 }
 
-/// Where findings about kernel memory go. It does not keep the queue open.
+/// Where goes what is found out behind the loop: of kernel memory, of programs. It does not keep the queue open.
 #[derive(Clone, Debug)]
 pub struct Findings(SyncSender<Entry>);
 
@@ -60,6 +68,13 @@ impl Findings {
     /// Puts a finding to its decision; `false`: nobody records any more.
     pub fn found(&self, id: u64, finding: KernelFinding) -> bool {
         self.0.send(Entry::Finding { id, finding: Box::new(finding) }).is_ok()
+    }
+
+    /// Puts what a program has written to its decision; `false`: nobody records any more.
+    pub fn written(&self, id: u64, output: &Output) -> bool {
+        let text = terminal::lines(&wire::text(&output.kept));
+        let output = Box::new(ProgramOutput { text, left_out_bytes: output.left_out });
+        self.0.send(Entry::Output { id, output }).is_ok()
     }
 }
 
@@ -241,17 +256,25 @@ impl Journal {
 
     fn run(&self, entries: &Receiver<Entry>, mut log: Option<Log>, page: Bytes) {
         let mut number = 0;
+        let mut written: Vec<(u64, ProgramOutput)> = Vec::new();
         for entry in entries {
             let event = match entry {
                 Entry::End => return,
                 Entry::Finding { id, finding } => self.known_better(id, *finding),
+                Entry::Output { id, output } => {
+                    written.truncate(OUTPUTS - 1);
+                    written.insert(0, (id, *output));
+                    None
+                }
                 Entry::Decision { decision, outcome, names, wall } => {
                     self.doubt(&decision, &names);
                     let time = humantime::format_rfc3339_millis(wall).to_string();
                     Some((event::event(&decision, &outcome, &names, time, page), text::outcome(&outcome)))
                 }
                 Entry::Outcome(report) => {
-                    self.amended(report).map(|event| (event, text::outcome(&report.outcome)))
+                    let output = written.iter().position(|(id, _)| *id == report.decision.0);
+                    let output = output.map(|at| written.remove(at).1);
+                    self.amended(report, output).map(|event| (event, text::outcome(&report.outcome)))
                 }
                 Entry::Happening(it) => Some((self.named(&it), "seen by memgov".to_owned())),
             };
@@ -320,10 +343,11 @@ impl Journal {
         }
     }
 
-    fn amended(&self, report: Report) -> Option<Event> {
+    fn amended(&self, report: Report, output: Option<ProgramOutput>) -> Option<Event> {
         let kept = self.lock();
         let mut event = kept.iter().rev().map(|(_, e)| e).find(|e| e.id == report.decision.0)?.clone();
         event.outcome = event::outcome(&report.outcome);
+        event.output = output.or(event.output);
         if let (Some(finding), Some(trial)) = (&mut event.kernel, trial(&event.outcome)) {
             finding.trial = Some(trial);
         }

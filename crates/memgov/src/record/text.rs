@@ -158,6 +158,7 @@ pub const fn order(order: OrderKind) -> &'static str {
         OrderKind::LendEnd => "lend-end",
         OrderKind::Ask => "ask",
         OrderKind::Answered => "answered",
+        OrderKind::Hook => "hook",
     }
 }
 
@@ -178,7 +179,7 @@ pub const MECHANISMS: [Mechanism; 12] = [
 ];
 
 /// All operations, to find one by its word.
-pub const OPERATIONS: [Operation; 13] = [
+pub const OPERATIONS: [Operation; 14] = [
     Operation::Prlimit,
     Operation::PidfdOpen,
     Operation::SendSignal,
@@ -192,6 +193,7 @@ pub const OPERATIONS: [Operation; 13] = [
     Operation::Ledger,
     Operation::Reclaim,
     Operation::Lend,
+    Operation::Hook,
 ];
 
 /// The word for a mechanism.
@@ -228,6 +230,7 @@ pub const fn operation(at: Operation) -> &'static str {
         Operation::Ledger => "ledger write",
         Operation::Reclaim => "reclaim",
         Operation::Lend => "limit write",
+        Operation::Hook => "program",
     }
 }
 
@@ -284,6 +287,8 @@ pub fn outcome(outcome: &Outcome) -> String {
         Outcome::Pinned { freed, held } => {
             format!("pinned: a trial of reclaim got back {freed} of {held}, what is left is in use")
         }
+        Outcome::Begun => "it runs".into(),
+        Outcome::Ran(run) => super::event::run(run).sentence(),
         Outcome::Gone => "the target was gone".into(),
         Outcome::LedgerFull => "not done: the ledger has no room".into(),
         Outcome::DryRun => "dry run: nothing was touched".into(),
@@ -345,7 +350,7 @@ pub fn letter_line(
         Order::Signal { .. } => "Action: send signal",
         Order::Kill { .. } => "Action: kill the process",
         Order::Freeze { .. } | Order::Record | Order::Relieved | Order::Lend { .. } => return None,
-        Order::Ask { .. } | Order::Answered { .. } => return None,
+        Order::Ask { .. } | Order::Answered { .. } | Order::Hook => return None,
     };
     let (name, mem) = match decision.reason {
         Reason::Usage { usage, .. } | Reason::Kernel { kernel: usage, .. } => (last_component(group), usage),

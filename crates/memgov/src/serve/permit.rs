@@ -123,6 +123,10 @@ pub fn group_set(
     if rule.is_some_and(Rule::lends) {
         return denied("raising the limit of a group is root's to ask for");
     }
+    // No request can say it; should one ever come to be able to, it is not his.
+    if rule.is_some_and(Rule::has_hook) {
+        return denied("`hook` has root run a program, and only root's configuration says which");
+    }
     // It writes to other people's terminals.
     if rule.is_some_and(|rule| rule.steps.iter().any(|step| matches!(step.action, Action::Ask(_)))) {
         return denied("`ask` is root's to set: it speaks to everybody who is logged in");
@@ -309,6 +313,25 @@ mod tests {
             assert_eq!(group_set(USER, &facts, Some(&rule), None).is_ok(), allowed, "{share}");
             assert!(group_set(ROOT, &facts, Some(&rule), None).is_ok());
         }
+    }
+
+    #[test]
+    fn nobody_but_root_has_root_run_a_program() {
+        let run = ["/bin/true".into()].into();
+        let action = Action::Hook(memgov_decide::hook::Hook::new(run));
+        let rule = Rule {
+            name: "x".into(),
+            scope: Scope::Groups(Vec::new()),
+            when: Condition { group: Some(Over::Amount(Bytes::mib(1))), rss: None },
+            until: None,
+            steps: vec![Step { action, after: std::time::Duration::ZERO }],
+            log: true,
+        };
+        let facts = group_facts(Some(1000), Some(Limit::Max), None);
+        let error = group_set(USER, &facts, Some(&rule), None).unwrap_err();
+        assert_eq!(error.kind, FailureKind::PermissionDenied);
+        assert!(error.text.contains("hook"), "{}", error.text);
+        assert!(group_set(USER, &facts, Some(&Rule { steps: Vec::new(), ..rule }), None).is_ok());
     }
 
     #[test]

@@ -459,7 +459,8 @@ fn steps(typed: &[wire::Step]) -> Result<Vec<Step>, Failure> {
             "when" => step.when.as_deref(),
             "timeout" => step.timeout.as_deref(),
             "default" => step.default.as_deref(),
-            _ => step.floor.as_deref(),
+            "floor" => step.floor.as_deref(),
+            _ => None,
         };
         words::step(&step.action, i == 0, detail)
             .map_err(|e| FailureKind::InvalidRule.because(format!("`do`, step {}: {}", i + 1, e.message)))

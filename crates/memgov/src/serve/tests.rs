@@ -75,9 +75,11 @@ fn event(id: u64, uid: u32, padding: usize) -> wire::Event {
             expected_bytes: None,
             freed_bytes: None,
             held_bytes: None,
+            run: None,
         },
         log: None,
         question: None,
+        output: None,
     }
 }
 
@@ -168,6 +170,7 @@ impl Governed for Fake {
                 order: Some(e.order),
                 reason: Some(e.reason),
                 working_set: None,
+                program: None,
             }
         });
         Ok(wire::Status { version: "test".into(), episodes: episodes.into(), ..wire::Status::default() })
@@ -434,6 +437,7 @@ fn rules_that_say_nothing_possible_are_refused() {
         json!({ "path": "/user", "over": "1MiB", "until": "2MiB", "do": deny }),
         json!({ "path": "/user", "over": "1MiB", "until": "2MiB", "meter": "rss.anon", "do": deny }),
         json!({ "path": "/user", "over": "1MiB", "meter": "rss.anon", "do": [{ "action": "kill", "victim": "largest" }] }),
+        json!({ "path": "/user", "over": "1MiB", "do": [{ "action": "hook" }] }),
     ] {
         let got = ask(&fake, ROOT, "SetGroupRule", json!({ "rule": rule }));
         assert_eq!(got, Err("org.memgov.InvalidRule".into()), "{rule}");
@@ -441,6 +445,11 @@ fn rules_that_say_nothing_possible_are_refused() {
     let unknown = json!({ "rule": { "path": "/user", "ovr": "1MiB", "over": "1MiB", "do": deny } });
     let invalid = Err("org.varlink.service.InvalidParameter".to_owned());
     assert_eq!(ask(&fake, ROOT, "SetGroupRule", unknown), invalid);
+    let program = json!([{ "action": "hook", "run": ["/bin/true"] }]);
+    let program = json!({ "rule": { "path": "/user", "over": "1MiB", "do": program } });
+    for peer in [ROOT, USER] {
+        assert_eq!(ask(&fake, peer, "SetGroupRule", program.clone()), invalid, "no request has a program");
+    }
     for bad in
         [json!([]), json!("x"), json!({ "pid": -1 }), json!({ "pid": "7" }), json!({ "pid": 1u64 << 40 })]
     {

@@ -2,12 +2,14 @@
 //! inside memgov is shaped by them. Field names are a promise: units stand last, what is not known is absent, never 0.
 
 mod kernel;
+mod program;
 mod question;
 
 pub use kernel::{
     KernelCause, KernelFinding, KernelGroup, KernelHolder, KernelKind, KernelMark, KernelMemory, KernelTrial,
 };
 
+pub use program::{ProgramOutput, ProgramRun, ProgramStatus};
 pub use question::{Answered, QuestionSaid, QuestionStatus};
 
 use memgov_decide::control::{ControlAction, Flags, MemControl};
@@ -116,6 +118,7 @@ pub enum OrderKind {
     LendEnd,
     Ask,
     Answered,
+    Hook,
 }
 
 /// Why, as a word.
@@ -223,6 +226,8 @@ pub enum OutcomeKind {
     DryRun,
     Withheld,
     Pending,
+    Begun,
+    Ran,
 }
 
 /// What came of it.
@@ -257,6 +262,9 @@ pub struct Outcome {
     /// ...of so much.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub held_bytes: Option<u64>,
+    /// Of `ran`: how the program has ended.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub run: Option<ProgramRun>,
 }
 
 /// One decision and what came of it. Sent again, with the same id, when more of it becomes known later: its outcome, what the kernel memory is.
@@ -321,6 +329,9 @@ pub struct Event {
     /// Of an `ask` and of an `answered`: the question.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub question: Option<QuestionSaid>,
+    /// Of a `hook` that has ended: what the program has written, if anything.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub output: Option<ProgramOutput>,
 }
 
 /// Some events, in order.
@@ -614,6 +625,9 @@ pub struct EpisodeStatus {
     /// How small the group runs without feeling it, where a rule looks for that and something is known.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub working_set: Option<WorkingSetStatus>,
+    /// The program of a step `hook` that runs for it, or has run last.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub program: Option<ProgramStatus>,
 }
 
 /// What a rule that reclaims with a tolerance has found.

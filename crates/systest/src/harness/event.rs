@@ -38,6 +38,28 @@ pub struct Event {
     pub outcome: Option<Outcome>,
     /// The letter's log line.
     pub log: Option<String>,
+    /// What a program has written.
+    pub output: Option<Output>,
+}
+
+/// What a program has written.
+#[derive(Clone, Debug, Deserialize)]
+pub struct Output {
+    /// The beginning of it.
+    pub text: String,
+    /// And so much more.
+    pub left_out_bytes: u64,
+}
+
+/// How a program has ended.
+#[derive(Clone, Debug, Deserialize)]
+pub struct Run {
+    /// In a word.
+    pub ended: String,
+    /// By itself, with this status.
+    pub status: Option<u8>,
+    /// After so long.
+    pub took_ns: u64,
 }
 
 /// Where an order comes from.
@@ -117,6 +139,8 @@ pub struct Outcome {
     pub by: Option<String>,
     /// Name of the errno.
     pub error: Option<String>,
+    /// Of a program.
+    pub run: Option<Run>,
 }
 
 impl Event {

@@ -1,6 +1,7 @@
 //! Criteria of the userspace out-of-memory series: who gives way when memory runs short, before the kernel's own OOM killer acts.
 
 mod ask;
+mod hook;
 mod host;
 mod jobs;
 mod lend;
@@ -37,6 +38,7 @@ pub fn tests() -> Vec<Test> {
     tests.extend(scenarios::tests());
     tests.extend(lend::tests());
     tests.extend(ask::tests());
+    tests.extend(hook::tests());
     tests
 }
 

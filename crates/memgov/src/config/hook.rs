@@ -1,0 +1,84 @@
+//! What is typed of `hook`, and how it reads.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use memgov_decide::hook::Hook;
+use memgov_decide::units::Bytes;
+
+use super::error::{At, Findings};
+use super::table::cut;
+use super::text::StepText;
+use super::words::{self, StepError, duration_text};
+use crate::terminal::shown;
+
+/// Less is no time for a program to start in; longer than this nobody waits with a group that is out of memory.
+const SHORTEST: Duration = Duration::from_millis(100);
+const LONGEST: Duration = Duration::from_secs(600);
+/// With less data no program gets as far as its own first line.
+const LEAST: Bytes = Bytes::mib(4);
+
+/// `within` and `memory`. The program comes from [`program`].
+pub(super) fn step<'a>(details: &mut dyn FnMut(&'static str) -> Option<&'a str>) -> Result<Hook, StepError> {
+    let wrong = |key| move |message| StepError { key, message };
+    let mut hook = Hook::new(Arc::new([]));
+    if let Some(within) = details("within") {
+        hook.within = words::span(within).map_err(wrong("within"))?;
+        if !(SHORTEST..=LONGEST).contains(&hook.within) {
+            let (least, most) = (duration_text(SHORTEST), duration_text(LONGEST));
+            let message =
+                format!("a program has between {least} and {most}: the ladder stands still meanwhile");
+            return Err(StepError { key: "within", message });
+        }
+    }
+    if let Some(memory) = details("memory") {
+        hook.memory = words::size(memory).map_err(wrong("memory"))?;
+        if hook.memory < LEAST {
+            let message = format!("with less than {LEAST} of data no program starts");
+            return Err(StepError { key: "memory", message });
+        }
+    }
+    Ok(hook)
+}
+
+/// The program and its arguments, as they were typed.
+pub(super) fn program(text: &StepText, findings: &mut Findings<'_>) -> Option<Arc<[Box<str>]>> {
+    const EXAMPLE: &str = "{ action = \"hook\", run = [\"/usr/local/lib/job-drop-cache\", \"--fast\"] }";
+    let Some(run) = &text.run else {
+        findings.error(text.action.at, format!("`hook` needs to know which program: {EXAMPLE}"));
+        return None;
+    };
+    let Some(first) = run.it.first() else {
+        let message = "`run` is empty: the program comes first, by its absolute path, and then its arguments";
+        findings.error_with(run.at, message, Some(EXAMPLE.into()));
+        return None;
+    };
+    if !first.it.starts_with('/') {
+        let name = cut(first.it.rsplit('/').next().unwrap_or_default());
+        let message = format!("`{}` is no absolute path, and no PATH is searched", cut(&first.it));
+        findings.error_with(first.at, message, Some(format!("write for example `/usr/local/lib/{name}`")));
+        return None;
+    }
+    if let Some(word) = run.it.iter().find(|word| word.it.contains('\0')) {
+        findings.error(word.at, "a program is given no argument with a NUL in it (execve(2))");
+        return None;
+    }
+    Some(run.it.iter().map(|At { it, .. }| it.as_str().into()).collect())
+}
+
+/// The whole command, for people. Not for a shell: there is none.
+pub fn command(hook: &Hook) -> String {
+    let word =
+        |word: &str| if word.is_empty() || word.contains(' ') { format!("{word:?}") } else { shown(word) };
+    hook.run.iter().map(|it| word(it)).collect::<Vec<_>>().join(" ")
+}
+
+/// In words.
+pub(super) fn text(hook: &Hook) -> String {
+    format!(
+        "run `{}` for it (as root, each of its processes with at most {} of data, killed after {}) and wait for that and for what it frees",
+        command(hook),
+        hook.memory,
+        duration_text(hook.within)
+    )
+}
