@@ -101,6 +101,7 @@ impl Desk {
 
     fn read_group(&self, file: File, path: &[u8]) -> Result<String, Errno> {
         let number = match file {
+            File::Priority | File::Reservation => return self.job(file, &daemons_path(path)?),
             // As of every file of a group that has no way to be read.
             File::Shrink | File::Memctl | File::Events => return Err(Errno::EINVAL),
             File::KernelStat => return self.groups.kernel_stat(path),
@@ -167,6 +168,14 @@ impl Desk {
         let marks = marks.map(Vec::as_slice).unwrap_or_default();
         let mut marks = marks.iter().filter_map(|mark| Mark::deserialize(mark).ok());
         Ok(marks.find(|mark| mark.target.get("path").and_then(Value::as_str) == Some(path)))
+    }
+
+    /// What the configuration says of the group as a job. ENODATA: it is none.
+    fn job(&self, file: File, path: &str) -> Result<String, Errno> {
+        let answer = self.call("GetJob", &json!({ "path": path }))?;
+        let key = if file == File::Priority { "priority" } else { "reservation_bytes" };
+        let number = answer.get(key).filter(|number| !number.is_null()).ok_or(Errno::ENODATA)?;
+        Ok(format!("{number}\n"))
     }
 
     /// The rule that was set on the group, if it is one for kernel memory; of another meter: EBUSY, for a group has one rule.

@@ -35,6 +35,10 @@ pub enum File {
     KernelStat,
     /// Its line.
     KernelLimit,
+    /// As a job: lower is given up first.
+    Priority,
+    /// As a job: up to here it is protected.
+    Reservation,
     /// How often what happened.
     Events,
     /// A process's control.
@@ -42,13 +46,15 @@ pub enum File {
 }
 
 /// In each group but the root, which is the whole machine: it has no limit and is not shrunk.
-const OF_GROUP: [File; 7] = [
+const OF_GROUP: [File; 9] = [
     File::Shrink,
     File::KernelUsage,
     File::KernelPeak,
     File::KernelFailures,
     File::KernelStat,
     File::KernelLimit,
+    File::Priority,
+    File::Reservation,
     File::Events,
 ];
 
@@ -65,6 +71,8 @@ impl File {
             Self::KernelFailures => "memory.kmem.failcnt",
             Self::KernelStat => "memory.kmem.stat",
             Self::KernelLimit => "memory.kmem.limit_in_bytes",
+            Self::Priority => "memory.priority",
+            Self::Reservation => "memory.reservation_in_bytes",
             Self::Events => "memgov.events",
             Self::Memctl => "memctl",
         }
@@ -76,7 +84,7 @@ impl File {
             Self::Shrink => 0o200,
             Self::KernelUsage | Self::KernelStat => 0o444,
             Self::KernelPeak | Self::KernelFailures | Self::KernelLimit => 0o600,
-            Self::Events => 0o400,
+            Self::Priority | Self::Reservation | Self::Events => 0o400,
             Self::Memctl => 0o644,
         }
     }

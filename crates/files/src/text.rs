@@ -36,7 +36,7 @@ impl Command {
             // As the kernel's own: whatever is written.
             File::KernelPeak | File::KernelFailures => Some(Self::ResetKernel),
             File::Memctl => MemControl::from_text(text, Bytes(page)).ok().map(Self::Control),
-            File::KernelUsage | File::KernelStat | File::Events => None,
+            File::KernelUsage | File::KernelStat | File::Priority | File::Reservation | File::Events => None,
         }
         .ok_or(Errno::EINVAL)
     }
@@ -86,13 +86,15 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    const ALL: [File; 8] = [
+    const ALL: [File; 10] = [
         File::Shrink,
         File::KernelUsage,
         File::KernelPeak,
         File::KernelFailures,
         File::KernelStat,
         File::KernelLimit,
+        File::Priority,
+        File::Reservation,
         File::Events,
         File::Memctl,
     ];

@@ -156,6 +156,9 @@ impl Governed for Fake {
     fn kernel_peak_reset(&self, _: &GroupFacts) -> Result<(), Failure> {
         Ok(())
     }
+    fn job(&self, _: &GroupFacts) -> Result<Option<memgov_decide::jobs::Worth>, Failure> {
+        Ok(None)
+    }
     fn group_rule_get(&self, _: &GroupFacts) -> Result<Option<wire::GroupRule>, Failure> {
         Ok(self.rule.lock().unwrap().clone())
     }

@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
 use memgov_decide::control::MemControl;
+use memgov_decide::jobs::Worth;
 use memgov_decide::policy::{GroupPolicy, MAX_RULES, Over, Pattern, Policy};
 use memgov_decide::snapshot::{GroupId, ProcessId};
 use memgov_decide::units::{Bytes, Limit, Time};
@@ -321,6 +322,10 @@ impl Governed for Desk {
         let former = in_force.group_rules.clone();
         in_force.group_rules.retain(|r| r.id != group.id);
         self.put_in_force(&in_force).inspect_err(|_| in_force.group_rules = former)
+    }
+
+    fn job(&self, group: &GroupFacts) -> Result<Option<Worth>, Failure> {
+        Ok(self.lock().config.policy.worth(&group.path))
     }
 
     fn kernel_peak_reset(&self, group: &GroupFacts) -> Result<(), Failure> {

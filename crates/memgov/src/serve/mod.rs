@@ -13,6 +13,7 @@ pub mod varlink;
 pub mod wire;
 
 use memgov_decide::control::MemControl;
+use memgov_decide::jobs::Worth;
 use memgov_decide::policy::Rule;
 use memgov_decide::snapshot::ProcessId;
 use memgov_decide::units::{Bytes, Limit};
@@ -72,6 +73,8 @@ pub trait Governed: shrink::Shrinking + questions::Asking + Send + Sync {
     fn group_rule_set(&self, group: &GroupFacts, rule: GroupRule, by: u32) -> Result<(), Failure>;
     /// Takes it away.
     fn group_rule_clear(&self, group: &GroupFacts) -> Result<(), Failure>;
+    /// What it is worth as a job; `None`: it is none.
+    fn job(&self, group: &GroupFacts) -> Result<Option<Worth>, Failure>;
     /// The peak of its kernel memory starts anew, and so does the count of hits.
     fn kernel_peak_reset(&self, group: &GroupFacts) -> Result<(), Failure>;
     /// At most `most` records from there on, oldest first. Reads the journal, not the loop.

@@ -165,6 +165,7 @@ fn ours(method: &str, value: &Value, peer: Peer, governed: &dyn Governed) -> Res
         "GetGroupRule" => get_group_rule(&parameters(value)?, peer, governed),
         "SetGroupRule" => set_group_rule(parameters(value)?, peer, governed),
         "ClearGroupRule" => clear_group_rule(&parameters(value)?, peer, governed),
+        "GetJob" => get_job(&parameters(value)?, peer, governed),
         "ResetKernelPeak" => reset_kernel_peak(&parameters(value)?, peer, governed),
         "Events" => {
             let from = parameters::<EventsFrom>(value)?.place();
@@ -259,6 +260,16 @@ fn clear_group_rule(asked: &Path, peer: Peer, governed: &dyn Governed) -> Result
     }
     governed.group_rule_clear(&facts)?;
     Ok(json!({}))
+}
+
+fn get_job(asked: &Path, peer: Peer, governed: &dyn Governed) -> Result<Value, Failure> {
+    let facts = governed.group(path(&asked.path)?)?;
+    permit::group(peer, &facts)?;
+    let worth = governed.job(&facts)?;
+    Ok(worth.map_or_else(
+        || json!({}),
+        |worth| json!({ "priority": worth.priority, "reservation_bytes": worth.reservation.0 }),
+    ))
 }
 
 fn reset_kernel_peak(asked: &Path, peer: Peer, governed: &dyn Governed) -> Result<Value, Failure> {

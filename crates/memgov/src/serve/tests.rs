@@ -207,6 +207,10 @@ impl Governed for Fake {
     fn kernel_peak_reset(&self, _: &GroupFacts) -> Result<(), Failure> {
         Ok(())
     }
+    fn job(&self, group: &GroupFacts) -> Result<Option<Worth>, Failure> {
+        let worth = Worth { priority: -3, reservation: Bytes::mib(1) };
+        Ok((&*group.path == b"/user").then_some(worth))
+    }
     fn group_rule_get(&self, _: &GroupFacts) -> Result<Option<wire::GroupRule>, Failure> {
         Ok(self.rules.lock().unwrap().last().map(|r| r.request.clone()))
     }
@@ -289,7 +293,7 @@ fn questions_are_answered_by_root_and_the_owner_of_the_group() {
 fn every_method_of_the_interface_is_there_and_no_other() {
     let names: Vec<&str> =
         INTERFACE.lines().filter_map(|l| l.strip_prefix("method ")?.split('(').next()).collect();
-    assert_eq!(names.len(), 18);
+    assert_eq!(names.len(), 19);
     let fake = Fake::default();
     for name in names {
         let error = ask(&fake, ROOT, name, json!({})).err().unwrap_or_default();
@@ -352,6 +356,7 @@ fn others_are_refused_everything_that_is_not_theirs() {
         ("SetControl", set),
         ("ClearControl", json!({ "pid": 8 })),
         ("GetGroupRule", json!({ "path": "/root" })),
+        ("GetJob", json!({ "path": "/root" })),
         ("SetGroupRule", rule("/root", "1MiB")),
         ("SetGroupRule", rule("/user", "101MiB")),
         ("ClearGroupRule", json!({ "path": "/root" })),
@@ -365,6 +370,9 @@ fn others_are_refused_everything_that_is_not_theirs() {
         assert_eq!(ask(&fake, USER, method, asked.clone()), denied, "{method} {asked}");
     }
     assert!(fake.controls.lock().unwrap().is_empty() && fake.rules.lock().unwrap().is_empty());
+    let worth = json!({ "priority": -3, "reservation_bytes": 1 << 20 });
+    assert_eq!(ask(&fake, USER, "GetJob", json!({ "path": "/user" })), Ok(worth));
+    assert_eq!(ask(&fake, ROOT, "GetJob", json!({ "path": "/root" })), Ok(json!({})), "no job");
     assert!(ask(&fake, USER, "SetGroupRule", rule("/user", "100MiB")).is_ok());
     assert!(ask(&fake, USER, "ResetKernelPeak", json!({ "path": "/user" })).is_ok());
     assert!(ask(&fake, USER, "Explain", json!({ "id": 2 })).is_ok());

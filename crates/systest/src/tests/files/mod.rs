@@ -25,6 +25,7 @@ pub fn tests() -> Vec<Test> {
             .seconds(60),
         Test::new("files_memctl_round_trip", memctl).needs(&[Need::Fuse]),
         Test::new("files_kernel_memory", kernel).needs(&[Need::Fuse, Need::KernelAccounting]),
+        Test::new("files_say_what_a_job_is_worth", jobs).needs(&[Need::Fuse]),
         Test::new("files_owner_and_stranger", permissions).needs(&[Need::Fuse]).seconds(60),
         Test::new("files_events_wake_who_polls", events).needs(&[Need::Fuse]).seconds(60),
         Test::new("files_find_is_quick", find).needs(&[Need::Fuse]).seconds(120),
@@ -44,7 +45,7 @@ fn behave(bench: &mut Bench<'_>) -> Result<String> {
     let (dir, limit) = (files.of(&job, ""), files.of(&job, LIMIT));
     let (dir, limit) = (dir.display(), limit.display());
     let listed = works(bench, 0, &format!("find {dir} | wc -l"))?;
-    ensure!(listed.trim() == "8", "a directory and seven files: {listed}");
+    ensure!(listed.trim() == "10", "a directory and nine files: {listed}");
     works(bench, 0, &format!("for f in {dir}/memory.kmem.* {dir}/memgov.events; do cat $f || exit 1; done"))?;
     works(bench, 0, &format!("echo 64M > {limit} && test $(cat {limit}) = 67108864"))?;
     works(bench, 0, &format!("echo 0x2000K | tee {limit} && test $(cat {limit}) = 8388608"))?;
@@ -163,6 +164,21 @@ fn kernel(bench: &mut Bench<'_>) -> Result<String> {
     Ok(String::new())
 }
 
+fn jobs(bench: &mut Bench<'_>) -> Result<String> {
+    let (job, none) = (bench.group("job")?, bench.group("none")?);
+    let config = format!("[[group]]\nmatch = {:?}\npriority = -7\nreservation = \"64MiB\"\n", job.path());
+    let daemon = bench.daemon(&config)?;
+    let files = Files::start(bench, &daemon.socket())?;
+    for (name, expected) in [("memory.priority", "-7\n"), ("memory.reservation_in_bytes", "67108864\n")] {
+        let shown = fs::read_to_string(files.of(&job, name))?;
+        ensure!(shown == expected, "{name} is {shown:?}");
+        refused("of a group that is no job", fs::read(files.of(&none, name)), libc::ENODATA)?;
+        refused("writing", fs::write(files.of(&job, name), "1"), libc::EINVAL)?;
+        fails(bench, NOBODY, &format!("cat {}", files.of(&job, name).display()), "denied")?;
+    }
+    Ok(String::new())
+}
+
 fn permissions(bench: &mut Bench<'_>) -> Result<String> {
     const STRANGER: u32 = NOBODY - 1;
     let (own, other) = (bench.group("own")?, bench.group("other")?);
@@ -264,7 +280,10 @@ fn find(bench: &mut Bench<'_>) -> Result<String> {
     let found = works(bench, NOBODY, &format!("find {} | wc -l", files.of(&job, "").display()))?;
     let took = begin.elapsed();
     let requests = process::writes(files.pid).context("no count of writes")? - before;
-    ensure!(found.trim() == (groups * 8 + 8).to_string(), "{found} of {groups} groups with seven files each");
+    ensure!(
+        found.trim() == (groups * 10 + 10).to_string(),
+        "{found} of {groups} groups with nine files each"
+    );
     ensure!(requests <= groups * 20 + 100, "{requests} requests for {groups} groups");
     let rss = process::rss_kib(files.pid).context("no size")?;
     ensure!(rss <= 64 << 10, "it has grown to {rss} KiB");
