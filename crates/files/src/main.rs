@@ -1,6 +1,8 @@
 //! `memgov-files`: the files that memgov's letters promised, for scripts and programs that were written for them. A small file system over the control socket, and a
 //! program of its own: whatever becomes of a file system, memgov governs on.
 
+#![forbid(unsafe_code)]
+
 mod caller;
 mod desk;
 mod events;
