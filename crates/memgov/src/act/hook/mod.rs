@@ -1,5 +1,5 @@
 //! `hook` of a rule: a program of the administrator's runs for a group before worse happens to it. The loop leaves word in a slot and goes on; a thread
-//! starts the program and sees it end ([`running`]), beside a small process that ends it when its time is up or memgov is dead ([`keeper`]).
+//! starts the program and sees it end (`running.rs`), beside a small process that ends it when its time is up or memgov is dead (`keeper.rs`).
 //!
 //! The threads are started when the first rule asks for them. One that has no slot free for it is refused, and the ladder goes on.
 
