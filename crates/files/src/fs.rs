@@ -23,8 +23,11 @@ use crate::processes;
 use crate::text::Command;
 use crate::tree::{ENOUGH, ROOT, Tree};
 
-/// Nothing is remembered by the kernel: groups and processes come and go, and change hands.
-const NOT_KEPT: Duration = Duration::ZERO;
+/// So long the kernel remembers a directory: `find` would ask for each part of each path otherwise (122 requests a group, by busybox's). Whose it is and whether it is
+/// still the same is looked at when a file is opened, and judged by the daemon.
+const DIRECTORY_KEPT: Duration = Duration::from_secs(1);
+/// Nothing is remembered of a file: what was read last would be taken for its length.
+const FILE_KEPT: Duration = Duration::ZERO;
 /// The number of an entry that was not looked up (FUSE_UNKNOWN_INO of libfuse).
 const UNNUMBERED: INodeNo = INodeNo(0xffff_ffff);
 const SWEPT_EVERY: Duration = Duration::from_secs(2);
@@ -138,6 +141,10 @@ impl Files {
     }
 }
 
+fn kept(attributes: &FileAttr) -> Duration {
+    if attributes.kind == FileType::Directory { DIRECTORY_KEPT } else { FILE_KEPT }
+}
+
 fn piece(text: &str, offset: u64, size: u32) -> &[u8] {
     let bytes = text.as_bytes();
     let from = usize::try_from(offset).unwrap_or(usize::MAX).min(bytes.len());
@@ -154,7 +161,7 @@ impl Filesystem for Files {
 
     fn lookup(&self, _request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
         match self.find(parent, name) {
-            Ok(attributes) => reply.entry(&NOT_KEPT, &attributes, Generation(0)),
+            Ok(attributes) => reply.entry(&kept(&attributes), &attributes, Generation(0)),
             Err(errno) => reply.error(errno),
         }
     }
@@ -168,7 +175,7 @@ impl Filesystem for Files {
             .place(number)
             .and_then(|(dir, file)| look::attributes(&self.desk.groups, number.0, &dir, file));
         match found {
-            Ok(attributes) => reply.attr(&NOT_KEPT, &attributes),
+            Ok(attributes) => reply.attr(&kept(&attributes), &attributes),
             Err(errno) => reply.error(errno),
         }
     }

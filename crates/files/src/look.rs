@@ -28,6 +28,9 @@ pub fn metadata(groups: &Groups, dir: &Dir) -> Result<Option<Metadata>, Errno> {
     if metadata.is_dir() { Ok(Some(metadata)) } else { Err(Errno::ENOENT) }
 }
 
+/// As sysfs says of its files: what is longer than any text. Of a file that says 0 sendfile(2) reads nothing (filemap_splice_read in mm/filemap.c), and `cat` of busybox uses that.
+const SIZE: u64 = 4096;
+
 /// What stat(2) says of a directory or of a file in it.
 pub fn attributes(groups: &Groups, number: u64, dir: &Dir, file: Option<File>) -> Result<FileAttr, Errno> {
     let metadata = metadata(groups, dir)?;
@@ -37,7 +40,7 @@ pub fn attributes(groups: &Groups, number: u64, dir: &Dir, file: Option<File>) -
     let time = metadata.as_ref().and_then(|found| found.modified().ok()).unwrap_or(UNIX_EPOCH);
     Ok(FileAttr {
         ino: INodeNo(number),
-        size: 0,
+        size: if file.is_some() { SIZE } else { 0 },
         blocks: 0,
         atime: time,
         mtime: time,

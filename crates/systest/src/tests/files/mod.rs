@@ -46,7 +46,11 @@ fn behave(bench: &mut Bench<'_>) -> Result<String> {
     let (dir, limit) = (dir.display(), limit.display());
     let listed = works(bench, 0, &format!("find {dir} | wc -l"))?;
     ensure!(listed.trim() == "10", "a directory and nine files: {listed}");
-    works(bench, 0, &format!("for f in {dir}/memory.kmem.* {dir}/memgov.events; do cat $f || exit 1; done"))?;
+    // The most there was is kept by nobody on v2 before there is a line.
+    let each = format!("{dir}/memory.kmem.[!m]* {dir}/memgov.events");
+    let read =
+        works(bench, 0, &format!("for f in {each}; do text=$(cat $f) && test -n \"$text\" || exit 1; done"))?;
+    ensure!(read.is_empty(), "{read}");
     works(bench, 0, &format!("echo 64M > {limit} && test $(cat {limit}) = 67108864"))?;
     works(bench, 0, &format!("echo 0x2000K | tee {limit} && test $(cat {limit}) = 8388608"))?;
     // Appending and reading in pieces: one write is one command, and one text is one text.
@@ -68,8 +72,12 @@ fn behave(bench: &mut Bench<'_>) -> Result<String> {
     if python {
         works(bench, 0, &format!("python3 -c \"{program}\""))?;
     }
-    Ok(if python { "sh, tee, dd, find and Python" } else { "sh, tee, dd and find; there is no Python" }
-        .to_owned())
+    Ok(if python {
+        "sh, cat, tee, dd, find and Python"
+    } else {
+        "sh, cat, tee, dd and find; there is no Python"
+    }
+    .to_owned())
 }
 
 fn shrink(bench: &mut Bench<'_>) -> Result<String> {
@@ -188,8 +196,10 @@ fn permissions(bench: &mut Bench<'_>) -> Result<String> {
     own.set_max(512 * MIB)?;
     let daemon = bench.daemon("")?;
     let files = Files::start(bench, &daemon.socket())?;
-    let line =
-        |group, file: &str, text: &str| format!("echo {text} | tee {}", files.of(group, file).display());
+    // dd says with which errno a write failed; not every tee does.
+    let line = |group, file: &str, text: &str| {
+        format!("echo {text} | dd conv=notrunc of={}", files.of(group, file).display())
+    };
     for (file, text) in [(SHRINK, "64M"), (LIMIT, "16M"), (LIMIT, "-1")] {
         works(bench, NOBODY, &line(&own, file, text))?;
         fails(bench, STRANGER, &line(&own, file, text), "denied")?;
@@ -284,7 +294,8 @@ fn find(bench: &mut Bench<'_>) -> Result<String> {
         found.trim() == (groups * 10 + 10).to_string(),
         "{found} of {groups} groups with nine files each"
     );
-    ensure!(requests <= groups * 20 + 100, "{requests} requests for {groups} groups");
+    // A look-up of each name, and of each directory that it is opened, read and closed; busybox's find asks for the whole path each time, which the kernel knows for a second.
+    ensure!(requests <= groups * 30 + 100, "{requests} requests for {groups} groups");
     let rss = process::rss_kib(files.pid).context("no size")?;
     ensure!(rss <= 64 << 10, "it has grown to {rss} KiB");
     Ok(format!("{groups} groups: {requests} requests in {took:.1?}, {rss} KiB resident"))
