@@ -46,7 +46,7 @@ pub enum File {
 }
 
 /// In each group but the root, which is the whole machine: it has no limit and is not shrunk.
-const OF_GROUP: [File; 9] = [
+pub const OF_GROUP: [File; 9] = [
     File::Shrink,
     File::KernelUsage,
     File::KernelPeak,

@@ -84,20 +84,12 @@ fn number_of(text: &str) -> Option<u64> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::node::OF_GROUP;
     use proptest::prelude::*;
 
-    const ALL: [File; 10] = [
-        File::Shrink,
-        File::KernelUsage,
-        File::KernelPeak,
-        File::KernelFailures,
-        File::KernelStat,
-        File::KernelLimit,
-        File::Priority,
-        File::Reservation,
-        File::Events,
-        File::Memctl,
-    ];
+    fn all() -> impl Iterator<Item = File> {
+        OF_GROUP.into_iter().chain([File::Memctl])
+    }
 
     #[test]
     fn amounts() {
@@ -157,7 +149,7 @@ mod tests {
     proptest! {
         #[test]
         fn any_bytes_are_a_command_or_refused(bytes in proptest::collection::vec(any::<u8>(), 0..100)) {
-            for file in ALL {
+            for file in all() {
                 let parsed = Command::parse(file, &bytes, 4096);
                 prop_assert!(parsed.is_ok() || parsed == Err(Errno::EINVAL));
                 prop_assert!(parsed.is_err() || bytes.len() <= MOST_MEMCTL);
@@ -166,7 +158,7 @@ mod tests {
 
         #[test]
         fn what_looks_like_a_number_does_not_panic(text in "[-+ 0-9xXa-fkKmMgGtTpPeE]{0,24}") {
-            for file in ALL {
+            for file in all() {
                 let _either = Command::parse(file, text.as_bytes(), 4096);
             }
         }

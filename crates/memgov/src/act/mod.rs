@@ -5,6 +5,7 @@
 //! group that is busy, a right that is missing) becomes an [`Outcome`], never a panic.
 
 mod brake;
+mod crew;
 mod deny;
 mod group_limit;
 mod guard;

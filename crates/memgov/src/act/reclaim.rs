@@ -8,9 +8,7 @@
 //! A thread uses no more than its share of a processor: after each piece it rests in proportion to the time that the piece took (the last piece
 //! may be over it by itself, a few milliseconds).
 
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
-use std::thread::JoinHandle;
+use std::sync::Arc;
 use std::time::Duration;
 
 use memgov_decide::decision::{
@@ -22,13 +20,10 @@ use memgov_decide::shrink::{Answer, End, Next, Shrink, rest_after};
 use memgov_decide::snapshot::{Group, GroupId, Snapshot};
 use memgov_decide::units::{Bytes, Time};
 
+use super::crew::{self, Crew};
 use super::shrink::{Book, CALL, Kind, Lever, Means};
 use crate::kernel::{Errno, GroupDir, Layout, MemoryVersion, Reading, sys};
 
-/// Groups that are reclaimed from at a time; more wait until one has enough.
-const THREADS: usize = 8;
-/// Locked in memory like all of memgov's.
-const STACK: usize = 256 << 10;
 /// So much at once, so that the share is kept to evenly.
 const PIECE: Bytes = Bytes::mib(8);
 /// A group from which nothing could be had is left alone for so long.
@@ -39,26 +34,19 @@ const LOOK: Duration = Duration::from_millis(10);
 /// Makes what a thread writes to the ledger through. The loop has that.
 pub type MakeBook = Box<dyn Fn() -> Box<dyn Book + Send> + Send>;
 
-/// The groups that are reclaimed from.
+type Slot = crew::Slot<Word>;
+
+/// The groups that are reclaimed from, at a time as many as there are threads; more wait until one has enough.
 pub(super) struct Reclaims {
     layout: Layout,
     make: Option<MakeBook>,
-    slots: Vec<Arc<Slot>>,
-    threads: Vec<JoinHandle<()>>,
+    crew: Crew<Word>,
 }
 
 impl std::fmt::Debug for Reclaims {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "Reclaims({} threads)", self.threads.len())
+        write!(f, "Reclaims({} threads)", self.crew.slots().count())
     }
-}
-
-/// Where the loop leaves word for a thread, and the thread for the loop.
-#[derive(Debug, Default)]
-struct Slot {
-    word: Mutex<Word>,
-    bell: Condvar,
-    over: AtomicBool,
 }
 
 #[derive(Debug, Default)]
@@ -129,24 +117,9 @@ impl Word {
     }
 }
 
-impl Slot {
-    fn lock(&self) -> MutexGuard<'_, Word> {
-        self.word.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// For the loop, which never waits: a thread that has the lock gives it back in a moment, and the loop comes again.
-    fn try_lock(&self) -> Option<MutexGuard<'_, Word>> {
-        match self.word.try_lock() {
-            Ok(word) => Some(word),
-            Err(std::sync::TryLockError::Poisoned(word)) => Some(word.into_inner()),
-            Err(std::sync::TryLockError::WouldBlock) => None,
-        }
-    }
-}
-
 impl Reclaims {
     pub fn new(layout: &Layout) -> Self {
-        Self { layout: layout.clone(), make: None, slots: Vec::new(), threads: Vec::new() }
+        Self { layout: layout.clone(), make: None, crew: Crew::default() }
     }
 
     /// By what it is done on a host laid out like this.
@@ -164,23 +137,11 @@ impl Reclaims {
 
     /// Starts the threads, if rules ask for them and they do not run yet. Allocates: when rules are put in force.
     pub fn start(&mut self) {
-        if !self.threads.is_empty() {
-            return;
-        }
-        for number in 0..THREADS {
-            let slot = Arc::new(Slot::default());
-            let (for_thread, layout) = (Arc::clone(&slot), self.layout.clone());
-            let book = self.make.as_ref().map(|make| make());
-            let thread = std::thread::Builder::new()
-                .name(format!("memgov-reclaim-{number}"))
-                .stack_size(STACK)
-                .spawn(move || serve(&for_thread, &layout, book));
-            // With fewer threads fewer groups are reclaimed from at a time; without any, orders are refused.
-            if let Ok(thread) = thread {
-                self.slots.push(slot);
-                self.threads.push(thread);
-            }
-        }
+        let (layout, make) = (&self.layout, &self.make);
+        self.crew.start("memgov-reclaim", || {
+            let (layout, book) = (layout.clone(), make.as_ref().map(|make| make()));
+            move |slot: &Slot| serve(slot, &layout, book)
+        });
     }
 
     /// Carries an order out, as far as the loop's part goes.
@@ -198,7 +159,7 @@ impl Reclaims {
         if row.id != group {
             return Outcome::Gone;
         }
-        if self.slots.is_empty() {
+        if self.crew.is_empty() {
             return Outcome::Refused { at: Operation::Reclaim, errno: Errno::AGAIN.raw_os_error() };
         }
         let task = Task {
@@ -218,7 +179,7 @@ impl Reclaims {
     /// groups than there are threads, for days); whether there was one.
     fn leave_word(&mut self, task: Task, phase: Phase) -> bool {
         let now = sys::now();
-        for slot in &self.slots {
+        for slot in self.crew.slots() {
             let Some(mut word) = slot.try_lock() else { continue };
             let Some(known) = word.task.as_mut().filter(|known| known.episode == task.episode) else {
                 continue;
@@ -227,17 +188,17 @@ impl Reclaims {
             let soon = word.is_left_alone(now);
             if !word.running && !soon {
                 word.asked = true;
-                slot.bell.notify_one();
+                slot.ring();
             }
             return true;
         }
         for rests in [Word::is_free, Word::has_nothing_to_do] {
-            for slot in &self.slots {
+            for slot in self.crew.slots() {
                 let Some(mut word) = slot.try_lock() else { continue };
                 if rests(&word, now) {
                     let told = phase == Phase::Sustain;
                     *word = Word { task: Some(task), asked: true, told, ..Word::default() };
-                    slot.bell.notify_one();
+                    slot.ring();
                     return true;
                 }
             }
@@ -259,7 +220,7 @@ impl Reclaims {
     }
 
     fn let_go(&self, episode: EpisodeId) {
-        for slot in &self.slots {
+        for slot in self.crew.slots() {
             // One that could not be looked at ends by itself at its target, which is where this ends.
             if let Some(mut word) = slot.try_lock()
                 && word.task.as_ref().is_some_and(|task| task.episode == episode)
@@ -271,7 +232,7 @@ impl Reclaims {
 
     /// What has become of orders: of each episode once, if nothing could be had.
     pub fn tick(&mut self, reports: &mut dyn FnMut(Report)) {
-        for slot in &self.slots {
+        for slot in self.crew.slots() {
             let Some(mut word) = slot.try_lock() else { continue };
             let (Some(task), Some((how, _)), false) = (&word.task, word.ended, word.told) else { continue };
             let (at, by) = (Operation::Reclaim, Self::by(&self.layout));
@@ -291,42 +252,24 @@ impl Reclaims {
 
     /// Whether the loop is to come back for word of a thread.
     pub fn busy(&self) -> bool {
-        self.slots.iter().any(|slot| slot.try_lock().is_none_or(|word| word.running))
+        self.crew.slots().any(|slot| slot.try_lock().is_none_or(|word| word.running))
     }
 
     /// Nothing is reclaimed any more. Threads end within a moment, and may need the ledger before.
-    pub fn stop(&mut self) {
-        for slot in &self.slots {
-            slot.over.store(true, Ordering::Release);
-            // Under the lock, or a thread that has just looked would miss the bell.
-            drop(slot.lock());
-            slot.bell.notify_all();
-        }
+    pub fn stop(&self) {
+        self.crew.stop();
     }
 
     /// Whether all have ended after [`Reclaims::stop`].
     pub fn stopped(&self) -> bool {
-        self.threads.iter().all(JoinHandle::is_finished)
-    }
-}
-
-impl Drop for Reclaims {
-    fn drop(&mut self) {
-        self.stop();
+        self.crew.stopped()
     }
 }
 
 /// A thread: waits for a task, does it, says how it went, again.
 fn serve(slot: &Slot, layout: &Layout, mut book: Option<Box<dyn Book + Send>>) {
     let mut nobody = Nobody;
-    loop {
-        let mut word = slot.lock();
-        while !word.asked && !slot.over.load(Ordering::Acquire) {
-            word = slot.bell.wait(word).unwrap_or_else(PoisonError::into_inner);
-        }
-        if slot.over.load(Ordering::Acquire) {
-            return;
-        }
+    while let Some(mut word) = slot.wait_for(|word| word.asked) {
         word.asked = false;
         let Some(task) = word.task.clone() else { continue };
         word.running = true;
@@ -446,7 +389,7 @@ fn try_out(
 fn current(slot: &Slot, task: &Task) -> Option<(Bytes, u16)> {
     let word = slot.lock();
     let now = word.task.as_ref().filter(|now| now.episode == task.episode)?;
-    (!slot.over.load(Ordering::Acquire)).then_some((now.target, now.share))
+    (!slot.is_over()).then_some((now.target, now.share))
 }
 
 fn rest(slot: &Slot, task: &Task, time: Duration) {
@@ -482,12 +425,12 @@ mod tests {
     fn reclaims() -> Reclaims {
         let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../../fixtures/v2");
         let mut reclaims = Reclaims::new(&Layout::detect(&root).unwrap());
-        reclaims.slots = vec![Arc::default(), Arc::default()];
+        reclaims.crew = Crew::away(2);
         reclaims
     }
 
     fn end(reclaims: &Reclaims, slot: usize, how: Result<End, Errno>, told: bool) {
-        let mut word = reclaims.slots[slot].lock();
+        let mut word = reclaims.crew.slot(slot).lock();
         (word.asked, word.running, word.told) = (false, false, told);
         word.ended = Some((how.map(Ended::Shrunk), sys::now()));
     }
@@ -511,9 +454,9 @@ mod tests {
         assert!(reclaims.leave_word(task(1), Phase::Begin) && reclaims.leave_word(task(2), Phase::Begin));
         end(&reclaims, 0, Ok(End::Hard), false);
         assert!(!reclaims.leave_word(task(3), Phase::Begin), "not told yet");
-        reclaims.slots[0].lock().told = true;
+        reclaims.crew.slot(0).lock().told = true;
         assert!(!reclaims.leave_word(task(3), Phase::Begin), "left alone for a second");
-        reclaims.slots[0].lock().ended = Some((Ok(Ended::Shrunk(End::Hard)), Time(0)));
+        reclaims.crew.slot(0).lock().ended = Some((Ok(Ended::Shrunk(End::Hard)), Time(0)));
         assert!(reclaims.leave_word(task(3), Phase::Begin));
     }
 }

@@ -8,7 +8,7 @@ use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, anyhow, bail};
+use anyhow::{Context, Result, anyhow, bail, ensure};
 
 use super::event::Event;
 use super::group::Group;
@@ -243,6 +243,15 @@ impl Daemon {
     pub fn signal(&self, number: i32) -> Result<()> {
         signal::send(self.pid, number)
             .map_err(|errno| anyhow!("signal {number} to the daemon: errno {errno}"))
+    }
+
+    /// Ends it, and has the trace that it kept replayed with the configuration it had; what `memgov replay` says in the end.
+    pub fn replays_alike(&mut self, trace: &Path) -> Result<String> {
+        self.terminate()?;
+        let config = self.config().to_string_lossy().into_owned();
+        let said = self.ok(&["replay", &trace.to_string_lossy(), "--config", &config])?;
+        ensure!(said.contains("the decisions are identical"), "{said}");
+        Ok(said.lines().last().unwrap_or_default().to_owned())
     }
 
     /// SIGTERM, and its exit code.

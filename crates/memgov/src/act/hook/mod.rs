@@ -9,9 +9,8 @@ mod running;
 pub use keeper::{Charge, keep};
 pub use running::Output;
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, TryLockError};
-use std::thread::JoinHandle;
 
 use memgov_decide::decision::{
     Decision, DecisionId, EpisodeId, Operation, Outcome, Reason, Report, Source, Target,
@@ -21,12 +20,8 @@ use memgov_decide::policy::{Action, Policy, RuleId};
 use memgov_decide::snapshot::{GroupId, Snapshot};
 use memgov_decide::units::{Bytes, Limit};
 
+use super::crew::{self, Crew};
 use crate::kernel::{Errno, Layout};
-
-/// Programs at a time.
-const THREADS: usize = 8;
-/// As of those that reclaim.
-const STACK: usize = 256 << 10;
 
 /// Where goes what a program has written, before it is said how it ended.
 pub type Tell = Arc<dyn Fn(DecisionId, Output) + Send + Sync>;
@@ -55,30 +50,21 @@ struct Task {
     line: Bytes,
 }
 
-/// The programs that run.
+/// Its sign: the program is to be ended.
+type Slot = crew::Slot<Word, AtomicBool>;
+
+/// The programs that run, at a time as many as there are threads.
 pub(super) struct Hooks {
     layout: Layout,
     plans: Vec<Arc<Plan>>,
     tell: Option<Tell>,
-    slots: Vec<Arc<Slot>>,
-    threads: Vec<JoinHandle<()>>,
+    crew: Crew<Word, AtomicBool>,
 }
 
 impl std::fmt::Debug for Hooks {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "Hooks({} plans, {} threads)", self.plans.len(), self.threads.len())
+        write!(f, "Hooks({} plans, {} threads)", self.plans.len(), self.crew.slots().count())
     }
-}
-
-/// Where the loop leaves word for a thread, and the thread for the loop.
-#[derive(Debug, Default)]
-struct Slot {
-    word: Mutex<Word>,
-    bell: Condvar,
-    /// The program is to be ended...
-    off: AtomicBool,
-    /// ...and the thread too.
-    over: AtomicBool,
 }
 
 #[derive(Debug, Default)]
@@ -88,24 +74,9 @@ struct Word {
     ended: Option<Outcome>,
 }
 
-impl Slot {
-    fn lock(&self) -> MutexGuard<'_, Word> {
-        self.word.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// For the loop, which never waits: a thread that has the lock gives it back in a moment.
-    fn try_lock(&self) -> Option<MutexGuard<'_, Word>> {
-        match self.word.try_lock() {
-            Ok(word) => Some(word),
-            Err(TryLockError::Poisoned(word)) => Some(word.into_inner()),
-            Err(TryLockError::WouldBlock) => None,
-        }
-    }
-}
-
 impl Hooks {
     pub fn new(layout: &Layout) -> Self {
-        Self { layout: layout.clone(), plans: Vec::new(), tell: None, slots: Vec::new(), threads: Vec::new() }
+        Self { layout: layout.clone(), plans: Vec::new(), tell: None, crew: Crew::default() }
     }
 
     /// Where goes what programs write. Set once, at start.
@@ -124,25 +95,17 @@ impl Hooks {
                 }
             }
         }
-        if in_earnest && !self.plans.is_empty() && self.threads.is_empty() {
+        if in_earnest && !self.plans.is_empty() {
             self.start();
         }
     }
 
     fn start(&mut self) {
-        for number in 0..THREADS {
-            let slot = Arc::new(Slot::default());
-            let (for_thread, layout, tell) = (Arc::clone(&slot), self.layout.clone(), self.tell.clone());
-            let thread = std::thread::Builder::new()
-                .name(format!("memgov-hook-{number}"))
-                .stack_size(STACK)
-                .spawn(move || serve(&for_thread, &layout, tell));
-            // With fewer threads fewer programs run at a time; without any, orders are refused.
-            if let Ok(thread) = thread {
-                self.slots.push(slot);
-                self.threads.push(thread);
-            }
-        }
+        let (layout, tell) = (&self.layout, &self.tell);
+        self.crew.start("memgov-hook", || {
+            let (layout, tell) = (layout.clone(), tell.clone());
+            move |slot: &Slot| serve(slot, &layout, tell)
+        });
     }
 
     /// Carries an order out, as far as the loop's part goes.
@@ -176,20 +139,20 @@ impl Hooks {
     }
 
     fn leave_word(&mut self, task: Task) -> Result<(), Errno> {
-        let words = || self.slots.iter().filter_map(|slot| Some((slot, slot.try_lock()?)));
+        let words = || self.crew.slots().filter_map(|slot| Some((slot, slot.try_lock()?)));
         if words().any(|(_, word)| word.task.as_ref().is_some_and(|other| other.group == task.group)) {
             return Err(Errno::BUSY);
         }
         let (slot, mut word) = words().find(|(_, word)| word.task.is_none()).ok_or(Errno::AGAIN)?;
-        slot.off.store(false, Ordering::Release);
+        slot.sign.store(false, Ordering::Release);
         *word = Word { task: Some(task), ..Word::default() };
-        slot.bell.notify_one();
+        slot.ring();
         Ok(())
     }
 
     /// Which programs have ended, and how.
     pub fn tick(&mut self, reports: &mut dyn FnMut(Report)) {
-        for slot in &self.slots {
+        for slot in self.crew.slots() {
             let Some(mut word) = slot.try_lock() else { continue };
             if let (Some(task), Some(outcome)) = (&word.task, word.ended) {
                 reports(Report { decision: task.decision, outcome });
@@ -200,28 +163,23 @@ impl Hooks {
 
     /// Whether the loop is to come back for word of a thread.
     pub fn busy(&self) -> bool {
-        self.slots.iter().any(|slot| slot.try_lock().is_none_or(|word| word.task.is_some()))
+        self.crew.slots().any(|slot| slot.try_lock().is_none_or(|word| word.task.is_some()))
     }
 
     /// Whatever runs is ended, within a moment.
     pub fn call_off(&self) {
-        self.slots.iter().for_each(|slot| slot.off.store(true, Ordering::Release));
+        self.crew.slots().for_each(|slot| slot.sign.store(true, Ordering::Release));
     }
 
     /// Nothing is run any more. Threads end within a moment.
     pub fn stop(&self) {
         self.call_off();
-        for slot in &self.slots {
-            slot.over.store(true, Ordering::Release);
-            // Under the lock, or a thread that has just looked would miss the bell.
-            drop(slot.lock());
-            slot.bell.notify_all();
-        }
+        self.crew.stop();
     }
 
     /// Whether all have ended after [`Hooks::stop`].
     pub fn stopped(&self) -> bool {
-        self.threads.iter().all(JoinHandle::is_finished)
+        self.crew.stopped()
     }
 }
 
@@ -244,20 +202,12 @@ fn compared(reason: &Reason) -> (&'static str, Bytes, Bytes) {
 
 /// A thread: waits for a task, sees it through, says how it went, again.
 fn serve(slot: &Slot, layout: &Layout, tell: Option<Tell>) {
-    loop {
-        let mut word = slot.lock();
-        let task = loop {
-            if slot.over.load(Ordering::Acquire) {
-                return;
-            }
-            match &word.task {
-                Some(task) if !word.begun => break task.clone(),
-                _ => word = slot.bell.wait(word).unwrap_or_else(PoisonError::into_inner),
-            }
-        };
+    let waits = |word: &Word| word.task.is_some() && !word.begun;
+    while let Some(mut word) = slot.wait_for(waits) {
+        let Some(task) = word.task.clone() else { continue };
         word.begun = true;
         drop(word);
-        let (outcome, output) = running::run(&task, layout, &slot.off);
+        let (outcome, output) = running::run(&task, layout, &slot.sign);
         if let (Some(tell), false) = (&tell, output.is_empty()) {
             tell(task.decision, output);
         }
