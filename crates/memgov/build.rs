@@ -1,4 +1,4 @@
-//! Compiles the programs of the eBPF tier (src/bpf/c/*.bpf.c) with clang, for the feature `bpf`. They are portable between kernels
+//! Compiles the programs of the eBPF tier (src/bpf/c) with clang, each *.bpf.c to one object, for the feature `bpf`. They are portable between kernels
 //! (CO-RE), so nothing of the building machine's kernel goes in.
 
 use std::error::Error;
@@ -27,7 +27,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     Ok(())
 }
 
-/// deny.bpf.c becomes OUT_DIR/deny.o.
+/// groups.bpf.c becomes OUT_DIR/groups.o.
 fn compile(source: &Path, headers: &Path, out: &Path) -> Result<(), Box<dyn Error>> {
     let clang = env::var("CLANG").unwrap_or_else(|_| "clang".to_owned());
     let object = out.join(source.file_stem().ok_or("a file has a name")?).with_extension("o");

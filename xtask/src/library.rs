@@ -44,13 +44,16 @@ pub fn clients() -> Result<()> {
     let installed = staged().join("usr/local");
     let clients = workspace::release("clients");
     let examples = workspace::root().join("crates/libmemgov/examples");
-    copy(&workspace::release("examples/frugal"), &clients.join("frugal-rust"))?;
-    copy(&examples.join("frugal.py"), &clients.join("frugal.py"))?;
     copy(&installed.join("lib").join(SONAME), &clients.join(SONAME))?;
-    let mut compile = Command::new("cc");
-    compile.args(["-std=c99", "-D_POSIX_C_SOURCE=200809L", "-Wall", "-Wextra", "-Wpedantic", "-Werror"]);
-    compile.arg(examples.join("frugal.c")).args(flags(&installed)?);
-    succeed(compile.arg("-Wl,-rpath,$ORIGIN").arg("-o").arg(clients.join("frugal-c")))?;
+    for name in ["frugal", "handler"] {
+        let python = format!("{name}.py");
+        copy(&workspace::release("examples").join(name), &clients.join(format!("{name}-rust")))?;
+        copy(&examples.join(&python), &clients.join(&python))?;
+        let mut compile = Command::new("cc");
+        compile.args(["-std=c99", "-D_POSIX_C_SOURCE=200809L", "-Wall", "-Wextra", "-Wpedantic", "-Werror"]);
+        compile.arg(examples.join(format!("{name}.c"))).args(flags(&installed)?);
+        succeed(compile.arg("-Wl,-rpath,$ORIGIN").arg("-o").arg(clients.join(format!("{name}-c"))))?;
+    }
     let header = installed.join("include/memgov.h");
     succeed(
         Command::new("clang++")

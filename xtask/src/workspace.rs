@@ -29,8 +29,9 @@ pub fn release(name: &str) -> PathBuf {
 /// those again.
 pub fn release_build() -> Command {
     let mut build = cargo();
-    build.args(["build", "--release", "--lib", "--bins", "--example", "frugal"]);
-    let packages = ["memgov", "memgov-files", "memgov-systest", "libmemgov", "memgov-client"];
+    build.args(["build", "--release", "--lib", "--bins", "--example", "frugal", "--example", "handler"]);
+    let packages =
+        ["memgov", "memgov-files", "memgov-rescue", "memgov-systest", "libmemgov", "memgov-client"];
     build.args(packages.map(|name| format!("--package={name}")));
     build
 }

@@ -3,7 +3,7 @@
 //!
 //! Properties, each a test of the same name in `tests/balance.rs`:
 //!
-//! - **nobody_starved_nobody_gives**.
+//! - **nobody_starved_nobody_gives**. And who has been helped is not starved any more (`who_has_been_helped_is_given_no_more`).
 //! - **never_from_within_a_reservation**: a group gives only what it uses beyond it.
 //! - **lowest_priority_first**: a group gives only when those of a lower priority have nothing left to give; among equals those further beyond
 //!   their reservation give more.

@@ -49,6 +49,24 @@ pub enum Phase {
     End,
 }
 
+/// How much is to be reclaimed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Extent {
+    /// Until the meter has fallen by so much from what was read: what the group grows by meanwhile goes with it.
+    Down(Bytes),
+    /// So much and no more: what the group grows by meanwhile stays.
+    Amount(Bytes),
+}
+
+impl Extent {
+    /// How much that is by the reading it was decided on.
+    pub const fn bytes(self) -> Bytes {
+        match self {
+            Self::Down(bytes) | Self::Amount(bytes) => bytes,
+        }
+    }
+}
+
 /// What `act` is to do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Order {
@@ -79,10 +97,15 @@ pub enum Order {
         phase: Phase,
         /// What is over its line: of kernel memory not all can be reclaimed, and a trial tells.
         meter: Meter,
-        /// How far its meter is over the relief level: so much is to go.
-        excess: Bytes,
+        /// How much is to go.
+        extent: Extent,
         /// Thousandths of one processor that this may use.
         share: u16,
+    },
+    /// Have the buffers of its sockets stop growing.
+    Squeeze {
+        /// Begin, sustain or end.
+        phase: Phase,
     },
     /// Send a signal.
     Signal {
@@ -176,6 +199,26 @@ pub enum Reason {
         group: GroupSlot,
         /// Its kernel memory.
         kernel: Bytes,
+        /// The line.
+        line: Bytes,
+    },
+    /// The buffers of the group's sockets are over their line.
+    Sockets {
+        /// The group.
+        group: GroupSlot,
+        /// What they hold.
+        sockets: Bytes,
+        /// The line.
+        line: Bytes,
+    },
+    /// All of the group's memory in one pool is over its line.
+    Pool {
+        /// The group.
+        group: GroupSlot,
+        /// Usage, with the buffers of sockets.
+        pool: Bytes,
+        /// What of it those buffers hold, as far as that is known.
+        sockets: Option<Bytes>,
         /// The line.
         line: Bytes,
     },
@@ -537,6 +580,10 @@ pub enum Mechanism {
     LoweredLimit,
     /// `memory.max` and `memory.high`, or `memory.limit_in_bytes` (v1), raised for a while.
     RaisedLimit,
+    /// `memory.kmem.tcp.limit_in_bytes` (v1).
+    TcpLimit,
+    /// `setsockopt(2)` on sockets had by `pidfd_getfd(2)`.
+    SocketOptions,
 }
 
 /// A system call or file that failed.
@@ -570,6 +617,10 @@ pub enum Operation {
     Lend,
     /// Starting a program.
     Hook,
+    /// Reading or writing `memory.kmem.tcp.limit_in_bytes`.
+    TcpLimit,
+    /// Setting options of sockets.
+    Sockets,
 }
 
 /// What came of a decision.

@@ -16,6 +16,7 @@ pub mod jobs;
 pub mod kernel_memory;
 pub mod offender;
 pub mod policy;
+pub mod pool;
 pub mod question;
 pub mod rise;
 pub mod shrink;

@@ -2,15 +2,19 @@
 //!
 //! `config.rs` of the memgov crate makes a [`Policy`] from TOML; nothing here parses text except [`Pattern`].
 
+mod pattern;
+
 use std::time::Duration;
 
 use crate::control::{ControlAction, Flags, MemControl};
-use crate::hook::Hook;
+use crate::hook::{Helper, Hook};
 use crate::jobs::Worth;
 use crate::question::Ask;
 use crate::snapshot::{Group, Process};
 use crate::units::{Bytes, Limit};
+
 use crate::working_set::Tolerance;
+pub use pattern::Pattern;
 
 /// The position of a rule in [`Policy::rules`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -37,7 +41,7 @@ pub struct Policy {
 }
 
 /// What is said about groups rather than about what happens to them.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct GroupPolicy {
     /// Which groups.
     pub groups: Vec<Pattern>,
@@ -47,9 +51,19 @@ pub struct GroupPolicy {
     pub priority: Option<i32>,
     /// What it may use without losing the protection of its reservation.
     pub reservation: Option<Bytes>,
+    /// So much under its hard limit is not available: it is left for what helps the group when it is short of memory.
+    pub oom_reserve: Option<Bytes>,
+    /// Who has said it while memgov ran; `None`: the configuration. What root says counts as the configuration does, what another says in rules for
+    /// his own groups only ([`Policy::users_worth`]).
+    pub set_by: Option<u32>,
 }
 
 impl GroupPolicy {
+    /// Whether it is about the group of this path.
+    pub fn matches(&self, path: &[u8]) -> bool {
+        self.groups.iter().any(|pattern| pattern.matches(path))
+    }
+
     /// Whether it makes its groups jobs.
     pub const fn is_job(&self) -> bool {
         self.priority.is_some() || self.reservation.is_some()
@@ -57,19 +71,72 @@ impl GroupPolicy {
 }
 
 impl Policy {
-    /// What the group of this path is worth as a job; `None`: it is none.
-    pub fn worth(&self, path: &[u8]) -> Option<Worth> {
-        let named = || self.groups.iter().filter(|group| group.groups.iter().any(|p| p.matches(path)));
-        let priority = named().find_map(|group| group.priority);
-        let reservation = named().find_map(|group| group.reservation);
+    fn of_group(&self, path: &[u8]) -> impl Iterator<Item = &GroupPolicy> {
+        self.groups.iter().filter(move |group| group.matches(path))
+    }
+
+    /// What the group of this path is worth as a job by the word of those who count.
+    fn worth_by(&self, path: &[u8], counts: impl Fn(Option<u32>) -> bool) -> Option<Worth> {
+        let said = || self.of_group(path).filter(|group| counts(group.set_by));
+        let priority = said().find_map(|group| group.priority);
+        let reservation = said().find_map(|group| group.reservation);
         (priority.is_some() || reservation.is_some()).then(|| Worth {
             priority: priority.unwrap_or_default(),
             reservation: reservation.unwrap_or_default(),
         })
     }
+
+    /// What the group of this path is worth as a job, to everybody: by the configuration and by root. `None`: it is none.
+    pub fn worth(&self, path: &[u8]) -> Option<Worth> {
+        self.worth_by(path, |by| matches!(by, None | Some(0)))
+    }
+
+    /// What it is worth where the word of a user who is not root counts as well, and whose word that is.
+    pub fn users_worth(&self, path: &[u8]) -> Option<(u32, Worth)> {
+        let said = self.of_group(path).filter(|group| group.is_job());
+        let user = said.filter_map(|group| group.set_by).find(|&by| by != 0)?;
+        let worth = self.worth_by(path, |by| matches!(by, None | Some(0)) || by == Some(user))?;
+        Some((user, worth))
+    }
+
+    /// Whether the group of this path is a job by anybody's word.
+    pub fn is_job(&self, path: &[u8]) -> bool {
+        self.of_group(path).any(GroupPolicy::is_job)
+    }
+
+    /// Takes in what was said of jobs while memgov ran, in front: the first match wins.
+    pub fn put_first(&mut self, said: impl IntoIterator<Item = GroupPolicy>) {
+        self.groups.splice(0..0, said);
+    }
+
+    /// What was said of jobs while memgov ran.
+    pub fn set_jobs(&self) -> impl Iterator<Item = &GroupPolicy> {
+        self.groups.iter().filter(|group| group.set_by.is_some())
+    }
+
+    /// The line that stands in for `memory.high` of the group of this path, if one is given.
+    pub fn high(&self, path: &[u8]) -> Option<Limit> {
+        self.of_group(path).find_map(|group| group.high)
+    }
+
+    /// What is left under the hard limit of the group of this path for what helps it; 0 where nothing is said.
+    pub fn oom_reserve(&self, path: &[u8]) -> Bytes {
+        // Mostly nobody says anything of it, and then no path is compared.
+        let said = self.groups.iter().filter(|group| group.oom_reserve.is_some());
+        said.filter(|group| group.matches(path)).find_map(|group| group.oom_reserve).unwrap_or_default()
+    }
+
     /// Whether some rule chooses among jobs, so that all of them have to be known.
     pub fn chooses_jobs(&self) -> bool {
         self.rules.iter().any(Rule::chooses_jobs)
+    }
+    /// Whether some rule squeezes sockets.
+    pub fn squeezes(&self) -> bool {
+        self.rules.iter().flat_map(|rule| &rule.steps).any(|step| step.action == Action::Squeeze)
+    }
+    /// Whether some rule asks what sockets hold.
+    pub fn asks_for_sockets(&self) -> bool {
+        self.rules.iter().any(|rule| rule.when.group.is_some_and(Over::asks_for_sockets))
     }
     /// Whether some rule is about the host, or lends its memory.
     pub fn watches_host(&self) -> bool {
@@ -101,8 +168,13 @@ impl Rule {
         self.steps.iter().any(|step| matches!(step.action, Action::Lend(_)))
     }
     /// Whether some step has a program run.
-    pub fn has_hook(&self) -> bool {
-        self.steps.iter().any(|step| matches!(step.action, Action::Hook(_)))
+    pub fn has_program(&self) -> bool {
+        let program = |step: &Step| matches!(&step.action, Action::Hook(Hook { by: Helper::Program(_), .. }));
+        self.steps.iter().any(program)
+    }
+    /// Whether some step tells the group's handler.
+    pub fn asks_handler(&self) -> bool {
+        self.steps.iter().any(|step| matches!(&step.action, Action::Hook(Hook { by: Helper::Handler, .. })))
     }
     /// Whether some step takes the job that gives way first.
     pub fn chooses_jobs(&self) -> bool {
@@ -201,6 +273,10 @@ pub enum Meter {
     Usage,
     /// A group's kernel memory.
     Kernel,
+    /// The buffers of a group's sockets.
+    Sockets,
+    /// A group's usage with the buffers of its sockets, where the kernel counts those apart (v1).
+    Pool,
     /// What the host, or a group under its limit, can still give.
     Available,
     /// The sum of these kinds of a process's resident memory.
@@ -222,6 +298,8 @@ impl Condition {
         match (self.rss, self.group) {
             (Some(rss), _) => Meter::Rss(rss.kinds),
             (None, Some(Over::Kernel(_))) => Meter::Kernel,
+            (None, Some(Over::Sockets(_))) => Meter::Sockets,
+            (None, Some(Over::Pool(_))) => Meter::Pool,
             (None, Some(Over::Available { .. })) => Meter::Available,
             (None, _) => Meter::Usage,
         }
@@ -240,6 +318,10 @@ pub enum Over {
     },
     /// A given amount of kernel memory; of groups as wholes only.
     Kernel(Bytes),
+    /// A given amount in the buffers of sockets; of groups as wholes only.
+    Sockets(Bytes),
+    /// A given amount of all memory in one pool, sockets included where the kernel counts them apart; of groups as wholes only.
+    Pool(Bytes),
     /// Less than so much is left: of the host's memory, or of a group's under its `memory.max`. What is compared is what cannot be had back
     /// (all that is used, less what the kernel can reclaim) with what there is less this, so that more is worse here too.
     Available {
@@ -270,21 +352,32 @@ impl Under {
             }
         }
     }
+
+    /// Usage at which so much is left under a hard limit whose last part is not available.
+    pub fn line(self, max: Bytes, oom_reserve: Bytes) -> Bytes {
+        max - oom_reserve - self.of(max)
+    }
 }
 
 impl Over {
     /// Where the line lies for this group; `None` where there is none or it is not known.
     pub fn line(self, group: &Group) -> Option<Bytes> {
+        self.line_with(group, Bytes(0))
+    }
+    /// The same where the last part under the group's hard limit is not available.
+    pub fn line_with(self, group: &Group, oom_reserve: Bytes) -> Option<Bytes> {
         match self {
-            Self::Amount(bytes) | Self::Kernel(bytes) => Some(bytes),
+            Self::Amount(bytes) | Self::Kernel(bytes) | Self::Sockets(bytes) | Self::Pool(bytes) => {
+                Some(bytes)
+            }
             Self::High { plus } => group.high?.bytes().map(|high| high + plus),
-            Self::Available { under, .. } => group.max?.bytes().map(|max| max - under.of(max)),
+            Self::Available { under, .. } => Some(under.line(group.max?.bytes()?, oom_reserve)),
         }
     }
     /// Whether it is not known where the line lies; else there is one, or there is none.
     pub const fn line_is_unknown(self, group: &Group) -> bool {
         match self {
-            Self::Amount(_) | Self::Kernel(_) => false,
+            Self::Amount(_) | Self::Kernel(_) | Self::Sockets(_) | Self::Pool(_) => false,
             Self::High { .. } => group.high.is_none(),
             Self::Available { .. } => group.max.is_none(),
         }
@@ -293,6 +386,8 @@ impl Over {
     pub fn meter(self, group: &Group) -> Option<Bytes> {
         match self {
             Self::Kernel(_) => group.kernel,
+            Self::Sockets(_) => group.sockets,
+            Self::Pool(_) => group.pool(),
             Self::Amount(_) | Self::High { .. } => group.usage,
             Self::Available { .. } => {
                 let (usage, line) = (group.usage?, self.line(group)?);
@@ -312,6 +407,10 @@ impl Over {
     /// Whether it is about kernel memory and not about usage.
     pub const fn is_kernel(self) -> bool {
         matches!(self, Self::Kernel(_))
+    }
+    /// Whether the buffers of sockets are part of what is compared, so that they have to be known.
+    pub const fn asks_for_sockets(self) -> bool {
+        matches!(self, Self::Sockets(_) | Self::Pool(_))
     }
 }
 
@@ -379,6 +478,8 @@ pub enum Action {
     Lend(Lend),
     /// Stop all of it and ask somebody what is to happen; of groups as wholes only.
     Ask(Ask),
+    /// Have the buffers of its TCP sockets stop growing; of groups as wholes only.
+    Squeeze,
     /// Have a program of the administrator's run for it, and wait for that; of groups as wholes only.
     Hook(Hook),
 }
@@ -514,125 +615,9 @@ impl MemControl {
     }
 }
 
-/// A path pattern as systemd and shells write it: `*` any run of bytes but `/`, `**` any run, `?` one byte but `/`,
-/// `\` takes
-/// away the meaning of the byte behind it, everything else means itself. Matches the whole text. `/a/*` is the children of `/a`, `/a/**` everything below it.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub struct Pattern(Box<[u8]>);
-
-impl Pattern {
-    /// Every text is a pattern.
-    pub fn new(text: &str) -> Self {
-        Self(text.as_bytes().into())
-    }
-    /// A pattern for one path and nothing else, whatever bytes the path has.
-    pub fn literal(path: &[u8]) -> Self {
-        Self(
-            path.iter()
-                .flat_map(|&b| if matches!(b, b'*' | b'?' | b'\\') { vec![b'\\', b] } else { vec![b] })
-                .collect(),
-        )
-    }
-    /// The text it was made from.
-    pub fn as_bytes(&self) -> &[u8] {
-        &self.0
-    }
-    /// Whether all of `text` matches. Linear in practice and never worse than quadratic; allocates nothing.
-    pub fn matches(&self, text: &[u8]) -> bool {
-        glob(&self.0, text)
-    }
-    /// Whether a path below the directory `dir` could match: decides which directories are worth watching.
-    pub fn may_match_below(&self, dir: &[u8]) -> bool {
-        let mut pattern = self.0.split(|&b| b == b'/').filter(|c| !c.is_empty());
-        for component in dir.split(|&b| b == b'/').filter(|c| !c.is_empty()) {
-            match pattern.next() {
-                None => return false,
-                Some(wanted) if wanted.windows(2).any(|w| w == b"**") => return true,
-                Some(wanted) if !glob(wanted, component) => return false,
-                Some(_) => {}
-            }
-        }
-        pattern.next().is_some()
-    }
-}
-
-/// Greedy matching with one point of return for `*` and one for `**`: when `*` cannot go on because of a `/`,
-/// the last `**` takes one byte more.
-fn glob(pattern: &[u8], text: &[u8]) -> bool {
-    let (mut p, mut t) = (0, 0);
-    /// Where to go on in the pattern, and from which byte of the text.
-    type Return = Option<(usize, usize)>;
-    let (mut star, mut deep): (Return, Return) = (None, None);
-    loop {
-        if p == pattern.len() && t == text.len() {
-            return true;
-        }
-        match pattern.get(p) {
-            Some(b'*') if pattern.get(p + 1) == Some(&b'*') => {
-                deep = Some((p + 2, t));
-                star = None;
-                p += 2;
-                continue;
-            }
-            Some(b'*') => {
-                star = Some((p + 1, t));
-                p += 1;
-                continue;
-            }
-            Some(b'?') if t < text.len() && text[t] != b'/' => {
-                (p, t) = (p + 1, t + 1);
-                continue;
-            }
-            Some(b'\\') if p + 1 < pattern.len() && text.get(t) == Some(&pattern[p + 1]) => {
-                (p, t) = (p + 2, t + 1);
-                continue;
-            }
-            Some(b'\\') if p + 1 < pattern.len() => {}
-            Some(&byte) if byte != b'?' && text.get(t) == Some(&byte) => {
-                (p, t) = (p + 1, t + 1);
-                continue;
-            }
-            _ => {}
-        }
-        if let Some((after, from)) = star
-            && from < text.len()
-            && text[from] != b'/'
-        {
-            star = Some((after, from + 1));
-            (p, t) = (after, from + 1);
-        } else if let Some((after, from)) = deep
-            && from < text.len()
-        {
-            deep = Some((after, from + 1));
-            star = None;
-            (p, t) = (after, from + 1);
-        } else {
-            return false;
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn only_directories_that_can_hold_a_match_are_watched() {
-        let below = |pattern: &str, dir: &str| Pattern::new(pattern).may_match_below(dir.as_bytes());
-        assert!(
-            below("/a/*", "/") && below("/a/*", "/a") && below("/a/**", "/a/b/c") && below("/**/x", "/q")
-        );
-        assert!(!below("/a/*", "/b") && !below("/a/*", "/a/b") && !below("/a", "/a"));
-    }
-
-    #[test]
-    fn a_literal_matches_itself_only() {
-        for path in ["/a*b", "/a?", "/a\\b", "/**", "/plain"] {
-            assert!(Pattern::literal(path.as_bytes()).matches(path.as_bytes()), "{path}");
-        }
-        assert!(!Pattern::literal(b"/a*b").matches(b"/axb"));
-        assert!(!Pattern::literal(b"/**").matches(b"/x"));
-    }
 
     #[test]
     fn a_group_is_named_by_itself_and_by_those_above() {
@@ -658,34 +643,5 @@ mod tests {
         assert!(wanted.matches(&process, None));
         wanted.groups = vec![Pattern::new("/build/*")];
         assert!(!wanted.matches(&process, None) && wanted.matches(&process, Some(b"/build/x/y")));
-    }
-
-    #[test]
-    fn patterns_match_as_paths_do() {
-        let yes = [
-            ("/a/*", "/a/b"),
-            ("/a/**", "/a/b/c"),
-            ("/a/**/d", "/a/b/c/d"),
-            ("/a?c", "/abc"),
-            ("/", "/"),
-            ("/usr/bin/ld*", "/usr/bin/ld.bfd"),
-            ("/**/x*y", "/a/xb/x/xay"),
-            ("/a/*", "/a/b\nc"),
-            ("**", ""),
-        ];
-        for (pattern, text) in yes {
-            assert!(Pattern::new(pattern).matches(text.as_bytes()), "{pattern} should match {text}");
-        }
-        let no = [
-            ("/a/*", "/a/b/c"),
-            ("/a/*", "/a"),
-            ("/a", "/a/"),
-            ("/a?c", "/a/c"),
-            ("", "x"),
-            ("/**/z", "/a/b"),
-        ];
-        for (pattern, text) in no {
-            assert!(!Pattern::new(pattern).matches(text.as_bytes()), "{pattern} should not match {text}");
-        }
     }
 }

@@ -11,6 +11,12 @@
 //! - **always_ends**, whatever the kernel answers and however the group grows: at the latest [`PATIENCE`] after usage was last seen to sink.
 //! - **hard_only_when_nothing_is_left**: while the kernel can give, it goes on.
 //! - **already_below_asks_nothing**.
+//!
+//! [`Portion`] is the other way to say it: so much of a group and no more, however it grows meanwhile (`decide::working_set` asks like this). Its properties:
+//!
+//! - **a_portion_is_no_more_than_was_decided**: what it asks for is the amount in all, or one batch where that is less; what goes is no more, where the kernel gives what it is
+//!   asked for. A kernel that gives up to four times that is found out by usage, and what goes is a tenth, or eight batches, more at the most (a group that grows meanwhile hides that).
+//! - **a_portion_goes_and_it_ends**: where there is enough it goes but for a batch, and where the kernel has no more to give it ends at once.
 
 use std::time::Duration;
 
@@ -167,14 +173,87 @@ impl Shrink {
         let (Some((asked, before)), Some(Answer::Met | Answer::Short)) = (self.asked.take(), answer) else {
             return;
         };
-        let given = before.saturating_sub(usage).0.div_ceil(asked.0.max(1)).clamp(1, MOST_GREED);
-        // Believed at once when it gives more, bit by bit when it gives less.
-        self.greed = given.max(self.greed.div_ceil(2));
+        self.greed = generosity(self.greed, asked, before.saturating_sub(usage));
     }
 
     fn amount(&self, usage: Bytes) -> Bytes {
         let distance = usage.saturating_sub(self.target);
         let part = if self.ever { 2 * self.greed } else { 8 };
         Bytes(distance.0 / part).min(self.most).max(self.batch)
+    }
+}
+
+/// How many times what it is asked for the kernel gives, by its last answer: believed at once when it gives more, bit by bit when it gives less.
+fn generosity(known: u64, asked: Bytes, given: Bytes) -> u64 {
+    let given = given.0.div_ceil(asked.0.max(1)).clamp(1, MOST_GREED);
+    given.max(known.div_ceil(2))
+}
+
+/// A part of a group on its way out: so much, whatever the group uses by then.
+#[derive(Clone, Copy, Debug)]
+pub struct Portion {
+    left: Bytes,
+    batch: Bytes,
+    most: Bytes,
+    /// The last ask, usage before it, and the answer.
+    asked: Option<(Bytes, Bytes)>,
+    answer: Option<Answer>,
+    ever: bool,
+    greed: u64,
+}
+
+impl Portion {
+    /// So much of a group.
+    pub fn new(amount: Bytes, page: Bytes) -> Self {
+        Self {
+            left: amount,
+            batch: Bytes(page.0.saturating_mul(BATCH_PAGES).max(1)),
+            most: MOST,
+            asked: None,
+            answer: None,
+            ever: false,
+            greed: 1,
+        }
+    }
+
+    /// The same, asking for so much at a time at the most.
+    #[must_use]
+    pub fn in_pieces_of(mut self, most: Bytes) -> Self {
+        self.most = most.min(MOST);
+        self
+    }
+
+    /// Another amount, in place of what is left of this one. What it has learnt stays.
+    pub fn renew(&mut self, amount: Bytes) {
+        (self.left, self.asked, self.answer, self.ever) = (amount, None, None, false);
+    }
+
+    /// Takes in what the kernel answered to [`Next::Ask`].
+    pub fn answered(&mut self, answer: Answer) {
+        self.answer = Some(answer);
+    }
+
+    /// What to do now, with this usage.
+    pub fn next(&mut self, usage: Bytes) -> Next {
+        let answer = self.answer.take();
+        if let Some((asked, before)) = self.asked.take() {
+            let given = before.saturating_sub(usage);
+            if answer != Some(Answer::Interrupted) {
+                self.greed = generosity(self.greed, asked, given);
+            }
+            // How much an interrupted call has given cannot be seen in a group that grows: it is taken for all.
+            self.left = self.left.saturating_sub(asked.max(given));
+            if answer == Some(Answer::Short) {
+                return Next::End(if given >= self.batch { End::Reached } else { End::Hard });
+            }
+        }
+        // Less than a batch the kernel does not reclaim on purpose.
+        if self.left == Bytes(0) || (self.ever && self.left < self.batch) {
+            return Next::End(if self.ever { End::Reached } else { End::Already });
+        }
+        let part = if self.ever { 2 * self.greed } else { 8 };
+        let amount = Bytes(self.left.0 / part).min(self.most).max(self.batch);
+        (self.asked, self.ever) = (Some((amount, usage)), true);
+        Next::Ask(amount)
     }
 }

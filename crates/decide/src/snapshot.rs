@@ -74,6 +74,10 @@ pub struct Strain {
     pub swap: Option<Bytes>,
     /// What came back from swap: `workingset_refault_anon` in bytes.
     pub swapped_in: Option<Bytes>,
+    /// User memory that was reclaimed from it, whoever asked for that: `pgsteal` of `memory.stat` in bytes.
+    pub taken: Option<Bytes>,
+    /// What of that came back: `refaults` in bytes.
+    pub came_back: Option<Bytes>,
 }
 
 /// One control group.
@@ -95,6 +99,11 @@ pub struct Group {
     /// Kernel memory, the subtree's: `kernel` of `memory.stat` (v1: `memory.kmem.usage_in_bytes`); only read where a rule is about it. `None` too where the
     /// kernel does not account it (`nokmem`).
     pub kernel: Option<Bytes>,
+    /// What the buffers of its sockets hold, the subtree's: `sock` of `memory.stat` (v1: `memory.kmem.tcp.usage_in_bytes`, TCP only); only read where a
+    /// rule is about it. `None` too where the kernel does not account it (`nosocket`; on v1 for groups of which it counts none).
+    pub sockets: Option<Bytes>,
+    /// `sockets` is not part of `usage`: v1 counts it in a counter of its own.
+    pub sockets_apart: bool,
     /// What of `usage` the kernel can have back: `active_file`, `inactive_file` and `slab_reclaimable` of `memory.stat` (v1: the first two,
     /// `total_…`); only read where a rule asks what is available and usage alone does not answer that.
     pub reclaimable: Option<Bytes>,
@@ -134,6 +143,8 @@ impl Group {
             read_at: Time(0),
             usage: None,
             kernel: None,
+            sockets: None,
+            sockets_apart: false,
             reclaimable: None,
             preference: Preference::default(),
             kernel_watched: false,
@@ -147,6 +158,11 @@ impl Group {
             watched: false,
             gone: false,
         }
+    }
+
+    /// All its memory in one pool: usage, and the buffers of sockets where those are counted beside it.
+    pub fn pool(&self) -> Option<Bytes> {
+        if self.sockets_apart { Some(self.usage? + self.sockets?) } else { self.usage }
     }
 }
 

@@ -121,7 +121,9 @@ pub struct Search {
     last: Option<(Time, Strain)>,
     /// Nanoseconds lost beyond what is tolerated.
     debt: u64,
-    /// Nanoseconds lost in a second, on average.
+    /// Nanoseconds lost in a second, of the last one ...
+    lost: u64,
+    /// ... and on average.
     cost: u64,
     /// What is tolerated of that.
     tolerated: u64,
@@ -159,6 +161,7 @@ impl Default for Search {
             phase: Phase::Sinking,
             last: None,
             debt: 0,
+            lost: 0,
             cost: 0,
             tolerated: 0,
             hurting: false,
@@ -209,7 +212,7 @@ impl Search {
             return Some(Bytes(0));
         };
         self.feel(lost, passed, tolerance);
-        self.learn(usage);
+        self.learn(usage, gone(&before, strain));
         self.usage = usage;
         let ask = if wanted { self.decide(usage) } else { self.stand(usage) };
         let ask = if self.swap_debt > Bytes(0) { Bytes(0) } else { ask };
@@ -222,6 +225,11 @@ impl Search {
     /// It has cost too much, and what it cost has not been paid back yet.
     pub const fn hurts(&self) -> bool {
         self.hurting
+    }
+
+    /// And it goes on: it has cost too much in the last second, too. Who has been helped still has to pay back what it cost before.
+    pub const fn suffers(&self) -> bool {
+        self.hurting && self.lost > self.tolerated
     }
 
     /// Less than half of what is tolerated is lost.
@@ -255,6 +263,7 @@ impl Search {
         self.hurting = self.debt > burst || (self.hurting && self.debt > 0);
         let rate = u128::from(lost) * u128::from(SECOND) / u128::from(passed.max(1));
         let rate = u64::try_from(rate).unwrap_or(u64::MAX);
+        self.lost = rate;
         let seconds = (passed / SECOND).clamp(1, SMOOTH);
         self.cost = (u128::from(self.cost) * u128::from(SMOOTH - seconds) / u128::from(SMOOTH))
             .saturating_add(u128::from(rate) * u128::from(seconds) / u128::from(SMOOTH))
@@ -263,12 +272,12 @@ impl Search {
         self.free = if self.cost <= self.tolerated / 4 { self.free.saturating_add(1) } else { 0 };
     }
 
-    /// Whether what was asked for has gone.
-    fn learn(&mut self, usage: Bytes) {
+    /// Whether what was asked for has gone: by usage, or, as a group that grows meanwhile hides it, by what was reclaimed and did not come back.
+    fn learn(&mut self, usage: Bytes, gone: Bytes) {
         if self.asked == Bytes(0) {
             return;
         }
-        if self.usage.saturating_sub(usage) >= Bytes(self.asked.0 / 4) {
+        if gone.max(self.usage.saturating_sub(usage)) >= Bytes(self.asked.0 / 4) {
             (self.fruitless, self.resisted) = (0, 0);
             return;
         }
@@ -404,8 +413,15 @@ fn lost(before: &Strain, now: &Strain) -> Option<u64> {
 /// What was swapped out between two readings: what there is more of in swap, and what came back from there. What was freed there meanwhile is not
 /// seen. Not known counts as nothing, as where there is no swap.
 fn swapped_out(before: &Strain, now: &Strain) -> Bytes {
-    let delta = |now: Option<Bytes>, then: Option<Bytes>| {
-        now.zip(then).map_or(Bytes(0), |(now, then)| now.saturating_sub(then))
-    };
-    delta(now.swap, before.swap) + delta(now.swapped_in, before.swapped_in)
+    more(now.swap, before.swap) + more(now.swapped_in, before.swapped_in)
+}
+
+/// What was reclaimed between two readings, less what came back.
+fn gone(before: &Strain, now: &Strain) -> Bytes {
+    more(now.taken, before.taken).saturating_sub(more(now.came_back, before.came_back))
+}
+
+/// How much more there is; not known counts as nothing.
+fn more(now: Option<Bytes>, then: Option<Bytes>) -> Bytes {
+    now.zip(then).map_or(Bytes(0), |(now, then)| now.saturating_sub(then))
 }

@@ -146,7 +146,7 @@ impl Host {
                 (row.usage, row.strain, row.strain_at) = (Some(memory.usage()), memory.strain, at);
             }
             for decision in self.world.tick(1000) {
-                let (Target::Group(_, at), Order::Reclaim { phase, excess, .. }) =
+                let (Target::Group(_, at), Order::Reclaim { phase, extent, .. }) =
                     (decision.target, decision.order)
                 else {
                     continue;
@@ -155,7 +155,7 @@ impl Host {
                     && governed
                     && phase != Phase::End
                 {
-                    memory.reclaim(Bytes(excess.0 / PIECE * PIECE));
+                    memory.reclaim(Bytes(extent.bytes().0 / PIECE * PIECE));
                 }
             }
         }
@@ -194,6 +194,23 @@ fn memory_goes_from_the_idle_to_the_starved() {
     assert!(host.usage(1) >= 195, "the busy one has {} of 200 MiB", host.usage(1));
     assert!(host.usage(0) <= 160 && host.usage(0) >= FLOOR, "the idle one has {} MiB", host.usage(0));
     assert!(after[1] * 20 <= alone[1], "refaults {after:?}, without memgov {alone:?}");
+}
+
+/// Once it has what it was short of, nobody gives it any more, although it still has to pay back what it lost before.
+#[test]
+fn who_has_been_helped_is_given_no_more() {
+    let mut host = Host::new(idle_and_busy(), 600);
+    for _ in 0..30 {
+        host.groups[1].1.reclaim(Bytes(50 * PIECE));
+        host.run(1, true);
+    }
+    let given = 300 - host.usage(0);
+    assert!(given > 20, "it gave {given} MiB while the other was starved");
+    // What was taken is back within its two seconds; one ask may be on its way.
+    host.run(4, true);
+    let helped = host.usage(0);
+    let lost = host.run(60, true);
+    assert_eq!((host.usage(0), lost[1]), (helped, 0), "given to one that is not starved any more");
 }
 
 #[test]
@@ -237,9 +254,9 @@ fn a_reservation_is_left_alone() {
 fn job(path: &str, priority: Option<i32>, reservation: Option<u64>) -> GroupPolicy {
     GroupPolicy {
         groups: vec![Pattern::new(path)],
-        high: None,
         priority,
         reservation: reservation.map(Bytes::mib),
+        ..GroupPolicy::default()
     }
 }
 
@@ -270,4 +287,12 @@ fn what_is_reserved_for_a_job_is_left_to_it() {
     let [some, all] = given_by_two(240, vec![job("/x/0", None, Some(280))]);
     // In proportion to what is beyond it, a fifteenth of the other's.
     assert!((1..=20).contains(&some) && all > 200, "of 300 MiB, 280 reserved, {some} MiB; without, {all}");
+}
+
+#[test]
+fn a_users_word_moves_no_memory() {
+    let users = |word: GroupPolicy| GroupPolicy { set_by: Some(1000), ..word };
+    let silent = given_by_two(20, Vec::new());
+    assert_eq!(given_by_two(20, vec![users(job("/x/0", Some(1), Some(280)))]), silent);
+    assert_ne!(given_by_two(20, vec![job("/x/0", Some(1), Some(280))]), silent, "the configuration's does");
 }

@@ -32,6 +32,7 @@ fn escalates(order: Order) -> bool {
         Order::Deny { phase, .. }
         | Order::Slow { phase, .. }
         | Order::Freeze { phase }
+        | Order::Squeeze { phase }
         | Order::Lend { phase, .. }
         | Order::Reclaim { phase, .. } => phase != Phase::End,
         // The freeze before it did.
@@ -45,6 +46,8 @@ fn crossed(reason: Reason) -> bool {
         reason,
         Reason::Usage { .. }
             | Reason::Kernel { .. }
+            | Reason::Sockets { .. }
+            | Reason::Pool { .. }
             | Reason::Rss { .. }
             | Reason::UsageAndRss { .. }
             | Reason::Available { .. }
@@ -116,7 +119,8 @@ proptest! {
                     Reason::Available { group: Some(group), available, line, .. } => {
                         let row = seen.group(group).unwrap();
                         let used = row.usage.unwrap() - row.reclaimable.unwrap();
-                        available < line && row.max.unwrap().bytes().unwrap() - used == available
+                        let left = row.max.unwrap().bytes().unwrap() - used;
+                        available < line && [left, left - RESERVE].contains(&available)
                     }
                     Reason::Relieved { value, until } => {
                         prop_assert!(value <= until);
@@ -194,15 +198,17 @@ proptest! {
                     Order::Slow { phase: Phase::Begin | Phase::Sustain, share } => u32::from(ALL - share) + 1,
                     Order::Deny { phase: Phase::Begin | Phase::Sustain, .. }
                     | Order::Freeze { phase: Phase::Begin | Phase::Sustain }
+                    | Order::Squeeze { phase: Phase::Begin | Phase::Sustain }
                     | Order::Lend { phase: Phase::Begin | Phase::Sustain, .. }
                     | Order::Hook
                     | Order::Signal { .. } => 1,
-                    Order::Reclaim { phase: Phase::Begin | Phase::Sustain, excess, .. } => {
-                        u32::try_from(excess.0 / 4096).unwrap() + 1
+                    Order::Reclaim { phase: Phase::Begin | Phase::Sustain, extent, .. } => {
+                        u32::try_from(extent.bytes().0 / 4096).unwrap() + 1
                     }
                     Order::Deny { .. }
                     | Order::Slow { .. }
                     | Order::Freeze { .. }
+                    | Order::Squeeze { .. }
                     | Order::Reclaim { .. }
                     | Order::Lend { .. }
                     | Order::Relieved
@@ -425,6 +431,7 @@ proptest! {
                     Order::Deny { phase, .. }
                     | Order::Slow { phase, .. }
                     | Order::Freeze { phase }
+                    | Order::Squeeze { phase }
                     | Order::Lend { phase, .. }
                     | Order::Reclaim { phase, .. } => phase == Phase::Begin,
                     Order::Relieved => false,

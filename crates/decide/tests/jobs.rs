@@ -14,7 +14,17 @@ use world::*;
 
 /// Three jobs of 300 MiB each below `/jobs`, which may use 1000 MiB, on a host with 4000 MiB.
 fn three(rule: Rule, reservations: [u64; 3]) -> (World, GroupSlot, [GroupSlot; 3]) {
+    three_with(rule, reservations, Vec::new())
+}
+
+/// With what was said of jobs since the start.
+fn three_with(
+    rule: Rule,
+    reservations: [u64; 3],
+    said: Vec<GroupPolicy>,
+) -> (World, GroupSlot, [GroupSlot; 3]) {
     let mut policy = policy([rule]);
+    policy.put_first(said);
     for (at, (priority, reservation)) in [10, 20, 30].into_iter().zip(reservations).enumerate() {
         policy.groups.push(job(&format!("/jobs/{at}"), priority, reservation));
     }
@@ -72,6 +82,43 @@ fn a_reservation_turns_it_round_and_back() {
     assert_eq!(killed(&shortage(&mut world, &jobs)), [jobs[0]]);
 }
 
+/// What this user has said of a group.
+fn said(by: u32, groups: &str, priority: i32, reservation_mib: u64) -> GroupPolicy {
+    GroupPolicy { set_by: Some(by), ..job(groups, priority, reservation_mib) }
+}
+
+/// A shortage of the group around three jobs, which has this owner, after this was said: who gives way.
+fn below(owner: u32, said: GroupPolicy) -> Option<usize> {
+    let (mut world, parent, jobs) =
+        three_with(available_rule("parent", "/jobs", 50, &[(KILL_JOB, 0)]), [0; 3], vec![said]);
+    world.row(parent).owner = Some(owner);
+    (world.row(parent).usage, world.row(parent).reclaimable) = (Some(mib(980)), Some(mib(10)));
+    world.tick(10);
+    for slot in jobs {
+        world.row(slot);
+    }
+    let killed = killed(&world.tick(1));
+    jobs.iter().position(|slot| killed == [*slot])
+}
+
+#[test]
+fn what_a_user_says_counts_among_his_own_and_nowhere_else() {
+    const USER: u32 = 1000;
+    assert_eq!(below(USER, said(USER, "/jobs/2", -1, 0)), Some(2), "all of it is his");
+    assert_eq!(below(0, said(USER, "/jobs/2", -1, 0)), Some(0), "root's group");
+    assert_eq!(below(1001, said(USER, "/jobs/2", -1, 0)), Some(0), "another's group");
+    assert_eq!(below(USER, said(0, "/jobs/2", -1, 0)), Some(2), "root's word counts with everybody");
+    assert_eq!(below(0, said(USER, "/jobs/0", i32::MAX, 1000)), Some(0), "nobody is spared at others' cost");
+    let mine = GroupPolicy { priority: None, ..said(USER, "/jobs/1", 0, 1) };
+    assert_eq!(below(USER, mine), Some(0), "what he says nothing of is as it was");
+    // Of the host's shortages only root speaks.
+    for (by, first) in [(USER, 0), (0, 2)] {
+        let words = vec![said(by, "/jobs/2", -1, 0)];
+        let (mut world, _, jobs) = three_with(host_rule("host", 100, &[(KILL_JOB, 0)]), [0; 3], words);
+        assert_eq!(killed(&shortage(&mut world, &jobs)), [jobs[first]], "{by}");
+    }
+}
+
 #[test]
 fn a_group_around_jobs_is_short_when_what_cannot_be_had_back_fills_it() {
     let (mut world, parent, jobs) = three(available_rule("parent", "/jobs", 50, &[(KILL_JOB, 0)]), [0; 3]);
@@ -92,6 +139,29 @@ fn a_group_around_jobs_is_short_when_what_cannot_be_had_back_fills_it() {
     let outside = world.group("/other", None);
     world.usage(outside, mib(500));
     assert!(killed(&world.tick(3000)).iter().all(|&slot| slot != outside), "only what is below it");
+}
+
+#[test]
+fn what_is_kept_for_whoever_helps_is_not_available() {
+    let rule = || available_rule("line", "/x", 50, &[(Action::Record, 0)]);
+    let short_at = |reserve: Option<u64>| {
+        let mut policy = policy([rule()]);
+        let groups = vec![Pattern::new("/x")];
+        let oom_reserve = reserve.map(Bytes::mib);
+        policy.groups = vec![GroupPolicy { groups, oom_reserve, ..GroupPolicy::default() }];
+        let mut world = World::new(policy);
+        let group = world.group("/x", None);
+        let row = world.row(group);
+        (row.max, row.reclaimable) = (Some(Limit::At(mib(1000))), Some(mib(0)));
+        let told = (1..=1000).find_map(|used| {
+            world.usage(group, mib(used));
+            world.tick(100).first().map(|decision| (used, decision.reason))
+        });
+        let (used, Reason::Available { available, line, .. }) = told.unwrap() else { panic!("{told:?}") };
+        (used, available, line)
+    };
+    assert_eq!(short_at(None), (951, mib(49), mib(50)));
+    assert_eq!(short_at(Some(200)), (751, mib(49), mib(50)));
 }
 
 #[test]
@@ -423,6 +493,19 @@ proptest! {
             prop_assert_eq!(ranking.jobs().len(), may.len().min(MAX_JOBS));
             prop_assert!(ranking.jobs().is_sorted_by(Contender::gives_way_before));
         }
+    }
+
+    /// He makes jobs of groups above and below the jobs there are, spares some and offers others: for the host all is as if he had said nothing.
+    #[test]
+    fn what_a_user_says_changes_nothing_for_others(
+        words in prop::collection::vec((prop::sample::select(vec!["/jobs", "/jobs/0", "/jobs/1", "/jobs/2"]), any::<i32>(), 0u64..1000), 1..5),
+        reservations in prop::array::uniform3(0u64..600),
+    ) {
+        let rule = || host_rule("host", 100, &[(KILL_JOB, 0)]);
+        let words = words.into_iter().map(|(group, priority, reservation)| said(1000, group, priority, reservation));
+        let (mut world, _, jobs) = three_with(rule(), reservations, words.collect());
+        let (mut silent, _, same) = three(rule(), reservations);
+        prop_assert_eq!(shortage(&mut world, &jobs), shortage(&mut silent, &same));
     }
 
     #[test]

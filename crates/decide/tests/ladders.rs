@@ -367,8 +367,7 @@ fn observe_learns_what_concerns_the_policy() {
     let line = |pattern: &str, high| GroupPolicy {
         groups: vec![Pattern::new(pattern)],
         high,
-        priority: None,
-        reservation: None,
+        ..GroupPolicy::default()
     };
     policy.groups =
         vec![line("/h/**", None), line("/h/a", Some(Limit::At(mib(7)))), line("/h/*", Some(Limit::Max))];

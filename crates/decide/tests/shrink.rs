@@ -114,6 +114,58 @@ proptest! {
     }
 }
 
+/// Runs a portion to its end; what was asked for in all.
+fn take(memory: &mut Memory, amount: Bytes) -> (End, Vec<Bytes>) {
+    let mut portion = Portion::new(amount, PAGE);
+    let mut asks = Vec::new();
+    for _ in 0..2_000_000 {
+        match portion.next(memory.usage()) {
+            Next::Ask(amount) => {
+                asks.push(amount);
+                portion.answered(memory.ask(amount));
+                memory.pass(Duration::from_millis(1));
+            }
+            Next::Wait(time) => memory.pass(time),
+            Next::End(end) => return (end, asks),
+        }
+    }
+    panic!("it does not end: {memory:?}");
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 400, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn a_portion_is_no_more_than_was_decided(
+        cold in sizes(), hot in sizes(), amount in sizes(), growth in 0u64..1 << 32, speed in 1u64 << 20..1 << 34,
+        greed in 1u64..=4,
+    ) {
+        let most = amount.max(BATCH.0);
+        let mut memory = Memory { cold, hot, speed, growth, ..Memory::default() };
+        let asked: u64 = take(&mut memory, Bytes(amount)).1.iter().map(|ask| ask.0).sum();
+        prop_assert!(asked <= most, "{asked} asked for of {amount}");
+        prop_assert!(memory.freed <= most, "{} gone of {amount}", memory.freed);
+        // One that is generous, and nothing that hides it.
+        let mut memory = Memory { cold, hot, speed: 1 << 40, greed, ..Memory::default() };
+        take(&mut memory, Bytes(amount));
+        let over = memory.freed.saturating_sub(amount);
+        prop_assert!(over <= (amount / 10).max(8 * BATCH.0), "{over} over {amount}");
+    }
+
+    #[test]
+    fn a_portion_goes_and_it_ends(cold in sizes(), fixed in sizes(), amount in sizes(), growth in 0u64..1 << 30) {
+        let mut memory = Memory { cold, fixed, growth, speed: 1 << 40, ..Memory::default() };
+        let (end, asks) = take(&mut memory, Bytes(amount));
+        if cold >= amount {
+            prop_assert_eq!(end, if amount == 0 { End::Already } else { End::Reached });
+            prop_assert!(memory.freed + BATCH.0 > amount, "{} gone of {}", memory.freed, amount);
+        }
+        if cold == 0 && growth == 0 && amount > 0 {
+            prop_assert_eq!((end, asks.len()), (End::Hard, 1));
+        }
+    }
+}
+
 #[test]
 fn a_target_of_nothing_is_as_empty_as_possible() {
     let mut memory = Memory { cold: 100 << 20, fixed: 5 << 20, ..Memory::default() };

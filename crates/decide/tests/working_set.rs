@@ -1,126 +1,24 @@
-//! The properties that `decide::working_set` promises, on the simulated memory, and a table of how it goes beside two laws that are published:
-//! `cargo test -p memgov-decide --test working_set -- --ignored --nocapture table`.
+//! The properties that `decide::working_set` promises, on the simulated memory. How it goes beside two laws that are published, for people:
+//! `cargo run --release -p memgov-decide --example working_set`.
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test that cannot go on fails")]
-#![allow(
-    clippy::cast_possible_truncation,
-    clippy::cast_sign_loss,
-    reason = "laws that are published with fractions are written with them; amounts here are small and positive"
-)]
-#![allow(clippy::disallowed_macros, reason = "the table is printed")]
 
+#[path = "memory/laws.rs"]
+mod laws;
 #[path = "memory/reuse.rs"]
 mod reuse;
 
-use std::time::Duration;
-
+use laws::*;
 use memgov_decide::snapshot::Strain;
 use memgov_decide::units::Bytes;
 use memgov_decide::working_set::*;
 use proptest::prelude::*;
-use reuse::{Memory, PIECE, STEP};
-
-const TOLERANCE: Tolerance = Tolerance { pressure: 1000, swap_out: Bytes::mib(1) };
-
-/// Usage and time lost (ns), once a second.
-#[derive(Clone, Debug, Default)]
-struct Run {
-    usage: Vec<u64>,
-    lost: Vec<u64>,
-}
-
-impl Run {
-    /// Part of the time that was lost from one second to another, in millionths.
-    fn pressure(&self, from: usize, to: usize) -> u64 {
-        let lost: u64 = self.lost[from..to].iter().sum();
-        lost / 1000 / (to - from) as u64
-    }
-
-    /// Lowest, mean and highest usage.
-    fn band(&self, from: usize) -> (u64, u64, u64) {
-        let usage = &self.usage[from..];
-        let mean = usage.iter().sum::<u64>() / usage.len() as u64;
-        (*usage.iter().min().unwrap(), mean, *usage.iter().max().unwrap())
-    }
-
-    /// The second from which on usage stays under this.
-    fn settled(&self, under: u64) -> Option<usize> {
-        let last = self.usage.iter().rposition(|&usage| usage > under).map_or(0, |at| at + 1);
-        (last < self.usage.len()).then_some(last)
-    }
-}
-
-/// Runs it for so many seconds under a law that is asked once a second.
-fn run(memory: &mut Memory, seconds: usize, mut law: impl FnMut(&mut Memory)) -> Run {
-    let mut run = Run::default();
-    for _ in 0..seconds {
-        let before = memory.strain.stalled.unwrap();
-        for _ in 0..1000 / STEP.as_millis() {
-            memory.step();
-        }
-        law(memory);
-        run.usage.push(memory.usage().0);
-        let lost = memory.strain.stalled.unwrap() - before;
-        run.lost.push(u64::try_from(lost.as_nanos()).unwrap());
-    }
-    run
-}
-
-/// The law of this crate.
-fn search(search: &mut Search, floor: Bytes, tolerance: Tolerance) -> impl FnMut(&mut Memory) {
-    move |memory| {
-        let usage = memory.usage();
-        if let Some(ask) = search.next(memory.now, &memory.strain, usage, floor, true, &tolerance) {
-            assert!(ask <= usage.saturating_sub(floor), "{ask} of {usage}, floor {floor}");
-            assert!(ask.0 <= usage.0 / 16, "{ask} at a time of {usage}");
-            // The kernel gives whole pieces here, and less than one is none.
-            memory.reclaim(Bytes(ask.0 / PIECE * PIECE));
-        }
-    }
-}
+use reuse::{Memory, PIECE};
 
 fn searched(memory: &mut Memory, seconds: usize) -> (Run, Search) {
     let mut found = Search::default();
     let run = run(memory, seconds, search(&mut found, Bytes(0), TOLERANCE));
     (run, found)
-}
-
-/// Hot pieces, wanted each second or so, and cold ones, wanted after an hour or never.
-fn hot_and_cold(hot: usize, cold: usize) -> Vec<u64> {
-    let hot = (0..hot).map(|at| 500 + at as u64 % 1000);
-    hot.chain((0..cold).map(|at| 3_600_000 + at as u64 * 1000)).collect()
-}
-
-/// Times spread evenly on a logarithmic scale, from a tenth of a second to three hours: no clear edge.
-fn spread(pieces: usize) -> Vec<u64> {
-    (0..pieces).map(|at| (100.0 * 10f64.powf(5.0 * at as f64 / pieces as f64)) as u64).collect()
-}
-
-/// A job that goes over part of its memory once in ten seconds: what goes is missed only then.
-fn slow_reuse(pieces: usize) -> Vec<u64> {
-    (0..pieces).map(|at| if at < pieces / 2 { 10_000 } else { 10_000_000 }).collect()
-}
-
-/// A build: tools and headers always, objects for the link each half minute, sources once.
-fn build(pieces: usize) -> Vec<u64> {
-    (0..pieces)
-        .map(|at| match at * 10 / pieces {
-            0..2 => 400 + at as u64 % 300,
-            2..4 => 5_000 + at as u64 % 3_000,
-            4..5 => 30_000,
-            _ => 3_000_000 + at as u64 * 1000,
-        })
-        .collect()
-}
-
-fn workloads() -> Vec<(&'static str, Vec<u64>)> {
-    vec![
-        ("hot and cold", hot_and_cold(200, 300)),
-        ("spread", spread(500)),
-        ("slow reuse", slow_reuse(500)),
-        ("build", build(500)),
-        ("all hot", hot_and_cold(500, 0)),
-    ]
 }
 
 /// Seconds after which it must have settled...
@@ -201,6 +99,24 @@ fn all_that_can_go_has_gone_and_is_not_asked_for_for_ever() {
     assert!(found.found().unwrap().settled);
 }
 
+/// What it is asked for is hidden by what it grows by: that is not taken for a kernel that has nothing to give.
+#[test]
+fn a_group_that_grows_is_asked_on() {
+    let (mut found, mut usage) = (Search::default(), Bytes::mib(100));
+    let mut memory = Memory::new(&[], 0);
+    let mut resting = 0;
+    run(&mut memory, 120, |memory| {
+        let ask = found.next(memory.now, &memory.strain, usage, Bytes(0), true, &TOLERANCE);
+        resting += u32::from(ask == Some(Bytes(0)));
+        let ask = ask.unwrap_or_default();
+        usage = usage.saturating_sub(ask) + Bytes::mib(8);
+        memory.strain.taken = memory.strain.taken.map(|taken| taken + ask);
+    });
+    assert_eq!(resting, 0, "seconds in which nothing was asked of a group that only grows");
+    // A 64th a second: reclaim keeps up with 8 MiB a second at 512 MiB.
+    assert!(usage <= Bytes::mib(512), "{usage}");
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { cases: 60, failure_persistence: None, ..ProptestConfig::default() })]
 
@@ -246,55 +162,9 @@ proptest! {
     }
 }
 
-/// Senpai as it is published (github.com/facebookincubator/senpai, its defaults but the smallest size): `memory.high` is lowered by up to 1 %
-/// each 6 s while less than 10 ms were lost in them, and raised by the square of how much more it was.
-fn senpai() -> impl FnMut(&mut Memory) {
-    let (mut limit, mut last, mut integral, mut grace) = (0f64, 0f64, 0f64, 6);
-    move |memory| {
-        let total = memory.strain.stalled.unwrap().as_secs_f64() * 1e6;
-        integral += total - last;
-        last = total;
-        if limit == 0.0 {
-            limit = memory.usage().0 as f64;
-        }
-        let tolerated = 10_000.0;
-        let factor = if integral > tolerated {
-            ((integral / tolerated / 20.0).powi(2)).min(1.0)
-        } else if grace > 0 {
-            grace -= 1;
-            return;
-        } else {
-            -((tolerated / integral.max(1.0) / 10.0).powi(2) * 0.01).min(0.01)
-        };
-        limit += limit * factor;
-        (integral, grace) = (0.0, 5);
-        memory.limit = Some(limit as u64);
-        memory.keep_to_limit();
-    }
-}
-
-/// The law of the TMO paper (Weiner et al., ASPLOS 2022): each 6 s `memory.reclaim` of 0.05 % of usage, times what is left to the tolerated pressure
-/// of 0.1 %.
-fn tmo() -> impl FnMut(&mut Memory) {
-    let (mut last, mut ticks, mut carry) = (Duration::ZERO, 0, 0f64);
-    move |memory| {
-        ticks += 1;
-        if ticks % 6 != 0 {
-            return;
-        }
-        let total = memory.strain.stalled.unwrap();
-        let pressure = (total - std::mem::replace(&mut last, total)).as_secs_f64() / 6.0;
-        carry += memory.usage().0 as f64 * 0.0005 * (1.0 - pressure / 0.001).max(0.0);
-        let pieces = (carry / PIECE as f64) as u64;
-        carry -= (pieces * PIECE) as f64;
-        memory.reclaim(Bytes(pieces * PIECE));
-    }
-}
-
 /// At the pressure that senpai tolerates, and though the simulation takes no time for the reclaim that `memory.high` makes the group's own tasks do.
 #[test]
 fn beside_senpai_less_is_lost_for_as_much_saved() {
-    table();
     const LONG: usize = 3600;
     let tolerance = Tolerance { pressure: 1667, ..TOLERANCE };
     for (name, periods) in workloads() {
@@ -302,7 +172,7 @@ fn beside_senpai_less_is_lost_for_as_much_saved() {
         let ours = run(&mut Memory::new(&periods, 0), LONG, search(&mut found, Bytes(0), tolerance));
         let theirs = run(&mut Memory::new(&periods, 0), LONG, senpai());
         let (lost, their_loss) = (ours.pressure(LONG / 2, LONG), theirs.pressure(LONG / 2, LONG));
-        assert!(lost * 5 <= their_loss * 4, "{name}: {lost} ppm, senpai {their_loss}");
+        assert!(lost * 6 <= their_loss * 5, "{name}: {lost} ppm, senpai {their_loss}");
         let ((_, mean, _), (_, their_mean, _)) = (ours.band(LONG / 2), theirs.band(LONG / 2));
         assert!(
             mean <= their_mean + their_mean / 25,
@@ -314,36 +184,5 @@ fn beside_senpai_less_is_lost_for_as_much_saved() {
         assert!(when(&ours, mean) <= when(&theirs, their_mean), "{name}: it settles later");
         let width = |run: &Run| run.band(LONG / 2).2 - run.band(LONG / 2).0;
         assert!(width(&ours) <= width(&theirs).max(mean / 16), "{name}: it oscillates more");
-    }
-}
-
-/// How it goes, for people: `cargo test -p memgov-decide --test working_set senpai -- --nocapture`.
-fn table() {
-    const LONG: usize = 3600;
-    println!(
-        "workload      law      settled  mean  lowest  highest  (MiB, last half)  oracle  lost ppm: first 10 min, last half"
-    );
-    for (name, periods) in workloads() {
-        let oracle = Memory::new(&periods, 0).oracle(TOLERANCE.pressure).0;
-        let show = |law: &str, run: Run| {
-            let (low, mean, high) = run.band(LONG / 2);
-            let settled = run.settled(mean + mean / 10).map_or("-".into(), |at| format!("{at} s"));
-            println!(
-                "{name:<13} {law:<8} {settled:>7} {:>5} {:>7} {:>8} {:>25} {:>12} {:>10}",
-                mean >> 20,
-                low >> 20,
-                high >> 20,
-                oracle >> 20,
-                run.pressure(0, 600),
-                run.pressure(LONG / 2, LONG)
-            );
-        };
-        show("memgov", searched(&mut Memory::new(&periods, 0), LONG).0);
-        // As much as senpai tolerates.
-        let (as_senpai, mut found) = (Tolerance { pressure: 1667, ..TOLERANCE }, Search::default());
-        let law = search(&mut found, Bytes(0), as_senpai);
-        show("at 1667", run(&mut Memory::new(&periods, 0), LONG, law));
-        show("senpai", run(&mut Memory::new(&periods, 0), LONG, senpai()));
-        show("tmo", run(&mut Memory::new(&periods, 0), LONG, tmo()));
     }
 }

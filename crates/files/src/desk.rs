@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 
 use crate::events::{Counts, Seen};
 use crate::groups::Groups;
-use crate::node::File;
+use crate::node::{File, Metered};
 use crate::processes;
 use crate::text::Command;
 
@@ -20,6 +20,8 @@ use crate::text::Command;
 pub const PATIENCE: Duration = Duration::from_secs(5);
 /// memgov calls a shrink off that nobody has asked for in 10 s.
 const ASKED_EVERY: Duration = Duration::from_millis(50);
+/// One that takes long is asked about less often: as many as may wait at a time would be a load of their own.
+const AT_LAST: Duration = Duration::from_millis(200);
 /// As a v1 kernel shows that there is no limit, on a machine with this page size: PAGE_COUNTER_MAX pages.
 const fn unlimited(page: u64) -> u64 {
     i64::MAX.unsigned_abs() / page * page
@@ -101,12 +103,15 @@ impl Desk {
 
     fn read_group(&self, file: File, path: &[u8]) -> Result<String, Errno> {
         let number = match file {
-            File::Priority | File::Reservation => return self.job(file, &daemons_path(path)?),
+            File::Priority | File::Reservation | File::OomReserve => {
+                return self.job(file, &daemons_path(path)?);
+            }
             // As of every file of a group that has no way to be read.
             File::Shrink | File::Memctl | File::Events => return Err(Errno::EINVAL),
             File::KernelStat => return self.groups.kernel_stat(path),
             File::KernelUsage => self.groups.kernel_usage(path)?,
-            File::KernelLimit => self.kernel_limit(&daemons_path(path)?)?,
+            File::SocketUsage => self.groups.socket_usage(path)?,
+            File::Limit(of) => self.limit(of, &daemons_path(path)?)?,
             File::KernelFailures => self.mark(&daemons_path(path)?)?.map_or(0, |mark| mark.hits),
             File::KernelPeak => {
                 let kept = self.mark(&daemons_path(path)?)?.and_then(|mark| mark.peak_bytes);
@@ -128,8 +133,18 @@ impl Desk {
             (Command::Shrink(bytes), Subject::Group(path, _)) => {
                 self.shrink(&daemons_path(path)?, bytes, stop)
             }
-            (Command::KernelLimit(limit), Subject::Group(path, _)) => {
-                self.set_kernel_limit(&daemons_path(path)?, limit)
+            (Command::Limit(of, limit), Subject::Group(path, _)) => {
+                self.set_limit(of, &daemons_path(path)?, limit)
+            }
+            (Command::Priority(priority), Subject::Group(path, _)) => {
+                let asked = json!({ "path": daemons_path(path)?, "priority": priority });
+                self.call("SetJob", &asked).map(|_| ())
+            }
+            (Command::Reservation(reservation), Subject::Group(path, _)) => {
+                self.reserve(&daemons_path(path)?, ("reservation", "reservation_bytes"), reservation)
+            }
+            (Command::OomReserve(reserve), Subject::Group(path, _)) => {
+                self.reserve(&daemons_path(path)?, ("oom-reserve", "oom_reserve_bytes"), reserve)
             }
             (Command::ResetKernel, Subject::Group(path, _)) => {
                 let asked = json!({ "path": daemons_path(path)? });
@@ -170,40 +185,58 @@ impl Desk {
         Ok(marks.find(|mark| mark.target.get("path").and_then(Value::as_str) == Some(path)))
     }
 
-    /// What the configuration says of the group as a job. ENODATA: it is none.
+    /// What is not set need not be taken back: as of a line.
+    fn reserve(&self, path: &str, (key, field): (&str, &str), size: Option<u64>) -> Result<(), Errno> {
+        let Some(bytes) = size else {
+            return match self.ask("ClearJob", &json!({ "path": path, "only": [key] })) {
+                Err(Error::Refused { name, .. }) if name == "NoSuchRule" => Ok(()),
+                other => other.map(|_| ()).map_err(|error| errno(&error)),
+            };
+        };
+        self.call("SetJob", &json!({ "path": path, field: bytes })).map(|_| ())
+    }
+
+    /// What the group is worth as a job (ENODATA: it is none), and what is kept under its limit (0 where nothing is).
     fn job(&self, file: File, path: &str) -> Result<String, Errno> {
         let answer = self.call("GetJob", &json!({ "path": path }))?;
-        let key = if file == File::Priority { "priority" } else { "reservation_bytes" };
-        let number = answer.get(key).filter(|number| !number.is_null()).ok_or(Errno::ENODATA)?;
+        let (key, none) = match file {
+            File::Priority => ("priority", None),
+            File::Reservation => ("reservation_bytes", None),
+            _ => ("oom_reserve_bytes", Some(&Value::from(0))),
+        };
+        let number = answer.get(key).filter(|number| !number.is_null()).or(none).ok_or(Errno::ENODATA)?;
         Ok(format!("{number}\n"))
     }
 
-    /// The rule that was set on the group, if it is one for kernel memory; of another meter: EBUSY, for a group has one rule.
-    fn kernel_rule(&self, path: &str) -> Result<Option<Value>, Errno> {
+    /// The rule that was set on the group, if it has this meter; if another: EBUSY, for a group has one rule.
+    fn rule_of(&self, of: Metered, path: &str) -> Result<Option<Value>, Errno> {
         let answer = self.call("GetGroupRule", &json!({ "path": path }))?;
         let rule = answer.get("rule").filter(|rule| !rule.is_null());
         match rule.map(|rule| (rule, rule.get("meter").and_then(Value::as_str))) {
             None => Ok(None),
-            Some((rule, Some("kernel"))) => Ok(Some(rule.clone())),
+            Some((rule, Some(meter))) if meter == of.name() => Ok(Some(rule.clone())),
             Some(_) => Err(Errno::EBUSY),
         }
     }
 
-    fn kernel_limit(&self, path: &str) -> Result<u64, Errno> {
-        let set = match self.kernel_rule(path) {
+    fn limit(&self, of: Metered, path: &str) -> Result<u64, Errno> {
+        let set = match self.rule_of(of, path) {
             Err(Errno::EBUSY) => None,
             other => other?,
         };
         let over = set.as_ref().and_then(|rule| rule.get("over")?.as_str()?.parse::<Bytes>().ok());
-        match over {
-            Some(Bytes(line)) => Ok(line),
-            // One of the configuration's.
-            None => Ok(self.mark(path)?.map_or(unlimited(self.page), |mark| mark.line_bytes)),
+        match (over, of) {
+            (Some(Bytes(line)), _) => Ok(line),
+            // One of the configuration's; of lines for sockets the daemon does not tell.
+            (None, Metered::Kernel) => {
+                Ok(self.mark(path)?.map_or(unlimited(self.page), |mark| mark.line_bytes))
+            }
+            (None, Metered::Sockets) => Ok(unlimited(self.page)),
         }
     }
 
-    fn set_kernel_limit(&self, path: &str, limit: Option<u64>) -> Result<(), Errno> {
-        let rule = self.kernel_rule(path)?;
+    fn set_limit(&self, of: Metered, path: &str, limit: Option<u64>) -> Result<(), Errno> {
+        let rule = self.rule_of(of, path)?;
         let Some(bytes) = limit else {
             return match rule {
                 None => Ok(()),
@@ -211,8 +244,8 @@ impl Desk {
             };
         };
         // What was set by other means, a ladder or a relief level, stays.
-        let mut rule =
-            rule.unwrap_or_else(|| json!({ "path": path, "meter": "kernel", "do": [{ "action": "deny" }] }));
+        let plain = || json!({ "path": path, "meter": of.name(), "do": [{ "action": of.action() }] });
+        let mut rule = rule.unwrap_or_else(plain);
         if let Some(fields) = rule.as_object_mut() {
             fields.insert("over".into(), json!(format!("{bytes}B")));
         }
@@ -222,11 +255,13 @@ impl Desk {
     fn shrink(&self, path: &str, bytes: u64, stop: &dyn Fn() -> bool) -> Result<(), Errno> {
         let goal = json!({ "path": path, "to_bytes": bytes, "attended": true });
         let mut answer = self.call("Shrink", &json!({ "shrink": goal }))?;
+        let mut pause = ASKED_EVERY;
         loop {
             let job =
                 Job::deserialize(answer.get("job").unwrap_or(&Value::Null)).map_err(|_| Errno::EPROTO)?;
             let Some(id) = job.job.filter(|_| job.state == "running") else { return ended(&job) };
-            thread::sleep(ASKED_EVERY);
+            thread::sleep(pause);
+            pause = (pause * 2).min(AT_LAST);
             if stop() {
                 // If that fails it is called off anyhow, for nobody asks for it any more.
                 let _late = self.call("CancelShrink", &json!({ "id": id }));

@@ -12,13 +12,14 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 /// Keys of `memgov.events` and the orders they count. Holds are counted when they begin.
-const KEYS: [(&str, &str); 14] = [
+const KEYS: [(&str, &str); 15] = [
     ("warning", "record"),
     ("deny", "deny-begin"),
     ("slow", "slow-begin"),
     ("freeze", "freeze-begin"),
     ("reclaim", "reclaim-begin"),
     ("lend", "lend-begin"),
+    ("squeeze", "squeeze-begin"),
     ("shrink", "shrink"),
     ("signal", "signal"),
     ("kill", "kill"),

@@ -11,6 +11,8 @@ use fuser::Errno;
 pub struct Groups {
     top: PathBuf,
     version: Version,
+    /// The kernel charges no v2 group for its sockets. v1 does not look at that switch (`memcg_update_tcp_max` in mm/memcontrol.c).
+    no_sockets: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -34,14 +36,17 @@ const KINDS: [&str; 10] = [
 ];
 
 impl Groups {
-    /// From `/proc/self/mountinfo`: v1 where there is a memory hierarchy of it, else v2.
-    pub fn find(mountinfo: &str) -> Option<Self> {
+    /// From `/proc/self/mountinfo` and `/proc/cmdline`: v1 where there is a memory hierarchy of it, else v2.
+    pub fn find(mountinfo: &str, cmdline: &str) -> Option<Self> {
+        let words = cmdline.split_whitespace().take_while(|word| *word != "--");
+        let switches = words.filter_map(|word| word.strip_prefix("cgroup.memory="));
+        let no_sockets = switches.flat_map(|list| list.split(',')).any(|switch| switch == "nosocket");
         let mounts = mountinfo.lines().filter_map(|line| {
             let (front, back) = line.split_once(" - ")?;
             let mut back = back.split(' ');
             Some((front.split(' ').nth(4)?, back.next()?, back.nth(1).unwrap_or_default()))
         });
-        let of = |version, place: &str| Self { top: unescaped(place), version };
+        let of = |version, place: &str| Self { top: unescaped(place), version, no_sockets };
         let mut found = None;
         for (place, kind, options) in mounts {
             if kind == "cgroup" && options.split(',').any(|option| option == "memory") {
@@ -65,11 +70,7 @@ impl Groups {
         let dir = self.dir(path);
         match self.version {
             Version::V1 => number(&dir.join("memory.kmem.usage_in_bytes")),
-            Version::V2 => {
-                let text = read(&dir.join("memory.stat"))?;
-                let mut kinds = kinds(&text);
-                kinds.find_map(|(key, bytes)| (key == "kernel").then_some(bytes)).ok_or(Errno::ENODATA)
-            }
+            Version::V2 => kind(&dir, "kernel"),
         }
     }
 
@@ -79,14 +80,35 @@ impl Groups {
         match self.version {
             Version::V1 => {
                 let kernel = number(&dir.join("memory.kmem.usage_in_bytes"))?;
-                let sockets = number(&dir.join("memory.kmem.tcp.usage_in_bytes"));
+                let sockets = self.socket_usage(path);
                 let sockets = sockets.map(|bytes| format!("sock {bytes}\n")).unwrap_or_default();
                 Ok(format!("kernel {kernel}\n{sockets}"))
             }
             Version::V2 => {
                 let text = read(&dir.join("memory.stat"))?;
-                Ok(kinds(&text).map(|(key, bytes)| format!("{key} {bytes}\n")).collect())
+                // The line is there, and says 0.
+                let kinds = kinds(&text).filter(|(key, _)| *key != "sock" || !self.no_sockets);
+                Ok(kinds.map(|(key, bytes)| format!("{key} {bytes}\n")).collect())
             }
+        }
+    }
+
+    /// What the buffers of a group's sockets hold. ENODATA: nobody counts, which is not 0: v1 counts only where a limit was once written, and v2 of a kernel
+    /// that was started with `cgroup.memory=nosocket` nowhere.
+    pub fn socket_usage(&self, path: &[u8]) -> Result<u64, Errno> {
+        let dir = self.dir(path);
+        match self.version {
+            Version::V1 => {
+                let of = |name| number(&dir.join(name));
+                let held = of("memory.kmem.tcp.usage_in_bytes")?;
+                let counted = || {
+                    let limited = of("memory.kmem.tcp.limit_in_bytes")? < i64::MAX.unsigned_abs() >> 1;
+                    Ok::<_, Errno>(limited || of("memory.kmem.tcp.max_usage_in_bytes")? > 0)
+                };
+                if held > 0 || counted()? { Ok(held) } else { Err(Errno::ENODATA) }
+            }
+            Version::V2 if self.no_sockets => Err(Errno::ENODATA),
+            Version::V2 => kind(&dir, "sock"),
         }
     }
 
@@ -105,6 +127,12 @@ impl Groups {
             Version::V2 => Err(Errno::ENODATA),
         }
     }
+}
+
+/// One of them. ENODATA: there is no such line.
+fn kind(dir: &Path, name: &str) -> Result<u64, Errno> {
+    let text = read(&dir.join("memory.stat"))?;
+    kinds(&text).find_map(|(key, bytes)| (key == name).then_some(bytes)).ok_or(Errno::ENODATA)
 }
 
 fn kinds(stat: &str) -> impl Iterator<Item = (&str, u64)> {
@@ -154,10 +182,14 @@ mod tests {
     fn memory_is_found() {
         let v2 = "30 23 0:26 / /sys/fs/cgroup rw - cgroup2 cgroup2 rw,nsdelegate\n";
         let v1 = "35 31 0:32 / /cg\\040x/memory rw,relatime shared:9 - cgroup cgroup rw,memory\n";
-        let at = |top: &str, version| Some(Groups { top: top.into(), version });
-        assert_eq!(Groups::find(v2), at("/sys/fs/cgroup", Version::V2));
-        assert_eq!(Groups::find(&format!("{v2}{v1}")), at("/cg x/memory", Version::V1));
-        assert_eq!(Groups::find("garbage\n1 2 - cgroup\n"), None);
+        let at = |top: &str, version, no_sockets| Some(Groups { top: top.into(), version, no_sockets });
+        assert_eq!(Groups::find(v2, ""), at("/sys/fs/cgroup", Version::V2, false));
+        assert_eq!(Groups::find(&format!("{v2}{v1}"), "quiet"), at("/cg x/memory", Version::V1, false));
+        let switched = "ro cgroup.memory=nokmem,nosocket quiet\n";
+        assert_eq!(Groups::find(v2, switched), at("/sys/fs/cgroup", Version::V2, true));
+        let of_init = "ro -- cgroup.memory=nosocket";
+        assert_eq!(Groups::find(v2, of_init), at("/sys/fs/cgroup", Version::V2, false));
+        assert_eq!(Groups::find("garbage\n1 2 - cgroup\n", ""), None);
     }
 
     #[test]

@@ -64,8 +64,10 @@ fn run(arguments: Arguments) -> Result<()> {
     }
     let mountinfo =
         std::fs::read_to_string("/proc/self/mountinfo").context("reading /proc/self/mountinfo")?;
-    let groups =
-        groups::Groups::find(&mountinfo).context("no hierarchy of memory control groups is mounted")?;
+    // One that cannot be read says nothing.
+    let cmdline = std::fs::read("/proc/cmdline").unwrap_or_default();
+    let groups = groups::Groups::find(&mountinfo, &String::from_utf8_lossy(&cmdline));
+    let groups = groups.context("no hierarchy of memory control groups is mounted")?;
     let place = mount::Place::take(&arguments.mount)?;
 
     let memgov = Memgov::at(arguments.socket).patience(desk::PATIENCE);

@@ -33,28 +33,62 @@ pub enum File {
     KernelFailures,
     /// By kind.
     KernelStat,
-    /// Its line.
-    KernelLimit,
+    /// A line.
+    Limit(Metered),
+    /// What the buffers of sockets hold now.
+    SocketUsage,
     /// As a job: lower is given up first.
     Priority,
     /// As a job: up to here it is protected.
     Reservation,
+    /// The last part under the hard limit that is not available.
+    OomReserve,
     /// How often what happened.
     Events,
     /// A process's control.
     Memctl,
 }
 
+/// What a group can have a line for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Metered {
+    /// Kernel memory.
+    Kernel,
+    /// The buffers of sockets.
+    Sockets,
+}
+
+impl Metered {
+    /// The daemon's word for it.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Kernel => "kernel",
+            Self::Sockets => "sockets",
+        }
+    }
+
+    /// What a line that is a number and no more is kept by: further kernel memory is refused, and sockets stop growing.
+    pub const fn action(self) -> &'static str {
+        match self {
+            Self::Kernel => "deny",
+            Self::Sockets => "squeeze",
+        }
+    }
+}
+
 /// In each group but the root, which is the whole machine: it has no limit and is not shrunk.
-pub const OF_GROUP: [File; 9] = [
+pub const OF_GROUP: [File; 12] = [
     File::Shrink,
     File::KernelUsage,
     File::KernelPeak,
     File::KernelFailures,
     File::KernelStat,
-    File::KernelLimit,
+    File::Limit(Metered::Kernel),
+    File::SocketUsage,
+    File::Limit(Metered::Sockets),
     File::Priority,
     File::Reservation,
+    File::OomReserve,
     File::Events,
 ];
 
@@ -70,9 +104,12 @@ impl File {
             Self::KernelPeak => "memory.kmem.max_usage_in_bytes",
             Self::KernelFailures => "memory.kmem.failcnt",
             Self::KernelStat => "memory.kmem.stat",
-            Self::KernelLimit => "memory.kmem.limit_in_bytes",
+            Self::Limit(Metered::Kernel) => "memory.kmem.limit_in_bytes",
+            Self::SocketUsage => "memory.sock.usage_in_bytes",
+            Self::Limit(Metered::Sockets) => "memory.sock.limit_in_bytes",
             Self::Priority => "memory.priority",
             Self::Reservation => "memory.reservation_in_bytes",
+            Self::OomReserve => "memory.oom_reserve_in_bytes",
             Self::Events => "memgov.events",
             Self::Memctl => "memctl",
         }
@@ -82,9 +119,10 @@ impl File {
     pub const fn mode(self) -> u16 {
         match self {
             Self::Shrink => 0o200,
-            Self::KernelUsage | Self::KernelStat => 0o444,
-            Self::KernelPeak | Self::KernelFailures | Self::KernelLimit => 0o600,
-            Self::Priority | Self::Reservation | Self::Events => 0o400,
+            Self::KernelUsage | Self::KernelStat | Self::SocketUsage => 0o444,
+            Self::KernelPeak | Self::KernelFailures | Self::Limit(_) => 0o600,
+            Self::Priority | Self::Reservation | Self::OomReserve => 0o600,
+            Self::Events => 0o400,
             Self::Memctl => 0o644,
         }
     }

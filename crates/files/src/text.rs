@@ -4,7 +4,7 @@ use fuser::Errno;
 use memgov_decide::control::MemControl;
 use memgov_decide::units::Bytes;
 
-use crate::node::File;
+use crate::node::{File, Metered};
 
 /// `/proc/PID/memctl` of the letter looks at so many bytes. What is longer is refused here, not cut.
 const MOST_MEMCTL: usize = 79;
@@ -16,8 +16,14 @@ const MOST_NUMBER: usize = 64;
 pub enum Command {
     /// Usage to get to.
     Shrink(u64),
-    /// The line for kernel memory; `None`: none.
-    KernelLimit(Option<u64>),
+    /// A line; `None`: none.
+    Limit(Metered, Option<u64>),
+    /// As a job: lower is given up first.
+    Priority(i32),
+    /// As a job; `None`: as the configuration has it.
+    Reservation(Option<u64>),
+    /// Kept under the hard limit; `None`: as the configuration has it.
+    OomReserve(Option<u64>),
     /// Peak and hits of kernel memory start anew.
     ResetKernel,
     /// A process's control.
@@ -32,11 +38,14 @@ impl Command {
         let text = text.ok_or(Errno::EINVAL)?;
         match file {
             File::Shrink => size(text).map(Self::Shrink),
-            File::KernelLimit => limit(text).map(Self::KernelLimit),
+            File::Limit(of) => limit(text).map(|line| Self::Limit(of, line)),
             // As the kernel's own: whatever is written.
             File::KernelPeak | File::KernelFailures => Some(Self::ResetKernel),
             File::Memctl => MemControl::from_text(text, Bytes(page)).ok().map(Self::Control),
-            File::KernelUsage | File::KernelStat | File::Priority | File::Reservation | File::Events => None,
+            File::Priority => signed(text).map(Self::Priority),
+            File::Reservation => limit(text).map(Self::Reservation),
+            File::OomReserve => limit(text).map(Self::OomReserve),
+            File::KernelUsage | File::KernelStat | File::SocketUsage | File::Events => None,
         }
         .ok_or(Errno::EINVAL)
     }
@@ -61,6 +70,14 @@ fn size(text: &str) -> Option<u64> {
         _ => (text, 0),
     };
     number_of(number)?.checked_mul(1 << shift)
+}
+
+/// simple_strtol() with base 0, of 32 bits: what does not fit is refused, which is cut there.
+fn signed(text: &str) -> Option<i32> {
+    let text = text.trim_ascii();
+    let (digits, sign) = text.strip_prefix('-').map_or((text, 1), |digits| (digits, -1));
+    let number = i64::try_from(number_of(digits)?).ok()?;
+    i32::try_from(sign * number).ok()
 }
 
 fn is_hexadecimal(text: &str) -> bool {
@@ -126,6 +143,37 @@ mod tests {
     }
 
     #[test]
+    fn what_a_job_is_worth() {
+        let table: [(&str, Option<i32>); 16] = [
+            ("0", Some(0)),
+            ("-1\n", Some(-1)),
+            (" 300 ", Some(300)),
+            ("0x10", Some(16)),
+            ("-0x10", Some(-16)),
+            ("-010", Some(-8)),
+            ("2147483647", Some(i32::MAX)),
+            ("-2147483648", Some(i32::MIN)),
+            ("2147483648", None),
+            ("-2147483649", None),
+            ("18446744073709551615", None),
+            ("--1", None),
+            ("- 1", None),
+            ("+1", None),
+            ("1K", None),
+            ("", None),
+        ];
+        for (text, expected) in table {
+            let parsed = Command::parse(File::Priority, text.as_bytes(), 4096);
+            assert_eq!(parsed, expected.map(Command::Priority).ok_or(Errno::EINVAL), "{text:?}");
+        }
+        let reserved = |text: &str| Command::parse(File::Reservation, text.as_bytes(), 4096);
+        assert_eq!(reserved("64M\n"), Ok(Command::Reservation(Some(64 << 20))));
+        assert_eq!(reserved("0"), Ok(Command::Reservation(Some(0))), "0 is said, and not taken back");
+        assert_eq!(reserved("-1"), Ok(Command::Reservation(None)));
+        assert_eq!(reserved("-2"), Err(Errno::EINVAL));
+    }
+
+    #[test]
     fn memctl_is_the_letters() {
         let parse = |text: &str| Command::parse(File::Memctl, text.as_bytes(), 4096);
         let Ok(Command::Control(control)) = parse("0x01010a03 1000001 5000\n") else { panic!("refused") };
@@ -144,6 +192,16 @@ mod tests {
             assert_eq!(Command::parse(file, &[b'0'; 65], 4096), Err(Errno::EINVAL));
         }
         assert_eq!(Command::parse(File::Events, b"0", 4096), Err(Errno::EINVAL));
+    }
+
+    #[test]
+    fn a_line_is_of_its_own_file() {
+        for of in [Metered::Kernel, Metered::Sockets] {
+            let parse = |text: &str| Command::parse(File::Limit(of), text.as_bytes(), 4096);
+            assert_eq!(parse("8M\n"), Ok(Command::Limit(of, Some(8 << 20))));
+            assert_eq!(parse("-1"), Ok(Command::Limit(of, None)));
+        }
+        assert_eq!(Command::parse(File::SocketUsage, b"0", 4096), Err(Errno::EINVAL));
     }
 
     proptest! {
@@ -167,6 +225,14 @@ mod tests {
         fn numbers_come_back_in_each_base(number: u64) {
             for text in [format!("{number}"), format!("{number:#x}"), format!("0{number:o}"), format!("{number}\n")] {
                 prop_assert_eq!(size(&text), Some(number), "{}", text);
+            }
+        }
+
+        #[test]
+        fn priorities_come_back_in_each_base(number: i32) {
+            let (sign, size) = (if number < 0 { "-" } else { "" }, number.unsigned_abs());
+            for text in [format!("{number}"), format!("{sign}{size:#x}"), format!("{sign}0{size:o}\n")] {
+                prop_assert_eq!(signed(&text), Some(number), "{}", text);
             }
         }
 

@@ -92,6 +92,37 @@ int memgov_watch_fd(const memgov_watch *w);
 int memgov_watch_take(memgov_watch *w, struct memgov_notice *out);
 void memgov_watch_free(memgov_watch *w);
 
+/* ------ The handler of a group ------
+ * A rule may have the step `handler` before it kills: the process that has registered as the group's handler is told that the group is short of memory, and waited for. It frees what it
+ * can (of the group's: it tells its workers to drop their caches, ends the job that can wait), then says memgov_handled; where that was not enough, or its time is up, the rule goes on.
+ * One for a group; it must not be in the group itself, where it would be out of memory, too. */
+typedef struct memgov_handler memgov_handler;
+
+struct memgov_shortage {
+	uint64_t size;        /* set by the caller: sizeof(struct memgov_shortage) */
+	uint64_t number;      /* for memgov_handled, and for `memgov explain` */
+	uint64_t meter_bytes; /* what was compared */
+	uint64_t line_bytes;  /* the line */
+	uint64_t usage_bytes; /* what the group used, or MEMGOV_UNKNOWN */
+	uint64_t limit_bytes; /* its hard limit, or MEMGOV_UNKNOWN */
+	uint64_t left_ns;     /* so long memgov waits, from when it said this */
+	char meter[24];       /* "usage", "available", "kernel", "sockets" or "usage+sockets" */
+	char group[256];      /* the group, cut to fit */
+};
+
+/* From when this returns 0 it is told, until memgov_handler_free or its end. -EBUSY: the group has a handler. -EINVAL: this process is in the group or below.
+ * -ENOENT: no such group. -ESRCH: memgov cannot see this process. -EACCES: neither root nor the group's owner asks. A fork shares the place, but only this process is
+ * believed: register after daemonising. */
+int memgov_handler_new(memgov *m, const char *group, memgov_handler **out);
+/* A descriptor to poll for POLLIN. It is the handler's: do not read from it, do not close it. */
+int memgov_handler_fd(const memgov_handler *h);
+/* 1: *out was filled. 0: there is none now. -EAGAIN: the place is no more (memgov has ended, the group is gone or was made anew, or root has put another handler in), free this and
+ * register anew; the descriptor is readable then, too. */
+int memgov_handler_take(memgov_handler *h, struct memgov_shortage *out);
+/* What could be done has been done. -ENOENT: nobody waits for that any more, or another process was told. */
+int memgov_handled(memgov *m, uint64_t number);
+void memgov_handler_free(memgov_handler *h);
+
 /* ------ A group made smaller ------
  * Has the kernel reclaim memory of the group (named from the root of the memory hierarchy) and of those below until it uses no more than to bytes (0: as empty as
  * possible), and waits for it. Nothing is killed, no limit stays changed. *usage, if not NULL: what it uses then, also with -EBUSY.

@@ -1,12 +1,17 @@
 //! libmemgov for C: `include/memgov.h` says what each function does; here is only what lies between C and [`memgov_client`]. Nothing unwinds into C: a panic would be an abort, and
 //! there is nothing here that panics.
 
+mod handler;
 mod watch;
 
 use std::ffi::{CStr, CString, c_char, c_int};
 
 use memgov_client::{Control, Error, Goal, Memgov};
 
+pub use handler::{
+    Handler, Shortage, memgov_handled, memgov_handler_fd, memgov_handler_free, memgov_handler_new,
+    memgov_handler_take,
+};
 pub use watch::{Notice, Watch, memgov_watch_fd, memgov_watch_free, memgov_watch_new, memgov_watch_take};
 
 pub(crate) const EINVAL: c_int = 22;
@@ -46,6 +51,19 @@ unsafe fn text<'a>(text: *const c_char) -> Option<&'a str> {
     }
     // SAFETY: not NULL, so a string, as the caller promises.
     unsafe { CStr::from_ptr(text) }.to_str().ok()
+}
+
+/// The `size` that comes first in every version of a struct that a caller has for us to fill; `None` if it is NULL, or says less than the first version had.
+///
+/// # Safety
+/// `out` is NULL or may be read as far as its first field.
+unsafe fn room<T>(out: *const T, least: u64) -> Option<u64> {
+    if out.is_null() {
+        return None;
+    }
+    // SAFETY: not NULL, so its first field may be read, as the caller promises.
+    let size = unsafe { out.cast::<u64>().read() };
+    (size >= least).then_some(size)
 }
 
 /// Stores where C wants it, if it does.

@@ -1,12 +1,11 @@
 //! `memgov_watch` and `struct memgov_notice` of memgov.h.
 
 use std::ffi::{c_char, c_int};
-use std::mem::offset_of;
 use std::os::fd::{AsFd as _, AsRawFd as _};
 
 use memgov_client::{Kind, Watch as Client};
 
-use crate::{EINVAL, Handle};
+use crate::{EINVAL, Handle, room};
 
 /// `struct memgov_notice`. Fields are only ever added behind, and only what the caller has room for is written.
 #[derive(Clone, Copy, Debug)]
@@ -44,7 +43,7 @@ fn number(kind: Kind) -> u64 {
 }
 
 /// Text with its NUL, cut between two characters where it is too long.
-fn copy<const N: usize>(text: &str) -> [c_char; N] {
+pub(crate) fn copy<const N: usize>(text: &str) -> [c_char; N] {
     let mut out = [0; N];
     let mut end = text.len().min(N - 1);
     while !text.is_char_boundary(end) {
@@ -94,12 +93,9 @@ pub unsafe extern "C" fn memgov_watch_fd(watch: *const Watch) -> c_int {
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn memgov_watch_take(watch: *mut Watch, out: *mut Notice) -> c_int {
     // SAFETY: NULL or valid, as the caller promises.
-    let (Some(watch), false) = (unsafe { watch.as_mut() }, out.is_null()) else { return -EINVAL };
-    // SAFETY: `size` comes first in every version, and the caller has set it.
-    let size = unsafe { out.byte_add(offset_of!(Notice, size)).cast::<u64>().read() };
-    if size < LEAST {
+    let (Some(watch), Some(size)) = (unsafe { watch.as_mut() }, unsafe { room(out, LEAST) }) else {
         return -EINVAL;
-    }
+    };
     match watch.client.try_next() {
         Ok(None) => 0,
         Ok(Some(notice)) => {
@@ -135,6 +131,8 @@ pub unsafe extern "C" fn memgov_watch_free(watch: *mut Watch) {
 
 #[cfg(test)]
 mod tests {
+    use std::mem::offset_of;
+
     use super::*;
 
     #[test]

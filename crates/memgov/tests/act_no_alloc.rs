@@ -10,7 +10,7 @@ use std::time::Duration;
 use counting::allocations;
 use memgov_decide::decision::{Candidate, Order, Outcome, Phase, Take, Target};
 use memgov_decide::units::Bytes;
-use rig::{Rig, decision, deny, deny_kernel, pid, slow};
+use rig::{Rig, Sealed, decision, deny, deny_kernel, pid, slow};
 
 #[test]
 fn the_counter_counts() {
@@ -103,6 +103,20 @@ fn standing(rig: &mut Rig) {
         });
         assert_eq!(count, 0, "{kernel} {line:?}");
         assert_eq!(actor.ledger().entries(), u32::from(asked));
+    }
+    // Giving back what could not be, in vain and in the end.
+    let pids_max = rig.dirs().into_iter().map(|dir| dir.join("pids.max")).find(|file| file.exists());
+    let pids_max = pids_max.expect("a group with pids.max");
+    actor.stand(slot, &rig.snap, rig, Some(line));
+    let mut sealed = Some(Sealed::new(&pids_max));
+    actor.stand(slot, &rig.snap, rig, None);
+    for left in [1, 0] {
+        if left == 0 {
+            sealed.take();
+        }
+        let due = actor.deadline().expect("it is to be tried again");
+        let count = allocations(|| actor.tick(due, &mut |_| {}));
+        assert_eq!((count, actor.ledger().entries()), (0, left));
     }
 }
 

@@ -6,6 +6,7 @@ mod rig;
 
 use std::fs;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use memgov::act::{Actor, GroupDirs, HoldView, Ledger, Stood, Verdict};
 use memgov::kernel::{GroupDir, sys};
@@ -13,7 +14,7 @@ use memgov_decide::decision::{Mechanism, Operation, Outcome, Phase, Target};
 use memgov_decide::kernel_memory::Headroom;
 use memgov_decide::snapshot::{Group, GroupSlot};
 use memgov_decide::units::Bytes;
-use rig::{Rig, deny_kernel, eventually, line, order};
+use rig::{Rig, Sealed, deny_kernel, eventually, line, order};
 
 /// Forks for each line it gets; a shell that cannot gives up.
 const FORKER: &str = "echo up; while read x; do (exit 0); echo forked; done";
@@ -254,6 +255,89 @@ fn what_stands_is_undone_after_a_crash() {
         fs::write(pids(&rig).join("pids.max"), "51").unwrap();
         assert_eq!(verdicts(entries()), [Verdict::Undone]);
         assert_eq!(rig.state(), before);
+    });
+}
+
+/// No limit can be written.
+fn seal(rig: &rig::Rig) -> Sealed {
+    Sealed::new(&pids(rig).join("pids.max"))
+}
+
+/// A limit that has stood, with room for 100 tasks, and cannot be given back until this is dropped.
+fn owing(actor: &mut Actor, rig: &mut rig::Rig) -> Sealed {
+    room(rig, 100);
+    stand(actor, rig, Some(LINE));
+    let sealed = seal(rig);
+    assert_eq!(stand(actor, rig, None), Stood::Ended);
+    sealed
+}
+
+#[test]
+fn what_could_not_be_given_back_is_tried_again() {
+    rig::with_actor(|mut rig, mut actor| {
+        let _waiter = rig.waiter();
+        let group = rig.group;
+        let sealed = owing(&mut actor, &mut rig);
+        let owed = |actor: &Actor, most| {
+            actor.holds().any(|hold| hold == HoldView::Bounded(rig::group_id(group), most))
+        };
+        rig::run(&mut actor, Duration::from_millis(1200));
+        assert_eq!((limit(&rig).as_str(), actor.ledger().entries()), ("101", 1));
+        assert!(owed(&actor, 101), "status does not tell of it");
+        let next = actor.deadline().expect("it is to be tried again").since(sys::now());
+        assert!(
+            // After as long as before it would be 0.8 s.
+            next > Duration::from_secs(1) && next < Duration::from_secs(2),
+            "and less often: {next:?}"
+        );
+        drop(sealed);
+        rig::run(&mut actor, Duration::from_secs(2));
+        assert_eq!((limit(&rig).as_str(), actor.ledger().entries(), actor.holds().count()), ("max", 0, 0));
+        assert_eq!(actor.deadline(), None);
+        // Of an episode.
+        order(&mut actor, &rig, 1, group, deny_kernel(Phase::Begin));
+        let sealed = seal(&rig);
+        let outcome = order(&mut actor, &rig, 1, group, deny_kernel(Phase::End));
+        assert_eq!(outcome, Outcome::Refused { at: Operation::PidsMax, errno: libc::EROFS });
+        assert!(owed(&actor, 1), "status does not tell of it");
+        drop(sealed);
+        rig::run(&mut actor, Duration::from_millis(1200));
+        assert_eq!((limit(&rig).as_str(), actor.ledger().entries(), actor.holds().count()), ("max", 0, 0));
+    });
+}
+
+#[test]
+fn what_is_still_owed_is_not_taken_for_the_administrators() {
+    rig::with_actor(|mut rig, mut actor| {
+        let _waiter = rig.waiter();
+        let group = rig.group;
+        let sealed = owing(&mut actor, &mut rig);
+        drop(sealed);
+        room(&mut rig, 200);
+        assert_eq!(stand(&mut actor, &mut rig, Some(LINE)), Stood::Began);
+        assert_eq!((limit(&rig).as_str(), actor.ledger().entries()), ("201", 1), "as if there were none");
+        assert_eq!(stand(&mut actor, &mut rig, None), Stood::Ended);
+        assert_eq!((limit(&rig).as_str(), actor.ledger().entries()), ("max", 0));
+        // The same where an order finds it.
+        stand(&mut actor, &mut rig, Some(LINE));
+        let sealed = seal(&rig);
+        stand(&mut actor, &mut rig, None);
+        drop(sealed);
+        order(&mut actor, &rig, 1, group, deny_kernel(Phase::Begin));
+        assert_eq!(limit(&rig), "1");
+        rig::run(&mut actor, Duration::from_millis(1200));
+        assert_eq!(limit(&rig), "1", "it is wanted again");
+        order(&mut actor, &rig, 1, group, deny_kernel(Phase::End));
+        assert_eq!((limit(&rig).as_str(), actor.ledger().entries()), ("max", 0));
+        // What is owed is written down as before.
+        stand(&mut actor, &mut rig, Some(LINE));
+        let sealed = seal(&rig);
+        assert_eq!(actor.release_all().failed, 1);
+        drop(sealed);
+        let leftovers = Ledger::peek(&rig.ledger_path()).unwrap();
+        let undone = memgov::act::ledger::put_back(leftovers.into_iter().map(|l| l.entry).collect());
+        assert_eq!(undone.iter().map(|u| u.verdict).collect::<Vec<_>>(), [Verdict::Undone]);
+        assert_eq!(limit(&rig), "max");
     });
 }
 

@@ -10,6 +10,7 @@ use std::path::PathBuf;
 use std::process::{Command, Output, Stdio};
 use std::sync::{Arc, Mutex};
 
+use memgov::serve::worth::{Job, Said};
 use memgov::serve::{
     self, Failure, FailureKind, From, Governed, GroupFacts, GroupRule, Limits, ProcessFacts, Serving,
 };
@@ -23,6 +24,7 @@ use serde_json::{Value, json};
 struct Fake {
     control: Mutex<MemControl>,
     rule: Mutex<Option<wire::GroupRule>>,
+    said: Mutex<Option<(Said, u32)>>,
 }
 
 /// Clears the screen, and turns what follows around.
@@ -99,6 +101,40 @@ impl memgov::serve::questions::Asking for Fake {
     }
 }
 
+impl memgov::serve::handling::Handling for Fake {
+    fn handler_take(
+        &self,
+        _: &GroupFacts,
+        _: ProcessId,
+        _: u32,
+    ) -> Result<Box<dyn memgov::serve::handling::Post>, Failure> {
+        Err(FailureKind::HandlerTaken.because("no command asks for it"))
+    }
+    fn handler_done(&self, _: u64, _: Option<u32>) -> Result<(), Failure> {
+        Err(FailureKind::NoSuchShortage.because("no command asks for it"))
+    }
+}
+
+/// The configuration says a priority of 5 of `/job`, and nothing of others.
+impl memgov::serve::worth::Weighing for Fake {
+    fn job(&self, group: &GroupFacts) -> Result<Job, Failure> {
+        let said = *self.said.lock().unwrap();
+        let of_config = (*group.path == *b"/job").then_some(5);
+        let (now, _) = said.unwrap_or_default();
+        let is_job = of_config.is_some() || said.is_some();
+        let worth = is_job.then(|| memgov_decide::jobs::Worth {
+            priority: now.priority.or(of_config).unwrap_or_default(),
+            reservation: now.reservation.unwrap_or_default(),
+        });
+        let oom_reserve = now.oom_reserve.unwrap_or_default();
+        Ok(Job { worth, oom_reserve, said })
+    }
+    fn job_set(&self, _: &GroupFacts, said: Said, by: u32, _: u32) -> Result<(), Failure> {
+        *self.said.lock().unwrap() = (!said.is_nothing()).then_some((said, by));
+        Ok(())
+    }
+}
+
 impl Governed for Fake {
     fn page(&self) -> Bytes {
         Bytes(4096)
@@ -112,6 +148,8 @@ impl Governed for Fake {
             share_permille: None,
             tasks: None,
             lent_bytes: None,
+            tcp_limit_bytes: None,
+            sockets: None,
         };
         let files = vec![format!("/{HOSTILE}")];
         let mut status =
@@ -128,6 +166,16 @@ impl Governed for Fake {
             hits: 3,
             growth_bytes_per_second: None,
         }];
+        status.jobs = vec![wire::JobStatus {
+            target: wire::Target::Group { path: HOSTILE.into(), id: 5, owner: Some(me()) },
+            worth: wire::JobWorth {
+                priority: Some(-5),
+                reservation_bytes: Some(2 << 30),
+                oom_reserve_bytes: 0,
+                set: vec![wire::JobKey::Priority],
+                by: Some(0),
+            },
+        }];
         (status.holds, status.files, status.reload_error) = (vec![hold], files, Some(HOSTILE.into()));
         Ok(status)
     }
@@ -140,7 +188,9 @@ impl Governed for Fake {
     }
     fn group(&self, path: &[u8]) -> Result<GroupFacts, Failure> {
         let limit = Some(Limit::Max);
-        Ok(GroupFacts { path: path.into(), id: GroupId(1), owner: Some(me()), limit, ruled_by: None })
+        let owner = Some(me());
+        let (path, id) = (path.into(), GroupId(1));
+        Ok(GroupFacts { path, id, owner, owner_above: owner, limit, ruled_by: None, said_by: None })
     }
     fn control_get(&self, _: ProcessId) -> Result<MemControl, Failure> {
         Ok(*self.control.lock().unwrap())
@@ -155,9 +205,6 @@ impl Governed for Fake {
     }
     fn kernel_peak_reset(&self, _: &GroupFacts) -> Result<(), Failure> {
         Ok(())
-    }
-    fn job(&self, _: &GroupFacts) -> Result<Option<memgov_decide::jobs::Worth>, Failure> {
-        Ok(None)
     }
     fn group_rule_get(&self, _: &GroupFacts) -> Result<Option<wire::GroupRule>, Failure> {
         Ok(self.rule.lock().unwrap().clone())
@@ -305,6 +352,43 @@ fn rules_of_groups_go_round() {
     assert_eq!(rig.text(&["get", "--group", "/x"]), set);
     rig.text(&["clear", "--group", "/x"]);
     assert_eq!(rig.memgov(&["get", "--group", "/x"]).status.code(), Some(5));
+}
+
+#[test]
+fn what_a_group_is_worth_goes_round() {
+    let rig = rig();
+    let by = if me() == 0 { "" } else { ", by uid" };
+    let said = |line: &str| rig.text(&line.split(' ').collect::<Vec<_>>());
+    assert_eq!(said("get --group /job"), "/job is a job of priority 5, reservation 0B\n");
+    let set = said("set --group /job --priority -7");
+    assert!(set.starts_with(&format!("/job is a job of priority -7 (set), reservation 0B{by}")), "{set}");
+    let set = said("set --group /job --reservation 2GiB");
+    let both = format!("/job is a job of priority -7 (set), reservation 2GiB (set){by}");
+    assert!(set.starts_with(&both), "what is not given stays: {set}");
+    assert_eq!(said("get --group /job"), set);
+    let told = json!({ "priority": -7, "reservation_bytes": 2u64 << 30, "set": ["priority", "reservation"], "by": me() });
+    assert_eq!(rig.json(&["get", "--group", "/job", "--json"]), json!({ "path": "/job", "job": told }));
+    assert_eq!(rig.json(&["set", "--group", "/job", "--priority", "-7", "--json"]), told);
+    said("set --group /job --over 1MiB --do deny");
+    let all = rig.json(&["get", "--group", "/job", "--json"]);
+    assert_eq!(
+        (&all["over"], &all["job"]),
+        (&json!("1MiB"), &told),
+        "the rule, and what it is worth beside it"
+    );
+    said("clear --group /job");
+    assert_eq!(said("clear --group /job --priority"), "cleared\n");
+    assert!(said("get --group /job").starts_with("/job is a job of priority 5, reservation 2GiB (set)"));
+    let none = rig.memgov(&["clear", "--group", "/job", "--priority"]);
+    assert_eq!(none.status.code(), Some(5));
+    assert!(String::from_utf8_lossy(&none.stderr).contains("there is nothing to clear"));
+    said("clear --group /job --reservation");
+    assert_eq!(said("get --group /job"), "/job is a job of priority 5, reservation 0B\n");
+    refused(&rig, "set --group /job --priority 2147483648", "2147483648 is not in");
+    refused(&rig, "set --group /job --reservation 5", "no unit");
+    refused(&rig, "set --group /job --priority 1 --over 1MiB --do deny", "one after the other");
+    refused(&rig, "set --pid 7 --priority 1", "cannot be used with");
+    refused(&rig, "clear --pid 7 --priority", "cannot be used with");
 }
 
 #[test]

@@ -136,7 +136,7 @@ pub fn build_programs() -> Result<Vec<PathBuf>> {
     let mut build = workspace::release_build();
     let status = build.status().context("starting cargo build")?;
     ensure!(status.success(), "cargo build --release: {status}");
-    Ok(["memgov", "memgov-files", "memgov-systest"].map(workspace::release).to_vec())
+    Ok(["memgov", "memgov-files", "memgov-rescue", "memgov-systest"].map(workspace::release).to_vec())
 }
 
 fn mebibytes(text: &str) -> Result<u32, String> {

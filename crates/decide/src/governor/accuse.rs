@@ -11,7 +11,7 @@ use crate::victim::Selection;
 
 use super::Governor;
 use super::episode::Episode;
-use super::look::line_of;
+use super::look::{Part, line_of};
 
 /// Having started since the growth began is a sign by itself if that was so shortly before the line was crossed: of a longer time it is true of
 /// many who have nothing to do with it.
@@ -22,7 +22,7 @@ impl Governor {
     pub(super) fn note_rise(&mut self, slot: GroupSlot, row: &Group, snap: &Snapshot) {
         let (Some(value), Some(ticks)) = (row.kernel, snap.ticks) else { return };
         let state = &self.groups[slot.0 as usize];
-        let lines = state.whole.iter().filter_map(|rule| line_of(&self.policy, rule, row, true));
+        let lines = state.whole.iter().filter_map(|rule| line_of(&self.policy, rule, row, Part::Kernel));
         if let Some(line) = lines.min() {
             let mark = Mark { at: row.read_at, ticks, value };
             self.groups[slot.0 as usize].kernel_rise.observe(mark, line);

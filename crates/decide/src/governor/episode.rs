@@ -6,9 +6,9 @@
 use std::time::Duration;
 
 use crate::control::MemControl;
-use crate::decision::{self, EpisodeId, Order, Reason, Source, Target};
+use crate::decision::{self, EpisodeId, Extent, Order, Reason, Source, Target};
 use crate::hook::HookView;
-use crate::policy::{Action, MAX_STEPS, Meter, RuleId, Step, Victim};
+use crate::policy::{Action, MAX_STEPS, Meter, Rule, RuleId, Step, Victim};
 use crate::slow::{ALL, Throttle};
 use crate::snapshot::{GroupId, GroupSlot, ProcessId, Snapshot, Table};
 use crate::units::{Bytes, Time};
@@ -86,6 +86,7 @@ pub(super) struct Episode {
     pub slowed: u8,
     pub reclaimed: u8,
     pub lent: u8,
+    pub squeezed: u8,
     /// What was lent, for as long as the episode lasts.
     pub loan: Option<Loan>,
     /// Steps that were refused: not kept up, but ended all the same.
@@ -140,6 +141,7 @@ impl Episode {
             slowed: 0,
             reclaimed: 0,
             lent: 0,
+            squeezed: 0,
             loan: None,
             refused: 0,
             over: None,
@@ -168,19 +170,21 @@ impl Episode {
             Order::Slow { .. } => Some(&mut self.slowed),
             Order::Reclaim { .. } => Some(&mut self.reclaimed),
             Order::Lend { .. } => Some(&mut self.lent),
+            Order::Squeeze { .. } => Some(&mut self.squeezed),
             Order::Record | Order::Signal { .. } | Order::Kill { .. } | Order::Relieved => None,
             Order::Ask { .. } | Order::Answered { .. } | Order::Hook => None,
         }
     }
 
     /// By which orders the lasting actions end, in the order in which they do.
-    pub fn ends(&self) -> [Order; 5] {
+    pub fn ends(&self) -> [Order; 6] {
         let phase = decision::Phase::End;
         [
             Order::Deny { phase, meter: self.meter },
             Order::Freeze { phase },
             Order::Slow { phase, share: ALL },
-            Order::Reclaim { phase, meter: self.meter, excess: Bytes(0), share: 0 },
+            Order::Reclaim { phase, meter: self.meter, extent: Extent::Down(Bytes(0)), share: 0 },
+            Order::Squeeze { phase },
             Order::Lend { phase, amount: self.loan.map_or(Bytes(0), |loan| loan.amount) },
         ]
     }
@@ -392,13 +396,19 @@ impl Governor {
             (Source::Rule(rule), target, _) if !episode.orphan => {
                 let rule = self.policy.rules.get(rule.0 as usize)?;
                 Some(match target {
-                    Target::Group(..) => Question::of_group(rule).with_loan(episode.loan),
+                    Target::Group(_, slot) => self.question_of_group(rule, slot).with_loan(episode.loan),
                     Target::Process(..) => Question::of_process(rule),
                     Target::Host => Question::of_host(rule, self.host.falling()),
                 })
             }
             _ => None,
         }
+    }
+
+    /// What a rule asks about a group as a whole, of whose hard limit the last part may be kept.
+    pub(super) fn question_of_group<'a>(&self, rule: &'a Rule, slot: GroupSlot) -> Question<'a> {
+        let reserve = self.groups.get(slot.0 as usize).map(|state| state.oom_reserve);
+        Question::of_group(rule, reserve.unwrap_or_default())
     }
 
     /// Whether some step of the ladder has to choose one process of a group.

@@ -7,7 +7,7 @@
 use std::time::Duration;
 
 use crate::decision::{DecisionId, Decisions, Order, Outcome, Report, Target};
-use crate::hook::{HookView, Run};
+use crate::hook::{Helper, Hook, HookView, Run};
 use crate::snapshot::GroupId;
 use crate::units::{Bytes, Time};
 
@@ -26,9 +26,10 @@ const SOME: Bytes = Bytes::kib(256);
 /// Programs that are known to run. What carries decisions out runs fewer.
 const MOST: usize = 64;
 
-/// The program of an episode.
+/// Who helps in an episode.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Hooked {
+    by_handler: bool,
     id: DecisionId,
     at: Time,
     within: Duration,
@@ -43,7 +44,8 @@ pub(super) struct Hooked {
 
 impl Hooked {
     pub fn view(self) -> HookView {
-        HookView { id: self.id, since: self.at, until: self.at + self.within, run: self.run }
+        let Self { by_handler, id, at, within, run, .. } = self;
+        HookView { by_handler, id, since: at, until: at + within, run }
     }
 
     /// When the ladder goes on, as far as is known.
@@ -86,12 +88,12 @@ impl Running {
 }
 
 impl Governor {
-    /// Has a program started, once none runs for the group any more.
+    /// Has a program started, or the group's handler told, once nobody is at it for the group any more.
     pub(super) fn begin_hook(
         &mut self,
         episode: &mut Episode,
         step: u8,
-        within: Duration,
+        hook: &Hook,
         excess: &Excess,
         out: &mut Decisions,
     ) -> Step {
@@ -102,10 +104,11 @@ impl Governor {
         let Some(id) = self.emit(episode, step, Order::Hook, excess.reason, What::Begin, out) else {
             return Step::Waits;
         };
-        let at = self.now;
+        let (at, within, by_handler) = (self.now, hook.within, hook.by == Helper::Handler);
         self.hooks.0.push((group, id, at + within + SETTLES));
         let (holds, least) = (true, excess.value);
-        episode.hook = Some(Hooked { id, at, within, holds, ended: None, run: None, least, fell_at: at });
+        let hooked = Hooked { by_handler, id, at, within, holds, ended: None, run: None, least, fell_at: at };
+        episode.hook = Some(hooked);
         Step::Began
     }
 

@@ -6,7 +6,7 @@
 use std::time::Duration;
 
 use crate::decision::{Decisions, Order, Ranking, Reason, Target};
-use crate::jobs::{Contender, Wish};
+use crate::jobs::{Contender, Wish, Worth};
 use crate::policy::{Action, Victim};
 use crate::snapshot::{GroupSlot, Snapshot};
 use crate::units::{Bytes, Time};
@@ -127,8 +127,9 @@ impl Governor {
 
     /// Has all jobs read that could give way for this target.
     pub(super) fn sample_jobs(&mut self, target: Target, snap: &Snapshot) {
+        let of = owner_of(target, snap);
         for slot in (0u32..).take(self.groups.len()).map(GroupSlot) {
-            if let Some(unit) = self.unit_of_job(slot, target, snap) {
+            if let Some(unit) = self.unit_of_job(slot, target, of, snap) {
                 self.timers.bring_forward(self.group_item(slot), self.now);
                 self.timers.bring_forward(self.group_item(unit), self.now);
             }
@@ -145,15 +146,12 @@ impl Governor {
 
     fn choose_job(&mut self, target: Target, since: Time, snap: &Snapshot) -> Choice {
         let mut choice = Choice { ranking: Ranking::of_jobs(), stale: false, unknown: false };
-        let of = match target {
-            Target::Group(_, slot) => snap.group(slot).and_then(|row| row.owner),
-            _ => Some(0),
-        };
+        let of = owner_of(target, snap);
         self.indivisible.clear();
         for slot in (0u32..).take(self.groups.len()).map(GroupSlot) {
-            let Some(unit) = self.unit_of_job(slot, target, snap) else { continue };
+            let Some(unit) = self.unit_of_job(slot, target, of, snap) else { continue };
             let (Some(job), Some(row)) = (snap.group(slot), snap.group(unit)) else { continue };
-            let Some(worth) = self.groups[slot.0 as usize].worth else { continue };
+            let Some(worth) = self.worth_for(slot, of) else { continue };
             choice.ranking.considered += 1;
             choice.stale |= row.read_at < since;
             let Some(usage) = row.usage else {
@@ -188,13 +186,27 @@ impl Governor {
         }
     }
 
+    /// What a job is worth in a shortage of a group with this owner. What a user has said of his groups decides among his, and not against others:
+    /// as with [`crate::jobs::Preference::counts`].
+    fn worth_for(&self, slot: GroupSlot, of: Option<u32>) -> Option<Worth> {
+        let state = &self.groups[slot.0 as usize];
+        let users = state.users_worth.filter(|&(user, _)| of == Some(user));
+        users.map(|(_, worth)| worth).or(state.worth)
+    }
+
     /// Which group dies with a job that could give way for this target: itself, or the outermost around it, up to the target's, that is
-    /// indivisible. `None`: it is no job, or not one that is asked.
-    fn unit_of_job(&self, slot: GroupSlot, target: Target, snap: &Snapshot) -> Option<GroupSlot> {
+    /// indivisible. `None`: it is no job, or not one that is asked in a shortage of a group with this owner.
+    fn unit_of_job(
+        &self,
+        slot: GroupSlot,
+        target: Target,
+        of: Option<u32>,
+        snap: &Snapshot,
+    ) -> Option<GroupSlot> {
         let is_job = |slot: GroupSlot| {
             let state = &self.groups[slot.0 as usize];
             let row = snap.group(slot).filter(|row| !row.gone && Some(row.id) == state.id);
-            row.is_some() && state.worth.is_some()
+            row.is_some() && self.worth_for(slot, of).is_some()
         };
         if !is_job(slot) {
             return None;
@@ -219,5 +231,13 @@ impl Governor {
             }
         }
         found.then_some(unit)
+    }
+}
+
+/// Whose shortage it is; the host is root's.
+fn owner_of(target: Target, snap: &Snapshot) -> Option<u32> {
+    match target {
+        Target::Group(_, slot) => snap.group(slot).and_then(|row| row.owner),
+        _ => Some(0),
     }
 }

@@ -40,12 +40,19 @@ pub(super) struct Question<'a> {
     letter: bool,
     /// What the group was lent: its lines are where they were without that.
     loan: Option<Loan>,
+    /// So much under its hard limit is not available.
+    reserve: Bytes,
 }
 
 impl<'a> Question<'a> {
-    /// What a rule asks about a group as a whole.
-    pub fn of_group(rule: &'a Rule) -> Self {
-        Self { condition: rule.when, reach: Reach::Itself, until: rule.until, letter: false, loan: None }
+    fn of(rule: &'a Rule, reach: Reach<'a>) -> Self {
+        let (condition, until) = (rule.when, rule.until);
+        Self { condition, reach, until, letter: false, loan: None, reserve: Bytes(0) }
+    }
+
+    /// What a rule asks about a group as a whole, of whose hard limit so much is kept.
+    pub fn of_group(rule: &'a Rule, reserve: Bytes) -> Self {
+        Self { reserve, ..Self::of(rule, Reach::Itself) }
     }
 
     /// What a rule asks about a process.
@@ -55,29 +62,37 @@ impl<'a> Question<'a> {
             (Scope::Host, _) => Reach::Host(None),
             (
                 Scope::Processes(_),
-                Some(Over::High { .. } | Over::Kernel(_) | Over::Available { .. }) | None,
+                Some(
+                    Over::High { .. }
+                    | Over::Kernel(_)
+                    | Over::Sockets(_)
+                    | Over::Pool(_)
+                    | Over::Available { .. },
+                )
+                | None,
             ) => Reach::Above,
             (Scope::Processes(named), Some(Over::Amount(_))) if named.groups.is_empty() => Reach::Nearest,
             (Scope::Processes(named), Some(Over::Amount(_))) => Reach::Named(&named.groups),
         };
-        Self { condition: rule.when, reach, until: rule.until, letter: false, loan: None }
+        Self::of(rule, reach)
     }
 
     /// What a rule asks about the machine, whose available memory falls so fast.
     pub fn of_host(rule: &'a Rule, falling: Option<u64>) -> Self {
-        Self {
-            condition: rule.when,
-            reach: Reach::Host(falling),
-            until: rule.until,
-            letter: false,
-            loan: None,
-        }
+        Self::of(rule, Reach::Host(falling))
     }
 
     /// What a control asks about its process; `None` if it asks nothing (NONE, or a signal already spent).
     pub fn of_control(control: &MemControl) -> Option<Self> {
         let condition = control.condition()?;
-        Some(Self { condition, reach: Reach::Above, until: None, letter: true, loan: None })
+        Some(Self {
+            condition,
+            reach: Reach::Above,
+            until: None,
+            letter: true,
+            loan: None,
+            reserve: Bytes(0),
+        })
     }
 
     /// The same about a group that was lent so much.
@@ -87,17 +102,24 @@ impl<'a> Question<'a> {
 
     /// Where the line lies, whatever the group was lent.
     fn line(&self, over: Over, row: &Group) -> Option<Bytes> {
-        let Some(loan) = &self.loan else { return over.line(row) };
-        match over {
-            Over::Amount(_) | Over::Kernel(_) => over.line(row),
-            Over::High { plus } => loan.own_high(row)?.bytes().map(|high| high + plus),
-            Over::Available { under, .. } => loan.own_max(row)?.bytes().map(|max| max - under.of(max)),
+        match (over, &self.loan) {
+            (Over::Available { under, .. }, _) => Some(under.line(self.own_max(row)?.bytes()?, self.reserve)),
+            (Over::High { plus }, Some(loan)) => loan.own_high(row)?.bytes().map(|high| high + plus),
+            _ => over.line(row),
         }
     }
 
     /// The hard limit, whatever the group was lent.
-    fn max(&self, row: &Group) -> Option<Limit> {
+    fn own_max(&self, row: &Group) -> Option<Limit> {
         self.loan.map_or(row.max, |loan| loan.own_max(row))
+    }
+
+    /// Up to where memory is available: that without the reserve.
+    fn available_up_to(&self, row: &Group) -> Option<Limit> {
+        self.own_max(row).map(|max| match max {
+            Limit::At(max) => Limit::At(max - self.reserve),
+            Limit::Max => Limit::Max,
+        })
     }
 
     /// What is compared with the line.
@@ -206,7 +228,7 @@ pub(super) fn judge(
     });
     let rss = question.condition.rss.is_some().then(|| rss_part(question, &snap.host, process));
     match (usage, rss) {
-        (Some(part), None) | (None, Some(part)) => alone(question, &part),
+        (Some(part), None) | (None, Some(part)) => alone(question, &part, snap),
         (Some(usage), Some(rss)) => both(question, &usage, &rss),
         (None, None) => Verdict::NoLine,
     }
@@ -236,13 +258,14 @@ fn usage_part(
         let until = match (question.until, over) {
             // As an amount of what is available: so much of the limit may not be used.
             (Some(until), Over::Available { .. }) => {
-                question.max(row).and_then(Limit::bytes).map_or(line, |max| max - until).min(line)
+                question.available_up_to(row).and_then(Limit::bytes).map_or(line, |max| max - until).min(line)
             }
             (Some(until), _) if question.condition.rss.is_none() => until.min(line),
             _ => question.until(line, &snap.host),
         };
         // Of what is available under it the limit is the group's own.
-        let max = if matches!(over, Over::Available { .. }) { question.max(row) } else { row.max };
+        let max =
+            if matches!(over, Over::Available { .. }) { question.available_up_to(row) } else { row.max };
         match question.meter(over, row, line) {
             None => unknown = true,
             Some(value) if value > line => return Part::Over { value, line, group: Some((slot, max)) },
@@ -307,8 +330,14 @@ fn ceiling(line: Bytes) -> Bytes {
     line + Bytes(line.0 / 4)
 }
 
-fn alone(question: &Question, part: &Part) -> Verdict {
+fn alone(question: &Question, part: &Part, snap: &Snapshot) -> Verdict {
     match *part {
+        Part::Over { value, line, group: Some((group, _)) }
+            if question.condition.group.is_some_and(Over::asks_for_sockets) =>
+        {
+            let reason = of_sockets(question.condition.meter(), group, value, line, snap);
+            Verdict::Over(Excess { reason, value, line, room: ceiling(line) - value })
+        }
         Part::Over { value, line, group: Some((group, _)) }
             if question.condition.group.is_some_and(Over::is_kernel) =>
         {
@@ -341,6 +370,17 @@ fn alone(question: &Question, part: &Part) -> Verdict {
         Part::Relieved { value, until } => Verdict::Relieved { value, until },
         Part::NoLine => Verdict::NoLine,
         Part::Unknown => Verdict::Unknown,
+    }
+}
+
+/// Why a line is crossed that sockets have a part in.
+fn of_sockets(meter: Meter, group: GroupSlot, value: Bytes, line: Bytes, snap: &Snapshot) -> Reason {
+    match meter {
+        Meter::Pool => {
+            let sockets = snap.group(group).and_then(|row| row.sockets);
+            Reason::Pool { group, pool: value, sockets, line }
+        }
+        _ => Reason::Sockets { group, sockets: value, line },
     }
 }
 

@@ -157,7 +157,10 @@ impl Governor {
     /// Whether a group is over any line at which it, or whoever is in it, is weighed.
     fn crosses(&self, row: &Group) -> bool {
         let lines = self.policy.rules.iter().filter_map(|rule| rule.when.group);
-        let over = |line: Over| line.line(row).zip(line.meter(row)).is_some_and(|(line, value)| value > line);
+        let reserve = self.policy.oom_reserve(&row.path);
+        let over = |over: Over| {
+            over.line_with(row, reserve).zip(over.meter(row)).is_some_and(|(line, value)| value > line)
+        };
         // Controls are over from memory.high on.
         lines.chain([Over::High { plus: Bytes(0) }]).any(over)
     }

@@ -1,7 +1,7 @@
 //! Running episodes, tick by tick: relief, the ladder, what is kept up, and the end. Everything an episode remembers changes only
 //! after its decision has found room, so that an overflow delays and loses nothing.
 
-use crate::decision::{Decisions, Order, Phase as Keep, Reason, Source, Target};
+use crate::decision::{Decisions, Extent, Order, Phase as Keep, Reason, Source, Target};
 use crate::policy::{Action, MAX_STEPS, Meter, Reclaim, Slow, Victim};
 use crate::slow::{ALL, Throttle};
 use crate::snapshot::Snapshot;
@@ -188,10 +188,14 @@ impl Governor {
             }
             &Action::Reclaim(Reclaim { share, tolerance, .. }) => {
                 // With a tolerance it is not known yet what may go.
-                let excess = tolerance.map_or_else(|| self.too_much(episode, excess, snap), |_| Bytes(0));
+                let extent = match tolerance {
+                    None => Extent::Down(self.too_much(episode, excess, snap)),
+                    Some(_) => Extent::Amount(Bytes(0)),
+                };
                 let meter = episode.meter;
-                (Order::Reclaim { phase: Keep::Begin, meter, excess, share }, What::Begin)
+                (Order::Reclaim { phase: Keep::Begin, meter, extent, share }, What::Begin)
             }
+            Action::Squeeze => (Order::Squeeze { phase: Keep::Begin }, What::Begin),
             &Action::Signal { signal, .. } => (Order::Signal { signal }, What::Signal),
             &Action::Lend(lend) => return self.lend(episode, step, lend, excess, snap, out),
             &Action::Kill { victim } => return self.kill(episode, step, victim, excess, snap, out),
@@ -202,7 +206,7 @@ impl Governor {
                 }
                 return self.begin_asking(episode, step, excess, out);
             }
-            Action::Hook(hook) => return self.begin_hook(episode, step, hook.within, excess, out),
+            Action::Hook(hook) => return self.begin_hook(episode, step, hook, excess, out),
         };
         if self.emit(episode, step, order, excess.reason, what, out).is_none() {
             return Step::Waits;
@@ -315,12 +319,17 @@ impl Governor {
         let kept = |steps: u8| bits(steps & !episode.refused).filter(|&step| !begun_now(step));
         let (denied, slowed) = (mask(kept(episode.denied)), mask(kept(episode.slowed)));
         let (frozen, reclaimed) = (mask(kept(episode.frozen)), mask(kept(episode.reclaimed)));
+        let squeezed = mask(kept(episode.squeezed));
         for step in bits(denied) {
             let order = Order::Deny { phase: Keep::Sustain, meter: episode.meter };
             self.emit(&mut episode, step, order, excess.reason, What::Kept, out);
         }
         for step in bits(frozen) {
             let order = Order::Freeze { phase: Keep::Sustain };
+            self.emit(&mut episode, step, order, excess.reason, What::Kept, out);
+        }
+        for step in bits(squeezed) {
+            let order = Order::Squeeze { phase: Keep::Sustain };
             self.emit(&mut episode, step, order, excess.reason, What::Kept, out);
         }
         if slowed != 0 {
@@ -340,9 +349,9 @@ impl Governor {
                 continue;
             };
             let too_much = self.too_much(&episode, &excess, snap);
-            let Some(ask) = self.sought(&mut episode, &reclaim, too_much, snap) else { continue };
+            let Some(extent) = self.sought(&mut episode, &reclaim, too_much, snap) else { continue };
             let (meter, share) = (episode.meter, reclaim.share);
-            let order = Order::Reclaim { phase: Keep::Sustain, meter, excess: ask, share };
+            let order = Order::Reclaim { phase: Keep::Sustain, meter, extent, share };
             self.emit(&mut episode, step, order, excess.reason, What::Kept, out);
         }
         self.episodes.put(episode);
@@ -358,7 +367,13 @@ impl Governor {
     /// The row an episode hangs on is read at the fastest pace while there is something to be done or to be ended, and
     /// an eighth of it when only the relief is waited for.
     fn look_again_at(&mut self, episode: &Episode) {
-        let busy = episode.denied | episode.frozen | episode.slowed | episode.reclaimed | episode.lent != 0
+        let busy = episode.denied
+            | episode.frozen
+            | episode.slowed
+            | episode.reclaimed
+            | episode.lent
+            | episode.squeezed
+            != 0
             || self.step_of(episode, episode.next).is_some() && !self.stands_at_a_question(episode);
         let pace = self.policy.pace.fastest * if busy { 1 } else { 8 };
         let pace = if self.is_patient(episode) { INTERVAL } else { pace };

@@ -40,12 +40,11 @@ impl Governor {
         }
         let Some(row) = snap.group(slot) else { return };
         self.note_rise(slot, row, snap);
-        for rule in self.groups[slot.0 as usize].whole.iter() {
-            let Some(question) = self.policy.rules.get(rule.0 as usize).map(Question::of_group) else {
-                continue;
-            };
+        for id in self.groups[slot.0 as usize].whole.iter() {
+            let Some(rule) = self.policy.rules.get(id.0 as usize) else { continue };
+            let question = self.question_of_group(rule, slot);
             if let Verdict::Over(_) = judge(&question, snap, &self.tree, Some(slot), None) {
-                self.begin(Source::Rule(rule), Target::Group(row.id, slot), snap);
+                self.begin(Source::Rule(id), Target::Group(row.id, slot), snap);
             }
         }
         self.look_below(slot, row, snap);
@@ -213,7 +212,7 @@ impl Governor {
         let state = &self.groups[slot.0 as usize];
         let lines = |set: RuleSet| {
             set.iter()
-                .filter_map(|rule| line_of(&self.policy, rule, row, false))
+                .filter_map(|rule| line_of(&self.policy, rule, row, Part::Usage))
                 .min()
                 .map_or(Limit::Max, Limit::At)
         };
@@ -235,25 +234,36 @@ impl Governor {
         let available = state.whole.iter().filter_map(|rule| self.policy.rules.get(rule.0 as usize));
         let of_available = available
             .filter_map(|rule| rule.when.group.filter(|_| rule.when.meter() == Meter::Available))
-            .filter_map(|over| Some((over.meter(row).or(row.usage)?, over.line(row)?)))
+            .filter_map(|over| {
+                Some((over.meter(row).or(row.usage)?, over.line_with(row, state.oom_reserve)?))
+            })
             .map(|(value, line)| next_look(state.trend.fastest().max(FILLING.0), value, line, pace));
         // Over the line of a rule that takes its time it is not looked at for that rule's sake but in each interval.
         let patient = |rule: RuleId| {
-            let over = || row.usage > line_of(&self.policy, rule, row, false);
+            let over = || row.usage > line_of(&self.policy, rule, row, Part::Usage);
             self.policy.rules.get(rule.0 as usize).is_some_and(Rule::is_patient) && over()
         };
-        let own = |kernel: bool| {
+        let own = |part: Part| {
             let rules = state.whole.iter().filter(|&rule| !patient(rule));
-            rules.filter_map(|rule| line_of(&self.policy, rule, row, kernel)).min()
+            rules.filter_map(|rule| line_of(&self.policy, rule, row, part)).min()
         };
         let of_patient = state.whole.iter().any(patient).then_some(INTERVAL.max(pace.fastest));
-        let of_kernel = own(true).map(|line| match row.kernel {
+        let of_kernel = own(Part::Kernel).map(|line| match row.kernel {
             Some(kernel) if !row.kernel_watched => {
                 next_look(state.kernel_trend.fastest().max(BURST.0), kernel, line, pace)
             }
             _ => pace.slowest,
         });
-        let line = own(false).into_iter().chain(self.watch_line(slot, row)).min();
+        // No event tells of sockets; what fills their buffers does so at the speed of the network, or of memory on loopback.
+        let filling = state.trend.fastest().max(FILLING.0);
+        let soon = |value: Option<Bytes>, line| {
+            value.map_or(pace.slowest, |value| next_look(filling, value, line, pace))
+        };
+        let of_sockets = own(Part::Sockets).map(|line| soon(row.sockets, line));
+        // What TCP may hold follows usage, where the kernel counts them apart.
+        let of_pool = own(Part::Pool)
+            .map(|line| soon(row.pool(), line).min(if row.sockets_apart { FOLLOWS } else { pace.slowest }));
+        let line = own(Part::Usage).into_iter().chain(self.watch_line(slot, row)).min();
         let of_usage = match (line, row.usage) {
             // An event tells when the line is crossed; the rare look is for the day it does not. Close to the line it is
             // sampled all the same.
@@ -265,7 +275,14 @@ impl Governor {
             // No line: for good where memory.high is `max` (an event says when that changes), else not known yet.
             (None, _) => row.high.is_none().then_some(pace.slowest),
         };
-        of_kernel.into_iter().chain(of_usage).chain(of_available).chain(of_patient).min()
+        of_kernel
+            .into_iter()
+            .chain(of_sockets)
+            .chain(of_pool)
+            .chain(of_usage)
+            .chain(of_available)
+            .chain(of_patient)
+            .min()
     }
 
     /// When to sample a process again; `None`: nothing is learnt by it now.
@@ -303,9 +320,32 @@ const BURST: Bytes = Bytes::mib(64);
 /// and on v2 an event tells when a limit is met.
 const FILLING: Bytes = Bytes::mib(256);
 
-/// Where the group part of a rule lies for a group, if it has one: for its usage, or for its kernel memory. (What is available has its own pace.)
-pub(super) fn line_of(policy: &Policy, rule: RuleId, row: &Group, kernel: bool) -> Option<Bytes> {
+/// Usage and what TCP may hold beside it drift apart no longer than so.
+const FOLLOWS: Duration = Duration::from_secs(1);
+
+/// What of a group's memory a line is for. (What is available has its own pace.)
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Part {
+    Usage,
+    Kernel,
+    Sockets,
+    Pool,
+}
+
+impl Part {
+    const fn of(over: Over) -> Option<Self> {
+        match over {
+            Over::Amount(_) | Over::High { .. } => Some(Self::Usage),
+            Over::Kernel(_) => Some(Self::Kernel),
+            Over::Sockets(_) => Some(Self::Sockets),
+            Over::Pool(_) => Some(Self::Pool),
+            Over::Available { .. } => None,
+        }
+    }
+}
+
+/// Where the group part of a rule lies for a group, if it has one for this part of its memory.
+pub(super) fn line_of(policy: &Policy, rule: RuleId, row: &Group, part: Part) -> Option<Bytes> {
     let over = policy.rules.get(rule.0 as usize)?.when.group;
-    let plain = |over: &Over| !matches!(over, Over::Available { .. });
-    over.filter(|over: &Over| plain(over) && over.is_kernel() == kernel)?.line(row)
+    over.filter(|&over| Part::of(over) == Some(part))?.line(row)
 }

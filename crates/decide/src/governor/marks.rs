@@ -6,7 +6,7 @@ use crate::snapshot::{GroupId, GroupSlot, Snapshot};
 use crate::units::{Bytes, Time};
 
 use super::Governor;
-use super::look::line_of;
+use super::look::{Part, line_of};
 
 /// What is known of the kernel memory of one group.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -37,7 +37,7 @@ impl Governor {
         (0u32..).zip(&self.groups).filter_map(|(slot, state)| {
             let slot = GroupSlot(slot);
             let row = snap.group(slot).filter(|row| !row.gone && state.id == Some(row.id))?;
-            let lines = state.whole.iter().filter_map(|rule| line_of(&self.policy, rule, row, true));
+            let lines = state.whole.iter().filter_map(|rule| line_of(&self.policy, rule, row, Part::Kernel));
             let line = lines.min()?;
             let only_tracks = Over::Kernel(line).only_tracks(row);
             Some(KernelMark { id: row.id, slot, line, only_tracks, mark: state.kernel_mark })

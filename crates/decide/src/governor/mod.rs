@@ -299,8 +299,7 @@ impl Governor {
 
     /// The line that stands in for `memory.high` of this group, if the policy gives one.
     pub fn virtual_high(&self, path: &[u8]) -> Option<Limit> {
-        let named = |group: &&crate::policy::GroupPolicy| group.groups.iter().any(|p| p.matches(path));
-        self.policy.groups.iter().filter(named).find_map(|group| group.high)
+        self.policy.high(path)
     }
 
     /// One tick: clears `out` and fills it with what is to be done now. Fresh rows are taken in, then weighed, then every running

@@ -113,6 +113,10 @@ pub(super) struct GroupState {
     pub kernel_mark: Watermark,
     /// What it is worth as a job, if it is one.
     pub worth: Option<Worth>,
+    /// So much under its hard limit is not available.
+    pub oom_reserve: Bytes,
+    /// Likewise where the word of this user counts as well.
+    pub users_worth: Option<(u32, Worth)>,
     /// It could not be killed as a job, or was: not tried again until then...
     pub spared_until: Time,
     /// ...unless it uses more than this, which it was first seen with after that; `None`: not seen yet.
@@ -196,6 +200,13 @@ impl Governor {
         self.renew_group(slot, snap);
     }
 
+    /// The rules about a group as a whole.
+    pub(crate) fn rules_of_group(&self, slot: GroupSlot, id: GroupId) -> impl Iterator<Item = &Rule> {
+        let state = self.groups.get(slot.0 as usize).filter(|state| state.id == Some(id));
+        let rules = state.map(|state| state.whole.iter()).into_iter().flatten();
+        rules.filter_map(|rule| self.policy.rules.get(rule.0 as usize))
+    }
+
     /// Makes sure that what is remembered of a group is about the group in that slot and of the policy in force.
     pub(super) fn renew_group(&mut self, slot: GroupSlot, snap: &Snapshot) -> bool {
         let Some(row) = snap.group(slot).filter(|row| !row.gone) else { return false };
@@ -207,7 +218,10 @@ impl Governor {
             state.generation = self.generation;
             state.whole = rules_of_group(&self.policy, &row.path);
             state.members = rules_of_members(&self.policy, &row.path);
-            state.worth = self.policy.worth(&row.path).filter(|_| *row.path != *b"/");
+            let is_root = *row.path == *b"/";
+            state.worth = self.policy.worth(&row.path).filter(|_| !is_root);
+            state.users_worth = self.policy.users_worth(&row.path).filter(|_| !is_root);
+            state.oom_reserve = self.policy.oom_reserve(&row.path);
         }
         true
     }

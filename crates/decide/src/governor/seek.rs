@@ -1,7 +1,7 @@
 //! Reclaim with a tolerance: what is asked of each group, and whose turn it is where it is for those that are starved.
 
 use crate::balance::{Standing, Tally, Worth, worth_of};
-use crate::decision::{Source, Target};
+use crate::decision::{Extent, Source, Target};
 use crate::policy::{Action, MAX_RULES, Policy, Reclaim, Rule, Step};
 use crate::snapshot::{Group, Snapshot};
 use crate::units::{Bytes, Limit};
@@ -51,7 +51,7 @@ impl Governor {
             usage,
             floor: usage.saturating_sub(self.too_much(episode, excess, snap)),
             limit: row.max.and_then(Limit::bytes),
-            starved: search.hurts(),
+            starved: search.suffers(),
             calm: search.is_calm(),
             spent: search.is_spent(),
         })
@@ -72,8 +72,8 @@ impl Governor {
         reclaim: &Reclaim,
         too_much: Bytes,
         snap: &Snapshot,
-    ) -> Option<Bytes> {
-        let Some(tolerance) = reclaim.tolerance else { return Some(too_much) };
+    ) -> Option<Extent> {
+        let Some(tolerance) = reclaim.tolerance else { return Some(Extent::Down(too_much)) };
         let (row, Source::Rule(rule)) = (row_of(episode, snap)?, episode.source) else { return None };
         let usage = row.usage?;
         let turn = match self.standing_of(episode, snap) {
@@ -91,7 +91,8 @@ impl Governor {
         let ask = episode.search.next(row.strain_at, &row.strain, usage, floor, wanted, &tolerance)?;
         let ask = turn.map_or(ask, |(tally, standing)| tally.portion(&standing, ask));
         // Nothing after nothing need not be said.
-        (std::mem::replace(&mut episode.pressing, ask > Bytes(0)) || ask > Bytes(0)).then_some(ask)
+        let said = std::mem::replace(&mut episode.pressing, ask > Bytes(0)) || ask > Bytes(0);
+        said.then_some(Extent::Amount(ask))
     }
 
     /// Whether an episode needs no more than a look in each interval.

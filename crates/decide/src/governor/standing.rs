@@ -86,6 +86,10 @@ impl Governor {
             if rule.when.meter() == Meter::Available {
                 continue;
             }
+            // Nor what sockets hold, where that is not part of usage.
+            if over.asks_for_sockets() && (row.sockets_apart || rule.when.meter() == Meter::Sockets) {
+                continue;
+            }
             let Some(line) = over.line(row) else { continue };
             let denies = denies_at_once(rule) && !over.only_tracks(row);
             let lowest = match (over.is_kernel(), denies) {

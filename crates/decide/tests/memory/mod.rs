@@ -25,6 +25,8 @@ pub struct Memory {
     pub gone: u64,
     /// All that was ever read again.
     pub refaulted: u64,
+    /// All that was ever freed.
+    pub freed: u64,
     /// How many times what it is asked for the kernel frees.
     pub greed: u64,
     /// Bytes a second that it frees.
@@ -42,6 +44,7 @@ impl Default for Memory {
             fixed: 0,
             gone: 0,
             refaulted: 0,
+            freed: 0,
             greed: 1,
             speed: Bytes::gib(2).0,
             growth: 0,
@@ -75,6 +78,7 @@ impl Memory {
         self.cold -= cold;
         self.hot -= free - cold;
         self.gone += free - cold;
+        self.freed += free;
         let took = u128::from(free.max(4096)) * 1_000_000_000 / u128::from(self.speed.max(1));
         self.pass(Duration::from_nanos(u64::try_from(took).unwrap()).min(CALL));
         match free {

@@ -7,6 +7,7 @@
 //!   pressure. It is there then, so usage grows by it: no limit was touched.
 //! - With a `limit` (`memory.high`) a piece that comes back puts another one out in its place.
 #![allow(dead_code, reason = "each test file uses its own part")]
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
 use std::time::Duration;
 
@@ -56,6 +57,8 @@ impl Memory {
                 refaults: Some(0),
                 swap: Some(Bytes(0)),
                 swapped_in: Some(Bytes(0)),
+                taken: Some(Bytes(0)),
+                came_back: Some(Bytes(0)),
             },
             limit: None,
             swapped_out: 0,
@@ -118,7 +121,8 @@ impl Memory {
     fn fault(&mut self, at: usize) {
         self.pieces[at].there = true;
         let pages = PIECE / 4096;
-        let Strain { stalled, refaults, swap, swapped_in } = &mut self.strain;
+        let Strain { stalled, refaults, swap, swapped_in, came_back, .. } = &mut self.strain;
+        *came_back = came_back.map(|came_back| came_back + Bytes(PIECE));
         *stalled = stalled.map(|stalled| stalled + READ);
         *refaults = refaults.map(|count| count + pages);
         if self.pieces[at].anon {
@@ -141,6 +145,7 @@ impl Memory {
         there.sort_by_key(|&at| (self.pieces[at].last, at));
         for &at in there.iter().take(usize::try_from(amount.0.div_ceil(PIECE)).unwrap()) {
             self.pieces[at].there = false;
+            self.strain.taken = self.strain.taken.map(|taken| taken + Bytes(PIECE));
             if self.pieces[at].anon {
                 self.strain.swap = self.strain.swap.map(|swap| swap + Bytes(PIECE));
                 self.swapped_out += PIECE;

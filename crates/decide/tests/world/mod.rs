@@ -134,7 +134,7 @@ impl World {
             Order::Record => "record".into(),
             Order::Deny { phase: p, .. } => format!("deny-{}", phase(p)),
             Order::Slow { phase: p, .. } => format!("slow-{}", phase(p)),
-            Order::Reclaim { phase: p, excess, .. } => format!("reclaim-{}-{excess}", phase(p)),
+            Order::Reclaim { phase: p, extent, .. } => format!("reclaim-{}-{}", phase(p), extent.bytes()),
             Order::Signal { signal } => format!("signal-{signal}"),
             Order::Freeze { phase: p } => format!("freeze-{}", phase(p)),
             Order::Kill { take: Take::Whole } => "kill".into(),
@@ -152,6 +152,7 @@ impl World {
             Order::Relieved => "relieved".into(),
             Order::Lend { phase: p, amount } => format!("lend-{}-{amount}", phase(p)),
             Order::Hook => "hook".into(),
+            Order::Squeeze { phase: p } => format!("squeeze-{}", phase(p)),
             Order::Ask { .. } => "ask".into(),
             Order::Answered { verdict, .. } => format!("answered-{verdict:?}"),
         };
@@ -166,6 +167,8 @@ impl World {
         let reason = match decision.reason {
             Reason::Usage { .. }
             | Reason::Kernel { .. }
+            | Reason::Sockets { .. }
+            | Reason::Pool { .. }
             | Reason::Rss { .. }
             | Reason::UsageAndRss { .. }
             | Reason::Available { .. }
@@ -249,9 +252,9 @@ pub fn available_rule(name: &str, groups: &str, under_mib: u64, steps: &[(Action
 pub fn job(groups: &str, priority: i32, reservation_mib: u64) -> GroupPolicy {
     GroupPolicy {
         groups: vec![Pattern::new(groups)],
-        high: None,
         priority: Some(priority),
         reservation: Some(Bytes::mib(reservation_mib)),
+        ..GroupPolicy::default()
     }
 }
 

@@ -94,11 +94,15 @@ pub fn ticks(count: usize) -> impl Strategy<Value = Vec<Tick>> {
     prop::collection::vec(tick.prop_map(|(ms, events, answers)| Tick { ms, events, answers }), 1..count)
 }
 
+/// Kept under the limit of `/x` by one of them.
+pub const RESERVE: Bytes = Bytes::mib(16);
+
 /// Policies with every action, scope and kind of line; the numbers keep some rules from one to the next.
 pub fn policy_number(number: u8) -> Policy {
     let all = [
         (Action::Record, 0),
         (Action::Reclaim(Reclaim::default()), 0),
+        (Action::Squeeze, 0),
         (Action::Deny, 20),
         (slow(700), 100),
         (signal(10), 50),
@@ -140,14 +144,22 @@ pub fn policy_number(number: u8) -> Policy {
     };
     let never = vec![ProcessMatch { comm: vec![Pattern::new("never")], ..ProcessMatch::default() }];
     let kills = KillBudget { count: 3, window: Duration::from_secs(5) };
-    let groups = vec![job("/x/*", 10, 100), job("/y", 5, 0), job("/x/a/b", 1, 0)];
+    let mut groups = vec![job("/x/*", 10, 100), job("/y", 5, 0), job("/x/a/b", 1, 0)];
+    if number == 1 {
+        let kept = Some(RESERVE);
+        groups.push(GroupPolicy {
+            groups: vec![Pattern::new("/x")],
+            oom_reserve: kept,
+            ..GroupPolicy::default()
+        });
+    }
     Policy { rules, groups, never, kills, ..Policy::default() }
 }
 
 /// A program that may run for so long.
 pub fn hook(ms: u64) -> Action {
     let run = ["/bin/true".into()].into();
-    Action::Hook(Hook { within: Duration::from_millis(ms), ..Hook::new(run) })
+    Action::Hook(Hook { within: Duration::from_millis(ms), ..Hook::program(run) })
 }
 
 /// It has ended well.

@@ -27,11 +27,7 @@ impl<W, S> Slot<W, S> {
 
     /// For the loop, which never waits: a thread that has the lock gives it back in a moment, and the loop comes again.
     pub fn try_lock(&self) -> Option<MutexGuard<'_, W>> {
-        match self.word.try_lock() {
-            Ok(word) => Some(word),
-            Err(TryLockError::Poisoned(word)) => Some(word.into_inner()),
-            Err(TryLockError::WouldBlock) => None,
-        }
+        try_lock(&self.word)
     }
 
     /// Wakes its thread.
@@ -54,6 +50,15 @@ impl<W, S> Slot<W, S> {
     /// Whether the thread is to end.
     pub fn is_over(&self) -> bool {
         self.over.load(Ordering::Acquire)
+    }
+}
+
+/// `None`: somebody else has it just now.
+pub(super) fn try_lock<T>(mutex: &Mutex<T>) -> Option<MutexGuard<'_, T>> {
+    match mutex.try_lock() {
+        Ok(guard) => Some(guard),
+        Err(TryLockError::Poisoned(guard)) => Some(guard.into_inner()),
+        Err(TryLockError::WouldBlock) => None,
     }
 }
 

@@ -21,6 +21,7 @@ impl GroupLimit {
             Self::High => v2::HIGH,
             Self::Pids => c"pids.max",
             Self::Hard => v2::MAX,
+            Self::Tcp => v1::TCP_LIMIT,
         }
     }
 
@@ -30,6 +31,7 @@ impl GroupLimit {
             Self::Max | Self::High => Operation::Reclaim,
             Self::Pids => Operation::PidsMax,
             Self::Hard => Operation::Lend,
+            Self::Tcp => Operation::TcpLimit,
         }
     }
 
@@ -38,7 +40,7 @@ impl GroupLimit {
         let mut buffer = [0; 64];
         let text = file::read_in(dir, self.file(), &mut buffer)?;
         let limit = match self {
-            Self::Max => v1::parse_limit(text, sys::page_size()),
+            Self::Max | Self::Tcp => v1::parse_limit(text, sys::page_size()),
             // A number, or `max`: of processes as of bytes.
             Self::High | Self::Pids | Self::Hard => v2::parse_limit(text),
         };
@@ -53,7 +55,7 @@ impl GroupLimit {
     /// What is written for a value.
     pub(crate) fn text(self, value: u64) -> Text {
         match (self, value) {
-            (Self::Max, NONE) => Text::None("-1"),
+            (Self::Max | Self::Tcp, NONE) => Text::None("-1"),
             (_, NONE) => Text::None("max"),
             _ => Text::Number(Decimal::new(value)),
         }

@@ -7,7 +7,7 @@
 
 use std::fs::File;
 use std::io::Write as _;
-use std::os::fd::{AsFd as _, OwnedFd};
+use std::os::fd::AsFd as _;
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
@@ -110,11 +110,8 @@ impl Guardian {
     }
 
     /// Readable once it has ended: for epoll.
-    pub fn pidfd(&self) -> Result<OwnedFd, Errno> {
-        let pid =
-            i32::try_from(self.pid()).ok().and_then(rustix::process::Pid::from_raw).ok_or(Errno::SRCH)?;
-        // Not waited for, so its pid is nobody else's.
-        rustix::process::pidfd_open(pid, rustix::process::PidfdFlags::empty())
+    pub fn pidfd(&self) -> Result<PidFd, Errno> {
+        PidFd::of_child(self.pid())
     }
 
     /// Waits for one that has ended, and says how.

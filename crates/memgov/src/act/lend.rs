@@ -156,13 +156,7 @@ impl Loans {
         amount: u64,
     ) -> Result<Loan, Failure> {
         let dir = freeze::open_group(group.dir(), c".").map_err(failed)?;
-        self.path.clear();
-        for part in [kit.layout.memory.mount.as_os_str().as_bytes(), &*row.path] {
-            if self.path.len() + part.len() > self.path.capacity() {
-                return Err(failed(Errno::NAMETOOLONG));
-            }
-            self.path.extend_from_slice(part);
-        }
+        paths::absolute(&kit.layout, &row.path, &mut self.path).map_err(failed)?;
         let version = group.version();
         let mut loan = Loan {
             group: row.id,

@@ -13,18 +13,21 @@ mod guardian;
 mod holders;
 pub mod hook;
 mod inside;
+mod kept_limit;
 mod kill;
 pub mod ledger;
 mod lend;
 mod limits;
 mod paths;
 mod pids;
+mod pool;
 mod reclaim;
 mod rehearsal;
 mod same_members;
 pub mod shrink;
 mod signal;
 mod slow;
+mod squeeze;
 pub mod strays;
 mod sweep;
 
@@ -36,6 +39,7 @@ pub use pids::Stood;
 pub use reclaim::MakeBook;
 pub use rehearsal::Finding;
 pub use slow::SlowedView;
+pub use squeeze::Squeezed;
 
 use memgov_decide::decision::{
     Decision, EpisodeId, Mechanism, Operation, Order, Outcome, Phase, Report, Target,
@@ -112,6 +116,10 @@ pub struct Actor {
     kills: kill::Kills,
     reclaims: reclaim::Reclaims,
     loans: lend::Loans,
+    /// Groups whose TCP limit is kept at what is left of their pool.
+    pools: pool::Pools,
+    /// Groups whose sockets stop growing.
+    squeezes: squeeze::Squeezes,
     hooks: hook::Hooks,
     /// Enforcement inside the kernel, where there is any.
     pub inside: Option<Inside>,
@@ -140,6 +148,10 @@ pub enum HoldView {
     Bounded(GroupId, u64),
     /// A group whose hard limit is raised by so much.
     Lent(GroupId, Bytes),
+    /// A group of which so many sockets do not grow.
+    Squeezed(GroupId, u32),
+    /// A group in which TCP may hold so much, so that it stays at its line with all else.
+    Pooled(GroupId, Bytes),
 }
 
 impl HoldView {
@@ -150,6 +162,8 @@ impl HoldView {
             Self::Slowed(slowed) => slowed.by,
             Self::Capped(_) | Self::Bounded(..) => Mechanism::PidsMax,
             Self::Lent(..) => Mechanism::RaisedLimit,
+            Self::Pooled(..) => Mechanism::TcpLimit,
+            Self::Squeezed(..) => Mechanism::SocketOptions,
         }
     }
 }
@@ -171,6 +185,8 @@ impl Actor {
             kills: kill::Kills::new(),
             reclaims: reclaim::Reclaims::new(layout),
             loans: lend::Loans::new(),
+            pools: pool::Pools::new(),
+            squeezes: squeeze::Squeezes::new(layout),
             hooks: hook::Hooks::new(layout),
             inside: None,
             dry_run: options.dry_run,
@@ -210,12 +226,13 @@ impl Actor {
                 Outcome::Nothing
             }
             Order::Freeze { .. } => self.slowdowns.hold(&mut self.kit, &at, slow::FROZEN),
-            Order::Reclaim { phase, meter, excess, share } => {
-                self.reclaims.order(decision, phase, reclaim::Goal { meter, excess, share }, snap)
+            Order::Reclaim { phase, meter, extent, share } => {
+                self.reclaims.order(decision, phase, reclaim::Goal { meter, extent, share }, snap)
             }
             Order::Lend { phase, amount } => {
                 self.loans.order(&mut self.kit, &mut self.reclaims, &at, phase, amount)
             }
+            Order::Squeeze { phase } => self.squeezes.order(decision, phase, snap),
             Order::Hook => self.hooks.order(decision, snap),
             Order::Signal { signal } => {
                 self.sent_inside(&at, signal).unwrap_or_else(|| signal::send(&mut self.kit, &at, signal))
@@ -364,20 +381,27 @@ impl Actor {
     /// What time brings: slowed processes stop and go on, deaths are seen, emptied hold groups are removed.
     pub fn tick(&mut self, now: Time, reports: &mut dyn FnMut(Report)) {
         self.slowdowns.tick(&mut self.kit, now);
+        self.caps.tick(&mut self.kit, now);
         self.kills.tick(&mut self.kit, now, reports);
         self.loans.tick(&mut self.kit, &mut self.reclaims, now, reports);
         self.reclaims.tick(reports);
         self.hooks.tick(reports);
+        self.squeezes.tick();
     }
 
     /// When [`Actor::tick`] must be called next.
     pub fn deadline(&self) -> Option<Time> {
         // Word of a thread that could do nothing is not urgent, and whoever waits for a program looks more often anyway.
-        let word = (self.reclaims.busy() || self.hooks.busy()).then(|| sys::now() + WORD);
-        [self.slowdowns.deadline(), self.kills.deadline(), self.loans.deadline(), word]
-            .into_iter()
-            .flatten()
-            .min()
+        let word =
+            (self.reclaims.busy() || self.hooks.busy() || self.squeezes.busy()).then(|| sys::now() + WORD);
+        let own = [
+            self.slowdowns.deadline(),
+            self.caps.deadline(),
+            self.kills.deadline(),
+            self.loans.deadline(),
+            word,
+        ];
+        own.into_iter().flatten().min()
     }
 
     /// `parent` has forked `child`. A child of a denied process was born with the lowered limits: it gets its own back, or is denied itself
@@ -390,12 +414,14 @@ impl Actor {
     pub fn release_all(&mut self) -> Released {
         let mut tally = Tally::default();
         self.hooks.call_off();
+        self.squeezes.let_go();
         if let Some(inside) = &mut self.inside {
             inside.clear();
         }
         self.slowdowns.release_all(&mut self.kit, &mut tally);
         self.denials.release_all(&mut self.kit, &mut tally);
         self.caps.release_all(&mut self.kit, &mut tally);
+        self.pools.release_all(&mut self.kit, &mut tally);
         self.loans.release_all(&mut self.kit, &mut self.reclaims, &mut tally);
         Released { count: tally.reached, failed: tally.refused }
     }
@@ -413,7 +439,16 @@ impl Actor {
             Some(most) => HoldView::Bounded(group, most),
         });
         let lent = self.loans.views().map(|(group, amount)| HoldView::Lent(group, amount));
-        self.denials.views().map(HoldView::Denied).chain(slowed).chain(capped).chain(lent)
+        let squeezed = self.squeezes.views().map(|(group, sockets)| HoldView::Squeezed(group, sockets));
+        let pooled = self.pools.views().map(|(group, most)| HoldView::Pooled(group, most));
+        self.denials
+            .views()
+            .map(HoldView::Denied)
+            .chain(slowed)
+            .chain(capped)
+            .chain(lent)
+            .chain(pooled)
+            .chain(squeezed)
     }
 
     /// The ledger, for the guardian and status.
@@ -481,6 +516,18 @@ impl Actor {
         self.reclaims.start();
     }
 
+    /// Some rule squeezes sockets. Allocates; not on the acting path.
+    pub fn squeeze_ready(&mut self, wanted: bool, never: Vec<ProcessMatch>) {
+        if wanted && !self.dry_run {
+            self.squeezes.start(self.reclaims.book(), never);
+        }
+    }
+
+    /// How often sockets were squeezed, and released.
+    pub fn squeezed(&self) -> Squeezed {
+        self.squeezes.counts()
+    }
+
     /// What an earlier run had lent and could not be taken back so far: from now on that is tried here. At start.
     pub fn take_over(&mut self, undone: &[Undone]) {
         self.loans.adopt(&self.kit, undone);
@@ -494,6 +541,11 @@ impl Actor {
         self.hooks.tell_by(tell);
     }
 
+    /// Who has registered as whose handler.
+    pub fn handlers(&self) -> std::sync::Arc<hook::Handlers> {
+        self.hooks.handlers()
+    }
+
     /// The programs of this policy's hooks. Allocates; not on the acting path.
     pub fn plan_hooks(&mut self, policy: &Policy) {
         self.hooks.plan(policy, !self.dry_run);
@@ -503,11 +555,13 @@ impl Actor {
     pub fn end_threads(&mut self) {
         self.reclaims.stop();
         self.hooks.stop();
+        self.pools.stop();
+        self.squeezes.stop();
     }
 
     /// Whether they are gone.
     pub fn threads_ended(&self) -> bool {
-        self.reclaims.stopped() && self.hooks.stopped()
+        self.reclaims.stopped() && self.hooks.stopped() && self.pools.stopped() && self.squeezes.stopped()
     }
 
     /// By what reclaim is done here.

@@ -3,6 +3,7 @@
 
 use std::ffi::CStr;
 use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt as _;
 
 use rustix::fs::{Mode, OFlags};
 
@@ -40,6 +41,22 @@ fn copy(path: &[u8], mounted: &[u8], into: &mut [u8]) -> Result<usize, Errno> {
     let path = visible(path, mounted).ok_or(Errno::XDEV)?;
     into.get_mut(..path.len()).ok_or(Errno::NAMETOOLONG)?.copy_from_slice(path);
     Ok(path.len())
+}
+
+/// The absolute path of a group of the memory hierarchy, into room that is there already.
+pub fn absolute(layout: &Layout, path: &[u8], into: &mut Vec<u8>) -> Result<(), Errno> {
+    into.clear();
+    extend(into, layout.memory.mount.as_os_str().as_bytes())?;
+    extend(into, path)
+}
+
+/// Allocates nothing: what has no room is `NAMETOOLONG`.
+pub fn extend(path: &mut Vec<u8>, part: &[u8]) -> Result<(), Errno> {
+    if path.len() + part.len() > path.capacity() {
+        return Err(Errno::NAMETOOLONG);
+    }
+    path.extend_from_slice(part);
+    Ok(())
 }
 
 /// Opens a directory by absolute path.

@@ -10,7 +10,7 @@
 mod cap;
 mod limit;
 
-use std::os::fd::{AsFd as _, BorrowedFd};
+use std::os::fd::BorrowedFd;
 use std::time::Duration;
 
 use memgov_decide::decision::{EpisodeId, Operation, Order, Outcome, Phase};
@@ -94,21 +94,32 @@ impl Caps {
         Self { table: Table::new(), declined: Vec::with_capacity(MOST), finder: Finder::default() }
     }
 
-    /// Who may have no more processes, or, while under its line, so many; for status.
+    /// Who may have no more processes, or so many: while under its line, or because what it had could not be given back yet. For status.
     pub fn views(&self) -> impl Iterator<Item = (GroupId, Option<u64>)> {
         let all = self.table.caps.iter().enumerate().map(|(i, cap)| (cap, self.table.limit(i)));
         let limited = all.filter(|(cap, limit)| cap.holders.any() || limit.binds());
-        limited.map(|(cap, limit)| (cap.group, (!cap.holders.any()).then_some(limit.set)))
+        let limited = limited.map(|(cap, limit)| (cap.group, (!cap.holders.any()).then_some(limit.set())));
+        limited.chain(self.table.owed().map(|(group, set)| (group, Some(set))))
     }
 
     /// The directory in whose `pids.max` a limit stands.
     pub fn dir(&self, group: GroupId) -> Option<BorrowedFd<'_>> {
-        self.table.at(group).map(|i| self.table.limit(i).dir.as_fd())
+        self.table.at(group).map(|i| self.table.limit(i).dir())
     }
 
     /// See [`Actor::standing_is_full`].
-    const fn is_full(&self) -> bool {
-        self.table.caps.len() >= MOST
+    fn is_full(&self) -> bool {
+        self.table.caps.len() >= MOST || self.table.is_full()
+    }
+
+    /// Tries again to give back what could not be. No order waits for it, and a failure is in status for as long as it lasts.
+    pub(super) fn tick(&mut self, kit: &mut Kit, now: Time) {
+        self.table.try_again(&mut kit.ledger, now);
+    }
+
+    /// When [`Caps::tick`] has something to do.
+    pub(super) const fn deadline(&self) -> Option<Time> {
+        self.table.due()
     }
 
     /// Limits a group to the processes and threads it has now, or keeps it so.
@@ -186,7 +197,7 @@ impl Caps {
             // On v1: who is in the one is not in the other.
             return self.fall(kit, i);
         }
-        let (set, own) = (self.table.limit(i).set, self.table.binds_by_itself(i));
+        let (set, own) = (self.table.limit(i).set(), self.table.binds_by_itself(i));
         let cap = &mut self.table.caps[i];
         let held = cap.holders.any();
         // Where it is the administrator's own limit that is met, or that of another line, nothing is learnt of this one.
@@ -259,7 +270,7 @@ impl Caps {
         kit.sweep.collect(dir.dir()).is_ok()
             && nobody_is_protected(kit)
             && (kit.layout.version == MemoryVersion::V2 && kit.layout.is_unified(Controller::Pids)
-                || self.finder.is_its_alone(kit, row, dir, self.table.limit(i).dir.as_fd()).is_ok())
+                || self.finder.is_its_alone(kit, row, dir, self.table.limit(i).dir()).is_ok())
     }
 
     /// Nothing stands any more; what an episode holds it holds.
@@ -268,7 +279,7 @@ impl Caps {
             return Stood::Same;
         }
         if !self.table.caps[i].holders.any() {
-            // What cannot be given back stays in the ledger.
+            // What cannot be given back is tried again.
             let _ = self.table.lift(&mut kit.ledger, i);
         }
         Stood::Ended

@@ -54,13 +54,13 @@ impl Finder {
         };
         let mount = mount.ok_or(Errno::OPNOTSUPP)?;
         self.path.clear();
-        extend(&mut self.path, mount.as_os_str().as_bytes())?;
+        paths::extend(&mut self.path, mount.as_os_str().as_bytes())?;
         if kit.layout.version == MemoryVersion::V2 && kit.layout.is_unified(controller) {
-            extend(&mut self.path, &row.path)?;
+            paths::extend(&mut self.path, &row.path)?;
             return freeze::open_group(group.dir(), c".");
         }
         let (first, top) = (kit.sweep.pids().first().copied(), self.path.len());
-        extend(&mut self.path, &row.path)?;
+        paths::extend(&mut self.path, &row.path)?;
         let same = self.open_alone(kit, row, group);
         let (Some(first), Err(errno)) = (first, &same) else { return same };
         // Whoever is in it was put elsewhere, all into one.
@@ -73,7 +73,7 @@ impl Finder {
             return Err(Errno::XDEV);
         }
         self.path.truncate(top);
-        extend(&mut self.path, &self.below[..length])?;
+        paths::extend(&mut self.path, &self.below[..length])?;
         self.open_alone(kit, row, group)
     }
 
@@ -113,13 +113,4 @@ impl Finder {
         // A few are born or die between the two looks; a group that is spread over several is another thing.
         if others > 0 || counted * 2 < members { Err(Errno::XDEV) } else { Ok(()) }
     }
-}
-
-/// Allocates nothing.
-fn extend(path: &mut Vec<u8>, part: &[u8]) -> Result<(), Errno> {
-    if path.len() + part.len() > path.capacity() {
-        return Err(Errno::NAMETOOLONG);
-    }
-    path.extend_from_slice(part);
-    Ok(())
 }

@@ -203,21 +203,24 @@ impl Slowdowns {
         }
         let episode = self.slowed[i].episode;
         let mine = |b: &Brake| b.owner == Some(episode) && b.is_group();
-        if row.path.len() > 1
-            && all_may_be_stopped(kit)
-            && let Some(by) = self.hold_whole(kit, i, row, dir)?
-        {
-            self.slowed[i].by = by;
-            tally.reached = u32::try_from(pids).unwrap_or(u32::MAX);
-            tally.overflow(kit.sweep.overflow());
-            return Ok(());
+        if row.path.len() > 1 && all_may_be_stopped(kit) {
+            if let Some(by) = self.hold_whole(kit, i, row, dir)? {
+                self.slowed[i].by = by;
+                tally.reached = u32::try_from(pids).unwrap_or(u32::MAX);
+                tally.overflow(kit.sweep.overflow());
+                return Ok(());
+            }
+            // Looking for such a group has swept others meanwhile, and some may have gone.
+            at.sweep_group(kit, id, slot)?;
         }
         // Somebody who may not be stopped has come, or who is not of the group: the others are held one by one.
         while let Some(b) = self.brakes.iter().position(mine) {
             self.take_off(kit, b).map_err(|(operation, errno)| refused(operation, errno))?;
         }
-        for p in 0..pids {
-            if let Some(by) = self.hold_pid(kit, i, kit.sweep.pids()[p], tally) {
+        let mut next = 0;
+        while let Some(&pid) = kit.sweep.pids().get(next) {
+            next += 1;
+            if let Some(by) = self.hold_pid(kit, i, pid, tally) {
                 self.slowed[i].by = by;
             }
         }

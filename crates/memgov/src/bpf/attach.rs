@@ -12,6 +12,9 @@ use libbpf_rs::{Link, Object};
 use rustix::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 
+/// One file of each object.
+const OBJECTS: [Source; 3] = [Source::Life, Source::Deny, Source::Counter];
+
 /// What became of a program so far.
 #[derive(Default)]
 struct State {
@@ -64,6 +67,9 @@ impl Attachments {
     /// in [`Attachments::hooks`]; [`Attachments::in_force`] says what is there.
     pub fn require(&mut self, hooks: Hooks) -> Result<(), Error> {
         let wanted = |program: &Program| program.set.map_or(!hooks.is_empty(), |set| hooks.has(set));
+        for source in OBJECTS {
+            self.load_together(source, wanted);
+        }
         for (index, program) in PROGRAMS.iter().enumerate() {
             if wanted(program) && self.states[index].link.is_none() {
                 self.attach(index)?;
@@ -163,8 +169,27 @@ impl Attachments {
         Ok(())
     }
 
-    /// The object with this program, loaded if it is not yet: with all of its file that are attached the same way, because each
-    /// object takes its time, or alone if one of the others cannot be loaded here.
+    /// Loads at once what is going to be attached of the object that this file is in: for each load libbpf reads all the kernel's types, and that takes longer than the programs do. If one
+    /// of them cannot be loaded here none is, and [`Attachments::object_with`] finds out which.
+    fn load_together(&mut self, source: Source, wanted: impl Fn(&Program) -> bool) {
+        let preferred = |program: &Program| program.ways.iter().find(|(how, _)| self.avoid != Some(*how));
+        let names: Vec<_> = PROGRAMS
+            .iter()
+            .zip(&self.states)
+            .filter(|(program, _)| program.source.is_with(source) && wanted(program))
+            .filter(|(_, state)| state.link.is_none() && state.way.is_none())
+            .filter_map(|(program, _)| preferred(program).map(|(_, name)| *name))
+            .filter(|name| !self.loaded.iter().any(|loaded| loaded.names.contains(name)))
+            .collect();
+        if names.len() > 1
+            && let Ok(loaded) = self.load(source, names)
+        {
+            self.loaded.push(loaded);
+        }
+    }
+
+    /// The object with this program, loaded if it is not yet: with all of its file that are attached the same way, or alone if one of the others cannot be
+    /// loaded here.
     fn object_with(&mut self, source: Source, how: How, name: &'static str) -> Result<&mut Object, String> {
         let known = self.loaded.iter().position(|loaded| loaded.names.contains(&name));
         let at = match known {

@@ -1,4 +1,4 @@
-//! Getting programs into the kernel: one object file for each concern, all with the same maps, and what libbpf had to say when it failed.
+//! Getting programs into the kernel: an object file for what is wanted together, all with the same maps, one for what reads groups, and what libbpf had to say when it failed.
 
 use super::{Absent, Error};
 use libbpf_rs::{ErrorKind, MapCore, Object, ObjectBuilder, OpenObject, PrintLevel, set_print};
@@ -17,7 +17,7 @@ macro_rules! object {
     }};
 }
 
-/// A compiled file of programs.
+/// A file of programs (c/), each of one concern.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Source {
     Life,
@@ -32,25 +32,25 @@ pub(super) enum Source {
 }
 
 impl Source {
-    pub fn bytes(self) -> &'static [u8] {
+    /// The object that it is compiled into.
+    fn bytes(self) -> &'static [u8] {
         match self {
             Self::Life => object!("life"),
-            Self::Deny => object!("deny"),
-            Self::Charge => object!("charge"),
-            Self::Rss => object!("rss"),
-            Self::Oom => object!("oom"),
+            Self::Deny | Self::Charge | Self::Rss | Self::Oom => object!("usage"),
+            Self::Counter | Self::Ceiling | Self::Forks => object!("kernel_memory"),
             Self::Groups => object!("groups"),
-            Self::Counter => object!("counter"),
-            Self::Ceiling => object!("ceiling"),
-            Self::Forks => object!("forks"),
         }
+    }
+
+    /// Whether both are in the same object.
+    pub fn is_with(self, other: Self) -> bool {
+        std::ptr::eq(self.bytes(), other.bytes())
     }
 }
 
-/// The compiled files, which are read when programs are attached and never by the loop: half a megabyte that need not be locked.
+/// The objects, which are read when programs are attached and never by the loop: half a megabyte that need not be locked.
 pub(super) fn unlock() {
-    use Source::{Ceiling, Charge, Counter, Deny, Forks, Groups, Life, Oom, Rss};
-    for source in [Life, Deny, Charge, Rss, Oom, Groups, Counter, Ceiling, Forks] {
+    for source in [Source::Life, Source::Deny, Source::Counter, Source::Groups] {
         // The pages at its ends may be other things' too: those stay as they are.
         let (bytes, page) = (source.bytes(), rustix::param::page_size());
         let start = bytes.as_ptr().addr().wrapping_neg() % page;
@@ -131,7 +131,7 @@ impl MapFds {
         Ok(Self(fds))
     }
 
-    /// Opens a file of programs over these maps, with only the named programs to be loaded.
+    /// Loads the named programs of the object that this file is in, over these maps.
     pub fn load(&self, source: Source, programs: &[&str]) -> Result<Object, Failure> {
         listening(|| {
             let mut object = open(source)?;
@@ -150,6 +150,7 @@ impl MapFds {
     }
 }
 
+/// Opens the object that this file is in.
 pub(super) fn open(source: Source) -> libbpf_rs::Result<OpenObject> {
     ObjectBuilder::default().name("memgov")?.open_memory(source.bytes())
 }

@@ -288,7 +288,9 @@ fn raw_limit(limit: &TaskLimit) -> Result<RawTaskLimit, Errno> {
     match limit.condition.group {
         None => {}
         // No process has a line for kernel memory or for what is available.
-        Some(Over::Kernel(_) | Over::Available { .. }) => return Err(Errno::INVAL),
+        Some(Over::Kernel(_) | Over::Sockets(_) | Over::Pool(_) | Over::Available { .. }) => {
+            return Err(Errno::INVAL);
+        }
         Some(Over::Amount(bytes)) => raw.group_line = pages(bytes),
         Some(Over::High { plus }) => (raw.group_line, raw.flags) = (pages(plus), TASK_HIGH),
     }

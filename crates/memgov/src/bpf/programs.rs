@@ -94,26 +94,15 @@ mod tests {
     use crate::bpf::load;
 
     #[test]
-    fn every_way_is_a_program_of_its_file_and_every_program_a_way() {
-        for source in [
-            Source::Life,
-            Source::Deny,
-            Source::Charge,
-            Source::Rss,
-            Source::Oom,
-            Source::Counter,
-            Source::Ceiling,
-            Source::Forks,
-        ] {
-            let object = load::open(source).unwrap();
-            let mut there: Vec<String> =
-                object.progs().map(|it| it.name().to_string_lossy().into_owned()).collect();
-            let ways = PROGRAMS.iter().filter(|it| it.source == source).flat_map(|it| it.ways);
-            let mut named: Vec<String> = ways.map(|(_, name)| (*name).to_owned()).collect();
-            there.sort();
-            named.sort();
-            assert_eq!(there, named, "{source:?}");
-        }
+    fn every_way_is_a_program_and_every_program_a_way() {
+        let objects = [Source::Life, Source::Deny, Source::Counter].map(|source| load::open(source).unwrap());
+        let names = objects.iter().flat_map(|object| object.progs());
+        let mut there: Vec<String> = names.map(|it| it.name().to_string_lossy().into_owned()).collect();
+        let ways = PROGRAMS.iter().flat_map(|it| it.ways);
+        let mut named: Vec<String> = ways.map(|(_, name)| (*name).to_owned()).collect();
+        there.sort();
+        named.sort();
+        assert_eq!(there, named);
     }
 
     #[test]

@@ -5,6 +5,7 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use clap::Args;
+use memgov_decide::hook::{Helper, Hook};
 use memgov_decide::policy::{Action, Meter, Over, Reclaim, Rule, Scope, Victim};
 use serde::Serialize;
 
@@ -158,8 +159,8 @@ fn on_this_host(config: &Config) -> Vec<HostFinding> {
 fn programs(config: &Config) -> impl Iterator<Item = HostFinding> + '_ {
     config.policy.rules.iter().flat_map(|rule| {
         rule.steps.iter().filter_map(|step| {
-            let Action::Hook(hook) = &step.action else { return None };
-            let why = check_program::fault(Path::new(&**hook.run.first()?))?;
+            let Action::Hook(Hook { by: Helper::Program(program), .. }) = &step.action else { return None };
+            let why = check_program::fault(Path::new(&**program.run.first()?))?;
             Some(HostFinding {
                 rule: rule.name.clone(),
                 feature: "hook-program",
@@ -213,10 +214,14 @@ fn needs(rule: &Rule, virtual_high: bool) -> Vec<&'static str> {
     if kernel {
         needs.push("kernel-meter");
     }
+    if rule.when.group.is_some_and(Over::asks_for_sockets) {
+        needs.push("sockets-meter");
+    }
     for step in &rule.steps {
         let need = match step.action {
             // A group with a meter has a limit that may be written.
             Action::Record | Action::Lend(_) | Action::Hook(_) => continue,
+            Action::Squeeze => "squeeze",
             Action::Deny if kernel => "deny-kernel",
             Action::Deny => "deny",
             Action::Freeze | Action::Ask(_) if each_process => "slow-process",
@@ -259,7 +264,8 @@ mod tests {
     #[test]
     fn every_need_is_the_name_of_a_feature() {
         let all = features(&Facts::default());
-        let text = "[[rule]]\ngroups = \"/x\"\nover = \"high\"\ndo = [\"deny\", \"slow\", \"kill\"]\n\
+        let text = "[[rule]]\ngroups = \"/x\"\nmeter = \"usage+sockets\"\nover = \"1GiB\"\ndo = [\"deny\"]\n\
+            [[rule]]\ngroups = \"/x\"\nover = \"high\"\ndo = [\"deny\", \"slow\", \"kill\"]\n\
             [[rule]]\nprocesses = { comm = \"x\" }\nmeter = \"rss.anon\"\nover = \"1GiB\"\ngroup-over = \"high\"\n\
             do = [\"slow\", { action = \"signal\", signal = 10 }]\n";
         for rule in &config(text).policy.rules {

@@ -15,6 +15,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
 
 use super::exec_group::{ExecGroup, enter};
+use super::rfc_prctl::{self, Door};
 use super::set::RuleArgs;
 use super::{Exit, exit};
 use crate::config::words;
@@ -31,7 +32,13 @@ A rule needs the daemon; --high (v2) and --max alone do not.
 
   memgov exec --max 2GiB -- make -j8
   memgov exec --high 100MiB --over high+8MiB --do deny -- ./leaky
-  memgov exec --meter rss.anon --over 1GiB --do signal:SIGUSR1,kill@10s --name job -- ./job")]
+  memgov exec --meter rss.anon --over 1GiB --do signal:SIGUSR1,kill@10s --name job -- ./job
+  memgov exec --rfc-prctl -- ./written-for-the-letter
+
+--rfc-prctl: prctl(60, word, climit, plimit, 0) and prctl(59, item, 0, 0, 0) of the command and of all it starts set and
+get the caller's control, as `memgov set --pid` and `get` would. What mainline Linux does by these numbers (syscall user
+dispatch, arm64's pointer authentication keys) still works. Without CAP_SYS_ADMIN it takes no_new_privs: set-user-id
+programs gain nothing then. No daemon: ENOTCONN; and ENOSYS for what outlives this command. docs/letters.md has the rest.")]
 pub(crate) struct Exec {
     /// memory.high of the group: above it the kernel reclaims and throttles (v1: kept by memgov, for `--over high+…`).
     #[arg(long, value_name = "SIZE", value_parser = limit)]
@@ -39,14 +46,20 @@ pub(crate) struct Exec {
     /// memory.max of the group: the kernel's own end of it.
     #[arg(long, value_name = "SIZE", value_parser = limit)]
     max: Option<Limit>,
-    #[command(flatten)]
-    rule: RuleArgs,
     /// Name of the group [default: the command's].
     #[arg(long)]
     name: Option<String>,
+    /// Answer the prctl(2) calls of the over-high series (59 and 60 in its form) for the command and all it starts.
+    #[arg(long)]
+    rfc_prctl: bool,
+    #[command(flatten)]
+    rule: RuleArgs,
     /// Become the command inside this group: what the child does first.
     #[arg(long, hide = true, value_name = "DIR")]
     enter: Option<PathBuf>,
+    /// With --enter: the socket by which calls to be answered are handed over.
+    #[arg(long, hide = true, value_name = "FD", requires = "enter")]
+    calls_to: Option<i32>,
     /// The command and its arguments.
     #[arg(required = true, last = true)]
     command: Vec<OsString>,
@@ -71,7 +84,7 @@ const SIGNALS: [i32; 8] = [
 impl Exec {
     pub(crate) fn run(self, socket: Option<PathBuf>) -> anyhow::Result<u8> {
         if let Some(dir) = &self.enter {
-            return Ok(become_command(dir, &self.command));
+            return Ok(become_command(dir, self.calls_to, &self.command));
         }
         self.govern(socket).map_err(|error| {
             // A caller must be able to tell our failure from the command's, except where the daemon's refusal has a code.
@@ -82,6 +95,7 @@ impl Exec {
     }
 
     fn govern(&self, socket: Option<PathBuf>) -> anyhow::Result<u8> {
+        let daemon = socket.clone().unwrap_or_else(|| super::SOCKET.into());
         let wants_rule = self.rule.over.is_some() || !self.rule.steps.is_empty();
         // Refused before anything is made.
         let mut client = match wants_rule {
@@ -96,7 +110,8 @@ impl Exec {
         // Blocked before the group exists: from here on nothing ends us with the group left behind.
         let signals = sys::signal_fd(&SIGNALS).map_err(|errno| anyhow::anyhow!("signalfd: {errno}"))?;
         let group = ExecGroup::make(&layout, uid, &self.group_name())?;
-        let result = self.limited(&group, client.as_mut()).and_then(|()| self.supervise(&group, &signals));
+        let result =
+            self.limited(&group, client.as_mut()).and_then(|()| self.supervise(&group, &signals, daemon));
         if let Some(client) = client.as_mut() {
             let cleared: Result<Value, _> = client.call("ClearGroupRule", json!({ "path": group.path }));
             // The daemon may have gone meanwhile, and its rule with it.
@@ -134,11 +149,18 @@ impl Exec {
         Ok(())
     }
 
-    fn supervise(&self, group: &ExecGroup, signals: &OwnedFd) -> anyhow::Result<ExitStatus> {
-        let mut child = Command::new("/proc/self/exe")
-            .args([OsStr::new("exec"), OsStr::new("--enter"), group.dir.as_os_str(), OsStr::new("--")])
-            .args(&self.command)
-            .spawn()?;
+    fn supervise(&self, group: &ExecGroup, signals: &OwnedFd, daemon: PathBuf) -> anyhow::Result<ExitStatus> {
+        let door = self.rfc_prctl.then(Door::make).transpose()?;
+        let mut command = Command::new("/proc/self/exe");
+        command.args([OsStr::new("exec"), OsStr::new("--enter"), group.dir.as_os_str()]);
+        if let Some(door) = &door {
+            command.args(["--calls-to", &door.number()]);
+        }
+        let mut child = command.arg("--").args(&self.command).spawn()?;
+        if let Some(Err(error)) = door.map(|door| door.attend(daemon)) {
+            // The child notices, says so and ends.
+            complain(&format!("starting a thread: {error}"));
+        }
         Ok(wait(&mut child, signals)?)
     }
 
@@ -157,7 +179,7 @@ fn complain(text: &str) {
 }
 
 /// In the child: into the group, then the command in our place. Comes back only with an exit code for its failure.
-fn become_command(dir: &Path, command: &[OsString]) -> u8 {
+fn become_command(dir: &Path, calls_to: Option<i32>, command: &[OsString]) -> u8 {
     // The waiting memgov has blocked signals for itself; its child starts with that mask, and the command must not.
     if let Err(errno) = sys::unblock_signals() {
         complain(&format!("unblocking signals: {errno}"));
@@ -165,6 +187,11 @@ fn become_command(dir: &Path, command: &[OsString]) -> u8 {
     }
     if let Err(error) = enter(dir) {
         complain(&error.to_string());
+        return exit::EXEC;
+    }
+    // As late as can be: nothing of memgov itself is to be looked at.
+    if let Some(Err(error)) = calls_to.map(rfc_prctl::hand_over) {
+        complain(&format!("{error:#}"));
         return exit::EXEC;
     }
     let Some((program, arguments)) = command.split_first() else { return exit::EXEC };

@@ -18,11 +18,14 @@ mod kernel;
 mod output;
 mod reload;
 mod replay;
+mod rescue;
 mod restore;
+mod rfc_prctl;
 mod run;
 mod set;
 mod shrink;
 mod shrink_here;
+mod sockets;
 mod status;
 mod target;
 
@@ -92,6 +95,8 @@ enum Command {
     Replay(replay::Replay),
     /// Undo what a memgov that died has left in force.
     Restore(restore::Restore),
+    /// A shell that needs neither memory nor a fork, for when there is none left.
+    Rescue(rescue::Rescue),
     /// Have the daemon read its configuration anew: all of it, or nothing.
     Reload(reload::Reload),
     /// Watch over the daemon that starts this.
@@ -204,6 +209,7 @@ impl Command {
             Self::Doctor(doctor) => doctor.run(out)?,
             Self::Replay(replay) => replay.run(out)?,
             Self::Restore(restore) => return restore.run(out),
+            Self::Rescue(rescue) => return Err(rescue.run()),
             Self::Reload(reload) => reload.run(&mut connect(socket)?, out)?,
             Self::Guardian(guardian) => return Ok(guardian.run()),
             Self::HookKeeper(keeper) => return Ok(keeper.run()),

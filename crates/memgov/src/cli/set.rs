@@ -8,7 +8,7 @@ use memgov_decide::units::Bytes;
 use serde_json::{Value, json};
 
 use super::output;
-use super::target::{ControlReply, Target, control_text, rule_text};
+use super::target::{ControlReply, Target, control_text, job_text, rule_text};
 use super::{Exit, exit};
 use crate::config::{signals, words};
 use crate::kernel::sys;
@@ -30,7 +30,12 @@ It is gone with the group, or with the daemon. You may set groups delegated to y
   memgov set --group /hosting.slice/a --over high+8MiB --do deny,kill@10s
   memgov set --group /hosting.slice/a --over 512MiB --do signal:SIGUSR1,slow:60s@2s,kill:largest@20s
   memgov set --group /hosting.slice/a --meter rss.anon --over 64MiB --do deny
-  memgov set --group /hosting.slice/a --meter kernel --over 16MiB --do deny,freeze@2s,kill:largest@5s")]
+  memgov set --group /hosting.slice/a --meter kernel --over 16MiB --do deny,freeze@2s,kill:largest@5s
+
+Or what it is worth as a job, over what the configuration says (docs/rules.md, \"Jobs\"); `memgov clear` takes it back.
+You may set it for groups below one that is yours, and it counts among yours.
+
+  memgov set --group /jobs/web --priority 300 --reservation 2GiB")]
 pub(crate) struct Set {
     #[command(flatten)]
     target: Target,
@@ -38,6 +43,8 @@ pub(crate) struct Set {
     control: ControlArgs,
     #[command(flatten)]
     rule: RuleArgs,
+    #[command(flatten)]
+    job: JobArgs,
     /// Print what is set as JSON.
     #[arg(long)]
     json: bool,
@@ -100,6 +107,21 @@ pub(crate) struct RuleArgs {
     pub(crate) no_log: bool,
 }
 
+/// `--group`: what it is worth.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "What the group is worth as a job")]
+struct JobArgs {
+    /// Lower is given up first; any whole number of 32 bits.
+    #[arg(long, value_name = "NUMBER", conflicts_with = "pid", allow_negative_numbers = true)]
+    priority: Option<i32>,
+    /// What it may use before it gives way like others.
+    #[arg(long, value_name = "SIZE", conflicts_with = "pid", value_parser = size)]
+    reservation: Option<Bytes>,
+    /// The last part under its hard limit that is not available, of a job or not.
+    #[arg(long, value_name = "SIZE", conflicts_with = "pid", value_parser = size)]
+    oom_reserve: Option<Bytes>,
+}
+
 /// Nothing is nothing in every unit, and the default of --climit.
 fn size(text: &str) -> Result<Bytes, String> {
     if text.trim() == "0" { Ok(Bytes(0)) } else { words::size(text) }
@@ -128,6 +150,9 @@ impl Set {
             }
             return Ok(());
         };
+        if self.job.is_given() {
+            return self.set_job(path, client, out);
+        }
         let rule = self.rule.meaning(path, None)?;
         let _: Value = client.call("SetGroupRule", json!({ "rule": rule }))?;
         if self.json {
@@ -136,6 +161,37 @@ impl Set {
             writeln!(out, "{}", rule_text(rule)?)?;
         }
         Ok(())
+    }
+}
+
+impl Set {
+    fn set_job(&self, path: &str, client: &mut Client, out: &mut dyn Write) -> anyhow::Result<()> {
+        if self.rule.is_given() {
+            return Err(usage(
+                "a rule (--over, --do and what goes with them) and what a group is worth (--priority, --reservation, --oom-reserve) are set one after the other",
+            ));
+        }
+        let JobArgs { priority, reservation, oom_reserve } = self.job;
+        let bytes = |size: Option<Bytes>| size.map(|size| size.0);
+        let asked = json!({
+            "path": path,
+            "priority": priority,
+            "reservation_bytes": bytes(reservation),
+            "oom_reserve_bytes": bytes(oom_reserve),
+        });
+        let job: wire::JobWorth = client.call("SetJob", asked)?;
+        if self.json {
+            output::json(out, &job)?;
+        } else {
+            writeln!(out, "{}", job_text(&output::shown(path), &job).unwrap_or_default())?;
+        }
+        Ok(())
+    }
+}
+
+impl JobArgs {
+    const fn is_given(&self) -> bool {
+        self.priority.is_some() || self.reservation.is_some() || self.oom_reserve.is_some()
     }
 }
 

@@ -11,8 +11,8 @@ use serde::Deserialize;
 use serde_json::json;
 
 use super::output::{self, shown};
-use super::target::control_text;
-use super::{Exit, answer, connect, kernel};
+use super::target::{control_text, job_text};
+use super::{Exit, answer, connect, kernel, sockets};
 use crate::bpf;
 use crate::config::words;
 use crate::serve::failure::exit;
@@ -25,6 +25,7 @@ Root sees everything, others what concerns their own processes and groups.
   memgov status --kernel                          kernel memory of all groups, most first; each includes all below it
   memgov status --kernel /jobs/a                  by kind: what it is, how it comes back, who holds it
   memgov status --kernel /jobs/a --interval 1s    the same read twice: what grows, and whose
+  memgov status --sockets /jobs/a                 who holds how much in the buffers of which socket
 
 --kernel reads the kernel's files and needs no daemon; where one runs and a rule has a line for a group's kernel memory, it adds the peak (v2),
 how often the line was hit and how fast it grows. Amounts that the kernel does not give are `?` (absent in JSON), never 0:
@@ -39,6 +40,9 @@ pub(crate) struct Status {
     /// Kernel memory of all groups, or of this one by kind (from the root of the memory hierarchy: /a/b)
     #[arg(long, value_name = "GROUP", num_args = 0..=1, conflicts_with = "costs")]
     kernel: Option<Option<OsString>>,
+    /// What lies in the buffers of this group's sockets, socket by socket: TCP, UDP, unix, of all below it and in all its network namespaces
+    #[arg(long, value_name = "GROUP", conflicts_with_all = ["costs", "kernel"])]
+    sockets: Option<OsString>,
     /// With --kernel: read twice, so far apart, and show what grew
     #[arg(long, value_name = "TIME", requires = "kernel", value_parser = words::span)]
     interval: Option<Duration>,
@@ -64,6 +68,9 @@ impl Status {
             let (interval, reset_peak, json) = (self.interval, self.reset_peak, self.json);
             return kernel::Question { group: group.as_deref(), interval, reset_peak, json }
                 .answer(socket, out);
+        }
+        if let Some(group) = &self.sockets {
+            return sockets::answer(group, self.json, out);
         }
         let client = &mut connect(socket)?;
         let Reply { mut status } = client.call("Status", json!({}))?;
@@ -205,17 +212,19 @@ fn working_set(found: &wire::WorkingSetStatus) -> String {
     )
 }
 
-/// What a program of a hook does, or came to.
+/// What a program of a hook or a handler does, or came to.
 fn program(it: &wire::ProgramStatus) -> String {
     let now = match (&it.run, it.left_ns) {
         (Some(run), _) => run.sentence(),
+        (None, 0) if it.handler => "could not be told, or nothing is known of what it did".to_owned(),
         (None, 0) => "could not be started, or nothing is known of its end".to_owned(),
         (None, left) => {
             let left = std::time::Duration::from_millis(left / 1_000_000);
-            format!("runs since {}, for {} at most still", it.since, humantime::format_duration(left))
+            let does = if it.handler { "is waited for" } else { "runs" };
+            format!("{does} since {}, for {} at most still", it.since, humantime::format_duration(left))
         }
     };
-    format!("program of #{} {now}", it.number)
+    format!("{} of #{} {now}", if it.handler { "handler" } else { "program" }, it.number)
 }
 
 fn goings_on(status: &wire::Status, out: &mut dyn Write) -> std::io::Result<()> {
@@ -251,10 +260,25 @@ fn goings_on(status: &wire::Status, out: &mut dyn Write) -> std::io::Result<()> 
             let share = h.share_permille.map(|s| format!("{}.{}%", s / 10, s % 10)).unwrap_or_default();
             let tasks = h.tasks.map(|most| format!("{most} tasks at most")).unwrap_or_default();
             let lent = h.lent_bytes.map(|more| format!("with {} more", Bytes(more))).unwrap_or_default();
-            vec![output::target(&h.target), h.action.clone(), h.by.clone(), share + &tasks + &lent]
+            let sockets = h.sockets.map(|count| format!("{count} sockets")).unwrap_or_default();
+            let tcp = h.tcp_limit_bytes.map(|most| format!("TCP up to {}", Bytes(most))).unwrap_or_default();
+            vec![
+                output::target(&h.target),
+                h.action.clone(),
+                h.by.clone(),
+                share + &tasks + &lent + &tcp + &sockets,
+            ]
         };
         let rows: Vec<_> = status.holds.iter().map(row).collect();
         output::table(out, &["HELD", "ACTION", "BY", "RUNS"], &rows)?;
+    }
+    let counts = &status.counts;
+    if counts.sockets_squeezed + counts.sockets_refused > 0 {
+        writeln!(
+            out,
+            "sockets: {} squeezed, {} of them let go or closed, {} not to be had",
+            counts.sockets_squeezed, counts.sockets_released, counts.sockets_refused
+        )?;
     }
     if !status.denials.is_empty() {
         writeln!(out)?;
@@ -278,6 +302,10 @@ fn goings_on(status: &wire::Status, out: &mut dyn Write) -> std::io::Result<()> 
         };
         let rows: Vec<_> = status.kernel.iter().map(row).collect();
         output::table(out, &["KERNEL MEMORY OF", "NOW", "LINE", "PEAK", "HITS", "GROWS/S", "SINCE"], &rows)?;
+    }
+    for job in &status.jobs {
+        let path = output::target(&job.target);
+        writeln!(out, "{}", job_text(&path, &job.worth).unwrap_or_default())?;
     }
     for control in &status.controls {
         writeln!(out, "{}", control_text(control))?;

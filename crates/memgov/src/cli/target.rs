@@ -4,7 +4,7 @@ use std::io::Write;
 
 use clap::Args;
 use memgov_decide::units::Bytes;
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use super::Exit;
@@ -12,7 +12,7 @@ use super::output;
 use crate::config::signals;
 use crate::serve::client::Client;
 use crate::serve::failure::exit;
-use crate::serve::wire;
+use crate::serve::wire::{self, JobKey};
 
 /// One process or one group.
 #[derive(Debug, Args)]
@@ -30,7 +30,7 @@ pub(crate) struct Target {
 #[command(after_help = "\
   memgov get --pid 4711                  in words
   memgov get --pid 4711 --memctl         as /proc/PID/memctl would: word, climit, plimit
-  memgov get --group /hosting.slice/a")]
+  memgov get --group /hosting.slice/a    the rule that is set on it, and what it is worth as a job")]
 pub(crate) struct Get {
     #[command(flatten)]
     target: Target,
@@ -64,18 +64,51 @@ impl Get {
             }
             return Ok(());
         };
-        let reply: RuleReply = client.call("GetGroupRule", json!({ "path": path }))?;
-        let Some(rule) = reply.rule else {
-            let text = format!("no rule is set on {path}; rules of the configuration are in `memgov status`");
+        self.of_group(path, client, out)
+    }
+
+    fn of_group(&self, path: &str, client: &mut Client, out: &mut dyn Write) -> anyhow::Result<()> {
+        let RuleReply { rule } = client.call("GetGroupRule", json!({ "path": path }))?;
+        let job: wire::JobWorth = client.call("GetJob", json!({ "path": path }))?;
+        let worth = job_text(&output::shown(path), &job);
+        if rule.is_none() && worth.is_none() {
+            let text = format!(
+                "no rule is set on {path}, and it is no job; rules of the configuration are in `memgov status`"
+            );
             return Err(Exit::with(exit::NO_TARGET, text));
-        };
+        }
         if self.json {
-            output::json(out, &rule)?;
-        } else {
+            let job = worth.map(|_| job);
+            let all = match &rule {
+                Some(rule) => OfGroup::Ruled { rule, job },
+                None => OfGroup::Job { path, job },
+            };
+            return Ok(output::json(out, &all)?);
+        }
+        if let Some(rule) = rule {
             writeln!(out, "{}", rule_text(rule)?)?;
+        }
+        if let Some(worth) = worth {
+            writeln!(out, "{worth}")?;
         }
         Ok(())
     }
+}
+
+/// The rule's own fields, and the job beside them.
+#[derive(Serialize)]
+#[serde(untagged)]
+enum OfGroup<'a> {
+    Ruled {
+        #[serde(flatten)]
+        rule: &'a wire::GroupRule,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        job: Option<wire::JobWorth>,
+    },
+    Job {
+        path: &'a str,
+        job: Option<wire::JobWorth>,
+    },
 }
 
 #[derive(Debug, Args)]
@@ -83,16 +116,35 @@ impl Get {
     after_help = "What is in force is undone: memory is no longer refused, the process runs freely again.
 
   memgov clear --pid 4711
-  memgov clear --group /hosting.slice/a"
+  memgov clear --group /hosting.slice/a                          its rule
+  memgov clear --group /jobs/web --priority --reservation        what it was said to be worth: the configuration counts again"
 )]
 pub(crate) struct Clear {
     #[command(flatten)]
     target: Target,
+    /// The priority that was set, and not the rule.
+    #[arg(long, conflicts_with = "pid")]
+    priority: bool,
+    /// The reservation that was set, and not the rule.
+    #[arg(long, conflicts_with = "pid")]
+    reservation: bool,
+    /// The reserve that was set, and not the rule.
+    #[arg(long, conflicts_with = "pid")]
+    oom_reserve: bool,
 }
 
 impl Clear {
     pub(crate) fn run(&self, client: &mut Client, out: &mut dyn Write) -> anyhow::Result<()> {
+        let keys = [
+            (self.priority, JobKey::Priority),
+            (self.reservation, JobKey::Reservation),
+            (self.oom_reserve, JobKey::OomReserve),
+        ];
+        let only: Vec<JobKey> = keys.into_iter().filter_map(|(is, key)| is.then_some(key)).collect();
         let _: Value = match &self.target.group {
+            Some(path) if !only.is_empty() => {
+                client.call("ClearJob", json!({ "path": path, "only": only }))?
+            }
             Some(path) => client.call("ClearGroupRule", json!({ "path": path }))?,
             None => client.call("ClearControl", json!({ "pid": self.target.pid }))?,
         };
@@ -106,6 +158,26 @@ pub(crate) fn rule_text(rule: wire::GroupRule) -> anyhow::Result<String> {
     let high = rule.high.as_ref().map(|high| format!(" Virtual high: {high}.")).unwrap_or_default();
     let meaning = crate::serve::requests::group_rule(rule)?;
     Ok(format!("{}{high}", output::shown(&crate::config::describe::rule(&meaning.rule))))
+}
+
+/// What a group, by its name as it is shown, is worth as a job, and what is kept under its limit, in a sentence; `None`: it is none, and nothing is.
+pub(crate) fn job_text(path: &str, job: &wire::JobWorth) -> Option<String> {
+    let set = |key| if job.set.contains(&key) { " (set)" } else { "" };
+    let by = match job.by {
+        Some(by) if by != 0 => format!(", by uid {by}: this counts in rules for groups of that user only"),
+        _ => String::new(),
+    };
+    let reserve = || format!("oom-reserve {}{}", Bytes(job.oom_reserve_bytes), set(JobKey::OomReserve));
+    let keeps = job.oom_reserve_bytes > 0 || job.set.contains(&JobKey::OomReserve);
+    let Some((priority, reservation)) = job.priority.zip(job.reservation_bytes) else {
+        return keeps.then(|| format!("{path} has {}{by}", reserve()));
+    };
+    let (said, reserved) = (set(JobKey::Priority), set(JobKey::Reservation));
+    let reservation = Bytes(reservation);
+    let kept = if keeps { format!(", {}", reserve()) } else { String::new() };
+    Some(format!(
+        "{path} is a job of priority {priority}{said}, reservation {reservation}{reserved}{kept}{by}"
+    ))
 }
 
 /// A control in a sentence.

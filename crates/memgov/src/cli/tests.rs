@@ -53,6 +53,8 @@ fn arguments_that_make_no_sense_are_refused() {
     refuse("memgov status --kernel /a --costs");
     refuse("memgov exec");
     refuse("memgov exec --max 100 -- true");
+    refuse("memgov exec --rfc-prctl --calls-to 3 -- true");
+    assert!(Cli::try_parse_from(["memgov", "exec", "--rfc-prctl", "--", "true"]).is_ok());
     assert!(Cli::try_parse_from(["memgov", "set", "--pid", "1", "--memctl", "1 2 3"]).is_ok());
     assert!(Cli::try_parse_from(["memgov", "exec", "--max", "1GiB", "--", "true", "--max"]).is_ok());
 }

@@ -59,7 +59,10 @@ pub fn group(group: &GroupPolicy) -> Option<String> {
     let reservation = group
         .reservation
         .map(|bytes| format!("{bytes} reserved (given up before others only while it uses more)"));
-    let said: Vec<String> = [high, priority, reservation].into_iter().flatten().collect();
+    let reserve = group
+        .oom_reserve
+        .map(|bytes| format!("the last {bytes} under its limit are not available (left for what helps it)"));
+    let said: Vec<String> = [high, priority, reservation, reserve].into_iter().flatten().collect();
     (!said.is_empty()).then(|| format!("{}: {}", list(&group.groups), said.join(", ")))
 }
 
@@ -97,7 +100,9 @@ fn matching(processes: &ProcessMatch) -> String {
 
 fn line(over: Over) -> String {
     match over {
-        Over::Amount(bytes) | Over::Kernel(bytes) => bytes.to_string(),
+        Over::Amount(bytes) | Over::Kernel(bytes) | Over::Sockets(bytes) | Over::Pool(bytes) => {
+            bytes.to_string()
+        }
         Over::High { plus: Bytes(0) } => "memory.high".into(),
         Over::High { plus } => format!("memory.high + {plus}"),
         Over::Available { under, .. } => under_text(under),
@@ -119,6 +124,8 @@ fn condition(rule: &Rule) -> String {
     }
     let group = match rule.scope {
         Scope::Groups(_) if rule.when.meter() == Meter::Kernel => "its kernel memory",
+        Scope::Groups(_) if rule.when.meter() == Meter::Sockets => "what the buffers of its sockets hold",
+        Scope::Groups(_) if rule.when.meter() == Meter::Pool => "its usage with the buffers of its sockets",
         Scope::Groups(_) if rule.when.rss.is_none() => "its usage",
         _ => "its group's usage",
     };
@@ -156,6 +163,7 @@ fn action(action: &Action, meter: Meter, target: &str) -> String {
             format!("refuse {target} whatever takes kernel memory (fork, files, directories, sockets)")
         }
         Action::Freeze => format!("freeze {target}"),
+        Action::Squeeze => "have the buffers of its TCP sockets stop growing".into(),
         Action::Ask(ask) => super::ask::describe(ask, target),
         Action::Deny => format!("refuse {target} more memory (ENOMEM)"),
         Action::Slow(slow) => {
@@ -171,7 +179,7 @@ fn action(action: &Action, meter: Meter, target: &str) -> String {
                 Meter::Kernel => {
                     " (kernel memory in use cannot be: if that is the rest, what follows is at once)"
                 }
-                Meter::Usage | Meter::Available | Meter::Rss(_) => "",
+                Meter::Usage | Meter::Sockets | Meter::Pool | Meter::Available | Meter::Rss(_) => "",
             };
             let how = format!("in the background, with at most {share}% of a processor");
             let Some(tolerance) = &reclaim.tolerance else {
@@ -210,6 +218,7 @@ fn relief(rule: &Rule) -> String {
             action,
             Action::Deny
                 | Action::Freeze
+                | Action::Squeeze
                 | Action::Slow(_)
                 | Action::Reclaim(_)
                 | Action::Lend(_)
@@ -227,7 +236,7 @@ fn relief(rule: &Rule) -> String {
         ),
         (Some(until), ..) => format!("{ends} at or under {until}."),
         (None, Some(rss), _) => format!("{ends} at or under {}.", rss.over.saturating_sub(band(rss.over))),
-        (None, None, Some(Over::Amount(at) | Over::Kernel(at))) => {
+        (None, None, Some(Over::Amount(at) | Over::Kernel(at) | Over::Sockets(at) | Over::Pool(at))) => {
             format!("{ends} at or under {}.", at.saturating_sub(band(at)))
         }
         _ => format!("{ends} when 1/{DEFAULT_BAND} of the line (at most {MAX_DEFAULT_BAND}) below it."),

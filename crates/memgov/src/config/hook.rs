@@ -1,9 +1,9 @@
-//! What is typed of `hook`, and how it reads.
+//! What is typed of `hook` and `handler`, and how it reads.
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use memgov_decide::hook::Hook;
+use memgov_decide::hook::{Helper, Hook, Program};
 use memgov_decide::units::Bytes;
 
 use super::error::{At, Findings};
@@ -18,27 +18,43 @@ const LONGEST: Duration = Duration::from_secs(600);
 /// With less data no program gets as far as its own first line.
 const LEAST: Bytes = Bytes::mib(4);
 
-/// `within` and `memory`. The program comes from [`program`].
-pub(super) fn step<'a>(details: &mut dyn FnMut(&'static str) -> Option<&'a str>) -> Result<Hook, StepError> {
-    let wrong = |key| move |message| StepError { key, message };
-    let mut hook = Hook::new(Arc::new([]));
-    if let Some(within) = details("within") {
-        hook.within = words::span(within).map_err(wrong("within"))?;
-        if !(SHORTEST..=LONGEST).contains(&hook.within) {
-            let (least, most) = (duration_text(SHORTEST), duration_text(LONGEST));
-            let message =
-                format!("a program has between {least} and {most}: the ladder stands still meanwhile");
-            return Err(StepError { key: "within", message });
-        }
-    }
-    if let Some(memory) = details("memory") {
-        hook.memory = words::size(memory).map_err(wrong("memory"))?;
-        if hook.memory < LEAST {
-            let message = format!("with less than {LEAST} of data no program starts");
-            return Err(StepError { key: "memory", message });
+/// Of `hook`: `within` and `memory`. The program comes from [`program`].
+pub(super) fn program_step<'a>(
+    details: &mut dyn FnMut(&'static str) -> Option<&'a str>,
+) -> Result<Hook, StepError> {
+    let mut hook = Hook::program(Arc::new([]));
+    hook.within = within(details, hook.within)?;
+    if let (Some(memory), Helper::Program(program)) = (details("memory"), &mut hook.by) {
+        let wrong = |message| StepError { key: "memory", message };
+        program.memory = words::size(memory).map_err(wrong)?;
+        if program.memory < LEAST {
+            return Err(wrong(format!("with less than {LEAST} of data no program starts")));
         }
     }
     Ok(hook)
+}
+
+/// Of `handler`: `within`.
+pub(super) fn handler_step<'a>(
+    details: &mut dyn FnMut(&'static str) -> Option<&'a str>,
+) -> Result<Hook, StepError> {
+    let hook = Hook::by(Helper::Handler);
+    Ok(Hook { within: within(details, hook.within)?, ..hook })
+}
+
+fn within<'a>(
+    details: &mut dyn FnMut(&'static str) -> Option<&'a str>,
+    default: Duration,
+) -> Result<Duration, StepError> {
+    let wrong = |message| StepError { key: "within", message };
+    let within = details("within").map(words::span).transpose().map_err(wrong)?.unwrap_or(default);
+    if !(SHORTEST..=LONGEST).contains(&within) {
+        let (least, most) = (duration_text(SHORTEST), duration_text(LONGEST));
+        return Err(wrong(format!(
+            "it may take between {least} and {most}: the ladder stands still meanwhile"
+        )));
+    }
+    Ok(within)
 }
 
 /// The program and its arguments, as they were typed.
@@ -67,18 +83,23 @@ pub(super) fn program(text: &StepText, findings: &mut Findings<'_>) -> Option<Ar
 }
 
 /// The whole command, for people. Not for a shell: there is none.
-pub fn command(hook: &Hook) -> String {
+fn command(program: &Program) -> String {
     let word =
         |word: &str| if word.is_empty() || word.contains(' ') { format!("{word:?}") } else { shown(word) };
-    hook.run.iter().map(|it| word(it)).collect::<Vec<_>>().join(" ")
+    program.run.iter().map(|it| word(it)).collect::<Vec<_>>().join(" ")
 }
 
 /// In words.
 pub(super) fn text(hook: &Hook) -> String {
-    format!(
-        "run `{}` for it (as root, each of its processes with at most {} of data, killed after {}) and wait for that and for what it frees",
-        command(hook),
-        hook.memory,
-        duration_text(hook.within)
-    )
+    let within = duration_text(hook.within);
+    match &hook.by {
+        Helper::Program(program) => format!(
+            "run `{}` for it (as root, each of its processes with at most {} of data, killed after {within}) and wait for that and for what it frees",
+            command(program),
+            program.memory,
+        ),
+        Helper::Handler => format!(
+            "tell its handler (the process that has registered for it, if there is one) and wait for its word, at most {within}, and for what it frees"
+        ),
+    }
 }

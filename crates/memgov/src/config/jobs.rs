@@ -96,14 +96,15 @@ pub(super) fn asked(text: &RuleText) -> impl Iterator<Item = Place> + '_ {
         .map(|(_, value)| value.at)
 }
 
-/// Somebody has to be there who can give way.
+/// Somebody should be there who can give way; that may also be said while memgov runs.
 pub(super) fn there_are_some(policy: &Policy, asked: &[Place], findings: &mut Findings<'_>) {
     if policy.groups.iter().any(GroupPolicy::is_job) {
         return;
     }
     for &at in asked {
-        let help = "[[group]] with match = \"/jobs/*\" and priority = 100".to_owned();
-        let message = "nobody could give way: no [[group]] has a `priority` or a `reservation`";
-        findings.error_with(at, message, Some(help));
+        let help = "[[group]] with match = \"/jobs/*\" and priority = 100; or, while it runs, `memgov set --group /jobs/a --priority 100`";
+        let message =
+            "nobody gives way before it is said who: no [[group]] has a `priority` or a `reservation`";
+        findings.note(at, message, Some(help.to_owned()));
     }
 }

@@ -2,11 +2,13 @@
 
 use std::collections::BTreeMap;
 
+use memgov_decide::hook::{Helper, Hook};
 use memgov_decide::policy::Reclaim;
 use memgov_decide::policy::{
     Action, Condition, GroupPolicy, KillBudget, MAX_RULES, MAX_STEPS, Meter, Over, Pace, Pattern, Policy,
     ProcessMatch, RssOver, Rule, Scope, Step, Victim,
 };
+use memgov_decide::units::Bytes;
 
 use super::describe;
 use super::error::{At, Findings, Place};
@@ -79,13 +81,17 @@ fn group(text: &GroupText, findings: &mut Findings<'_>) -> Option<GroupPolicy> {
     };
     let groups = patterns(typed, |t| words::group_pattern(t, true), findings);
     let high = text.high.as_ref().and_then(|h| findings.check(h.at, words::limit(&h.it)));
-    if text.high.is_none() && text.priority.is_none() && text.reservation.is_none() {
-        let message = "this [[group]] says nothing: it has no `high`, `priority` or `reservation`";
+    let sizes = [&text.high, &text.reservation, &text.oom_reserve];
+    if sizes.iter().all(|typed| typed.is_none()) && text.priority.is_none() {
+        let message =
+            "this [[group]] says nothing: it has no `high`, `priority`, `reservation` or `oom-reserve`";
         findings.note(text.at, message, None);
     }
     let priority = text.priority.as_ref().and_then(|typed| jobs::priority(typed, findings));
-    let reservation = text.reservation.as_ref().and_then(|r| findings.check(r.at, words::size(&r.it)));
-    Some(GroupPolicy { groups, high, priority, reservation })
+    let mut size =
+        |typed: &Option<At<String>>| typed.as_ref().and_then(|r| findings.check(r.at, words::size(&r.it)));
+    let (reservation, oom_reserve) = (size(&text.reservation), size(&text.oom_reserve));
+    Some(GroupPolicy { groups, high, priority, reservation, oom_reserve, set_by: None })
 }
 
 fn patterns(
@@ -195,10 +201,15 @@ fn condition(text: &RuleText, meter: Meter, findings: &mut Findings<'_>) -> Opti
             let group = findings.check(over.at, words::line(&over.it))?;
             Some(Condition { group: Some(group), rss: None })
         }
-        Meter::Kernel => {
+        Meter::Kernel | Meter::Sockets | Meter::Pool => {
+            let (name, whose, line): (_, _, fn(Bytes) -> Over) = match meter {
+                Meter::Sockets => ("sockets", "the memory of sockets", Over::Sockets),
+                Meter::Pool => ("usage+sockets", "a pool with sockets", Over::Pool),
+                _ => ("kernel", "kernel memory", Over::Kernel),
+            };
             if text.processes.is_some() {
                 let help = "groups = \"/hosting.slice/*\" instead of `processes`".to_owned();
-                let message = "`kernel` is a group's: what a process holds of it nobody counts";
+                let message = format!("`{name}` is a group's: what a process holds of it nobody counts");
                 findings.error_with(over.at, message, Some(help));
                 return None;
             }
@@ -206,12 +217,12 @@ fn condition(text: &RuleText, meter: Meter, findings: &mut Findings<'_>) -> Opti
                 findings.error(extra.at, "`group-over` goes with an rss meter");
             }
             if over.it.trim_start().starts_with("high") {
-                let message = "`high` is a line for a group's usage; kernel memory has no such file";
+                let message = format!("`high` is a line for a group's usage; {whose} has no such file");
                 findings.error_with(over.at, message, Some("over = \"256MiB\"".to_owned()));
                 return None;
             }
-            let line = findings.check(over.at, words::size(&over.it))?;
-            Some(Condition { group: Some(Over::Kernel(line)), rss: None })
+            let size = findings.check(over.at, words::size(&over.it))?;
+            Some(Condition { group: Some(line(size)), rss: None })
         }
         Meter::Rss(kinds) => {
             let group = text.group_over.as_ref().map(|t| findings.check(t.at, words::line(&t.it)));
@@ -251,14 +262,15 @@ fn steps(text: &RuleText, each_process: bool, findings: &mut Findings<'_>) -> Op
         let detail = |key| text.details.iter().find(|(k, _)| *k == key).map(|(_, v)| v);
         match words::step_of_file(&text.action.it, i == 0, |key| detail(key).map(|v| v.it.as_str())) {
             Ok(mut step) => {
-                if let Action::Hook(hook) = &mut step.action {
+                if let Action::Hook(Hook { by: Helper::Program(program), .. }) = &mut step.action {
                     // Without one there is an error, and no policy.
-                    hook.run = super::hook::program(text, findings).unwrap_or_default();
+                    program.run = super::hook::program(text, findings).unwrap_or_default();
                 } else if let Some(run) = &text.run {
                     findings.error(run.at, format!("`{}` has no `run`", text.action.it));
                 }
-                if each_process && matches!(step.action, Action::Hook(_)) {
-                    findings.error(text.action.at, words::NO_HOOK);
+                if let (true, Action::Hook(hook)) = (each_process, &step.action) {
+                    let handler = hook.by == Helper::Handler;
+                    findings.error(text.action.at, if handler { words::NO_HANDLER } else { words::NO_HOOK });
                 }
                 if let (true, Some(victim)) = (each_process, detail("victim")) {
                     findings.error(victim.at, words::NO_VICTIM);
@@ -268,6 +280,9 @@ fn steps(text: &RuleText, each_process: bool, findings: &mut Findings<'_>) -> Op
                 }
                 if each_process && matches!(step.action, Action::Lend(_)) {
                     findings.error(text.action.at, words::NO_LEND);
+                }
+                if each_process && step.action == Action::Squeeze {
+                    findings.error(text.action.at, words::NO_SQUEEZE);
                 }
                 if each_process && matches!(step.action, Action::Ask(_)) {
                     findings.error(text.action.at, words::NO_ASK);
@@ -292,14 +307,25 @@ fn notes(text: &RuleText, meter: Option<Meter>, steps: &[Step], findings: &mut F
         let help = "put a step behind it, for example { action = \"kill\", after = \"10s\" }".to_owned();
         findings.note(typed.at, describe::NOT_MET, Some(help));
     }
+    // What is said of a step names its place: with one missing that has its own error the places would be others'.
+    if steps.len() != typed.it.len() {
+        return;
+    }
     for (step, text) in steps.iter().zip(&typed.it) {
         signal_note(step, text, findings);
         let tolerant = matches!(step.action, Action::Reclaim(Reclaim { tolerance: Some(_), .. }));
-        if kernel && tolerant {
+        let sockets = meter == Some(Meter::Sockets);
+        if (kernel || sockets || meter == Some(Meter::Pool)) && tolerant {
             findings.error(text.at, words::NO_TOLERANCE);
         }
         if kernel && matches!(step.action, Action::Lend(_)) {
             findings.error(text.at, words::NO_LEND_OF_KERNEL);
+        }
+        if sockets && matches!(step.action, Action::Lend(_)) {
+            findings.error(text.at, words::NO_LEND_OF_SOCKETS);
+        }
+        if sockets && matches!(step.action, Action::Reclaim(_)) {
+            findings.error(text.at, words::NO_RECLAIM_OF_SOCKETS);
         }
     }
     if let Some(again) = super::lend::second(steps).and_then(|at| typed.it.get(at)) {

@@ -48,6 +48,7 @@ pub(crate) struct GroupText {
     pub(crate) high: Option<At<String>>,
     pub(crate) priority: Option<At<i64>>,
     pub(crate) reservation: Option<At<String>>,
+    pub(crate) oom_reserve: Option<At<String>>,
 }
 
 /// `[[rule]]`.
@@ -107,8 +108,8 @@ const PACE: Schema = Schema { name: "`pace`", keys: &["fastest", "slowest"], lat
 const NEVER: Schema = Schema { name: "`never`", keys: &["exe", "comm", "uid"], later: &["groups"] };
 const GROUP: Schema = Schema {
     name: "[[group]]",
-    keys: &["match", "high", "priority", "reservation"],
-    later: &["oom-reserve", "low", "watermark"],
+    keys: &["match", "high", "priority", "reservation", "oom-reserve"],
+    later: &["low", "watermark"],
 };
 const RULE: Schema = Schema {
     name: "[[rule]]",
@@ -155,6 +156,7 @@ impl File {
                     high: fields.word("high", findings),
                     priority: fields.integer("priority", findings),
                     reservation: fields.word("reservation", findings),
+                    oom_reserve: fields.word("oom-reserve", findings),
                 }),
                 None => item.wrong("group", "tables: write `[[group]]`", findings),
             }

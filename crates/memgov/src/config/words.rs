@@ -20,11 +20,14 @@ pub const STEP_KEYS: &[&str] = &[
     "amount", "keep", "timeout", "default", "within", "memory",
 ];
 /// Actions of this version.
-pub const ACTIONS: &[&str] =
-    &["record", "reclaim", "deny", "slow", "freeze", "signal", "kill", "lend", "ask", "hook"];
-const LATER_ACTIONS: &[&str] = &["squeeze", "shrink"];
-const METERS: &[&str] = &["usage", "kernel", "available", "rss.anon", "rss.file", "rss.shmem"];
-const LATER_METERS: &[&str] = &["sockets", "oom", "pressure", "swap"];
+pub const ACTIONS: &[&str] = &[
+    "record", "reclaim", "deny", "slow", "freeze", "signal", "kill", "lend", "ask", "hook", "handler",
+    "squeeze",
+];
+const LATER_ACTIONS: &[&str] = &["shrink"];
+const METERS: &[&str] =
+    &["usage", "usage+sockets", "sockets", "kernel", "available", "rss.anon", "rss.file", "rss.shmem"];
+const LATER_METERS: &[&str] = &["oom", "pressure", "swap"];
 /// A step that is not the first waits so long for the one before it.
 pub const DEFAULT_AFTER: Duration = Duration::from_secs(1);
 /// Longer than this is a slip of the pen, and would overflow clocks.
@@ -117,11 +120,24 @@ pub const LEND_TWICE: &str =
 pub const NO_LEND_OF_KERNEL: &str =
     "`lend` raises the limit of all memory; the line of this rule is of kernel memory, and stays";
 
+/// Nor have sockets.
+pub const NO_LEND_OF_SOCKETS: &str =
+    "`lend` raises the limit of all memory; sockets have a line and no limit to raise";
+
+/// Sockets are looked for in all processes of a group.
+pub const NO_SQUEEZE: &str = "`squeeze` is of the sockets of a group; this rule meets single processes";
+
+/// What sockets hold nobody can reclaim.
+pub const NO_RECLAIM_OF_SOCKETS: &str = "`reclaim` cannot have back what lies in the buffers of sockets: use `squeeze`, or meter = \"usage+sockets\"";
+
 /// Who is asked about is a job as a whole.
 pub const NO_ASK: &str = "`ask` holds a group and asks about it; this rule meets single processes";
 
 /// A program is told of a group.
 pub const NO_HOOK: &str = "`hook` runs a program for a group; this rule meets single processes";
+
+/// A handler is one of a group.
+pub const NO_HANDLER: &str = "`handler` tells the handler of a group; this rule meets single processes";
 
 /// Who may set a rule on a group of his is not to have root run anything.
 pub const NO_HOOK_BY_HAND: &str =
@@ -145,7 +161,9 @@ pub fn until_fits(until: Bytes, when: &Condition) -> Result<(), String> {
     }
     let line = match (when.rss, when.group) {
         (Some(rss), _) => rss.over,
-        (None, Some(Over::Amount(line) | Over::Kernel(line))) => line,
+        (None, Some(Over::Amount(line) | Over::Kernel(line) | Over::Sockets(line) | Over::Pool(line))) => {
+            line
+        }
         _ => return Ok(()),
     };
     if until <= line {
@@ -157,14 +175,16 @@ pub fn until_fits(until: Bytes, when: &Condition) -> Result<(), String> {
 /// As [`line()`] reads it.
 pub fn line_text(over: Over) -> String {
     match over {
-        Over::Amount(bytes) | Over::Kernel(bytes) => bytes.to_string(),
+        Over::Amount(bytes) | Over::Kernel(bytes) | Over::Sockets(bytes) | Over::Pool(bytes) => {
+            bytes.to_string()
+        }
         Over::High { plus: Bytes(0) } => "high".into(),
         Over::High { plus } => format!("high+{plus}"),
         Over::Available { under, .. } => under_text(under),
     }
 }
 
-/// `usage` or `kernel` of a group, or kinds of RSS joined by `+`.
+/// `usage`, `usage+sockets`, `sockets`, `kernel` or `available` of a group, or kinds of RSS joined by `+`.
 ///
 /// # Errors
 /// Names the meters there are.
@@ -174,6 +194,15 @@ pub fn meter(text: &str) -> Result<Meter, String> {
     }
     if text.trim() == "kernel" {
         return Ok(Meter::Kernel);
+    }
+    if text.trim() == "sockets" {
+        return Ok(Meter::Sockets);
+    }
+    if matches!(
+        text.split('+').map(str::trim).collect::<Vec<_>>()[..],
+        ["usage", "sockets"] | ["sockets", "usage"]
+    ) {
+        return Ok(Meter::Pool);
     }
     if text.trim() == "available" {
         return Ok(Meter::Available);
@@ -188,7 +217,7 @@ pub fn meter(text: &str) -> Result<Meter, String> {
             "rss.anon" => &mut kinds.anon,
             "rss.file" => &mut kinds.file,
             "rss.shmem" => &mut kinds.shmem,
-            group @ ("usage" | "kernel" | "available") => {
+            group @ ("usage" | "sockets" | "kernel" | "available") => {
                 return Err(format!("`{group}` is a group's and cannot be summed with a process's RSS"));
             }
             other => return Err(none_of("meter", other, METERS, LATER_METERS)),
@@ -364,7 +393,7 @@ pub(super) fn step_of_file<'a>(
     mut details: impl FnMut(&'static str) -> Option<&'a str>,
 ) -> Result<Step, StepError> {
     let allowed: &[&str] = match action {
-        "record" | "deny" | "freeze" => &["after"],
+        "record" | "deny" | "freeze" | "squeeze" => &["after"],
         "slow" => &["after", "budget", "floor"],
         "reclaim" => &["after", "share", "pressure", "swap-out", "when"],
         "signal" => &["after", "signal", "repeat"],
@@ -372,6 +401,7 @@ pub(super) fn step_of_file<'a>(
         "lend" => &["after", "amount", "keep", "budget"],
         "ask" => &["after", "timeout", "default"],
         "hook" => &["after", "within", "memory"],
+        "handler" => &["after", "within"],
         other => {
             return Err(StepError {
                 key: "action",
@@ -395,8 +425,10 @@ pub(super) fn step_of_file<'a>(
         "record" => Action::Record,
         "deny" => Action::Deny,
         "freeze" => Action::Freeze,
+        "squeeze" => Action::Squeeze,
         "ask" => Action::Ask(super::ask::step(timeout, details("default"))?),
-        "hook" => Action::Hook(super::hook::step(&mut details)?),
+        "hook" => Action::Hook(super::hook::program_step(&mut details)?),
+        "handler" => Action::Hook(super::hook::handler_step(&mut details)?),
         "reclaim" => Action::Reclaim(reclaim(&mut details)?),
         "slow" => Action::Slow(slow(budget, details("floor"))?),
         "lend" => Action::Lend(super::lend::step(budget, &mut details)?),
@@ -518,7 +550,9 @@ pub fn short_step(word: &str) -> Result<ShortStep, String> {
             "signal" => "signal",
             "kill" => "victim",
             "lend" => "amount",
-            "record" | "deny" | "freeze" => return Err(format!("`{action}` takes nothing after `:`")),
+            "record" | "deny" | "freeze" | "squeeze" => {
+                return Err(format!("`{action}` takes nothing after `:`"));
+            }
             other => return Err(none_of("action", other, ACTIONS, LATER_ACTIONS)),
         };
         details.push((key, detail.to_owned()));

@@ -53,6 +53,8 @@ pub(super) struct StatusBuffer {
     pub processes: usize,
     pub all_controls: usize,
     pub lost: Lost,
+    /// Sockets squeezed and let go so far.
+    pub squeezed: crate::act::Squeezed,
     pub decisions_lost: u64,
     /// Groups under a line for kernel memory whose processes are not bounded, for want of room.
     pub standing_left_out: u64,
@@ -74,6 +76,7 @@ impl StatusBuffer {
             processes: 0,
             all_controls: 0,
             lost: Lost::default(),
+            squeezed: crate::act::Squeezed::default(),
             decisions_lost: 0,
             standing_left_out: 0,
         }
@@ -192,6 +195,8 @@ fn set_policy(governing: &mut Governing, mut new: Box<NewPolicy>) -> Box<NewPoli
         governing.actor.reclaim_ready();
     }
     governing.actor.plan_hooks(&new.policy);
+    governing.actor.count_sockets(new.policy.asks_for_sockets());
+    governing.actor.squeeze_ready(new.policy.squeezes(), new.policy.never.clone());
     new.policy = governing.governor.set_policy(std::mem::take(&mut new.policy));
     std::mem::swap(&mut governing.rule_names, &mut new.rule_names);
     if let Some(inside) = &mut governing.actor.inside {
@@ -199,7 +204,11 @@ fn set_policy(governing: &mut Governing, mut new: Box<NewPolicy>) -> Box<NewPoli
         governing.other_rules = true;
     }
     let Governing { observer, snap, governor, tape, .. } = governing;
-    tape.policy(governor.policy().rules.iter().map(|rule| rule.name.as_str()));
+    if new.of_jobs {
+        tape.jobs(governor.policy().set_jobs());
+    } else {
+        tape.policy(governor.policy().rules.iter().map(|rule| rule.name.as_str()));
+    }
     observer.scan(snap, governor, tape);
     new
 }
@@ -210,6 +219,7 @@ fn status(governing: &Governing, mut buffer: Box<StatusBuffer>) -> Box<StatusBuf
     buffer.groups = snap.groups.len();
     buffer.processes = snap.processes.len();
     buffer.lost = snap.lost;
+    buffer.squeezed = governing.actor.squeezed();
     buffer.decisions_lost = governing.buffers.decisions_lost();
     buffer.standing_left_out = governing.unbounded();
     for (who, control) in governor.controls() {
@@ -279,7 +289,11 @@ pub(super) enum Subject {
 pub(super) fn who_is_held(view: &HoldView) -> Subject {
     match view {
         HoldView::Denied(denied) => Subject::Process(denied.who),
-        HoldView::Capped(id) | HoldView::Bounded(id, _) | HoldView::Lent(id, _) => Subject::Group(*id),
+        HoldView::Capped(id)
+        | HoldView::Bounded(id, _)
+        | HoldView::Lent(id, _)
+        | HoldView::Pooled(id, _)
+        | HoldView::Squeezed(id, _) => Subject::Group(*id),
         HoldView::Slowed(slowed) => match slowed.target {
             memgov_decide::decision::Target::Process(who, _) => Subject::Process(who),
             memgov_decide::decision::Target::Group(id, _) => Subject::Group(id),

@@ -6,7 +6,6 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
 use memgov_decide::control::MemControl;
-use memgov_decide::jobs::Worth;
 use memgov_decide::policy::{GroupPolicy, MAX_RULES, Over, Pattern, Policy};
 use memgov_decide::snapshot::{GroupId, ProcessId};
 use memgov_decide::units::{Bytes, Limit, Time};
@@ -15,6 +14,7 @@ use super::answers::StatusBuffer;
 use super::governing::Counts;
 use super::queue::{Asker, NewPolicy, Request};
 use super::view;
+use super::worth::SetJob;
 use crate::config::{self, Config, ConfigErrors, describe};
 use crate::kernel::{GroupDir, Layout, MemoryVersion, Reading, proc, sys};
 use crate::record::{Journal, text};
@@ -36,12 +36,14 @@ pub(super) struct Desk {
     /// Asks the serving thread, once there is one, for the clients it has lost.
     pub clients_lost: OnceLock<Box<dyn Fn() -> u64 + Send + Sync>>,
     pub jobs: super::jobs::Jobs,
+    pub handlers: Arc<crate::act::hook::Handlers>,
 }
 
 /// What is in force, as it was asked for.
 pub(super) struct InForce {
     pub config: Config,
     pub group_rules: Vec<SetRule>,
+    pub set_jobs: Vec<SetJob>,
     pub reload_error: Option<String>,
 }
 
@@ -60,7 +62,7 @@ pub(super) struct SetRule {
 }
 
 impl InForce {
-    /// The configuration's policy with the rules that were set since.
+    /// The configuration's policy with the rules that were set since, and what was said of jobs.
     pub fn policy(&self) -> Policy {
         let mut policy = self.config.policy.clone();
         for set in &self.group_rules {
@@ -69,16 +71,17 @@ impl InForce {
                 // In front: the first match wins.
                 let only_it = vec![Pattern::literal(&set.path)];
                 let high = Some(high);
-                let of_high = GroupPolicy { groups: only_it, high, priority: None, reservation: None };
+                let of_high = GroupPolicy { groups: only_it, high, ..GroupPolicy::default() };
                 policy.groups.insert(0, of_high);
             }
         }
+        policy.put_first(self.set_jobs.iter().map(SetJob::policy));
         policy
     }
 }
 
 impl Desk {
-    fn lock(&self) -> MutexGuard<'_, InForce> {
+    pub(super) fn lock(&self) -> MutexGuard<'_, InForce> {
         self.in_force.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -96,13 +99,18 @@ impl Desk {
     }
 
     fn put_in_force(&self, in_force: &InForce) -> Result<(), Failure> {
+        self.put(in_force, false)
+    }
+
+    /// `of_jobs`: only what was said of jobs has changed.
+    pub(super) fn put(&self, in_force: &InForce, of_jobs: bool) -> Result<(), Failure> {
         let policy = in_force.policy();
         if policy.rules.len() > MAX_RULES {
             return Err(FailureKind::TableFull.because(format!("more than {MAX_RULES} rules")));
         }
         let rule_names = policy.rules.iter().map(|r| r.name.as_str().into()).collect();
         let dry_run = self.runs_dry(in_force);
-        let new = Box::new(NewPolicy { policy, rule_names, dry_run });
+        let new = Box::new(NewPolicy { policy, rule_names, dry_run, of_jobs });
         self.asker.ask(|reply| Request::SetPolicy { new, reply })?;
         self.attach();
         Ok(())
@@ -124,20 +132,25 @@ impl Desk {
         }
     }
 
-    /// Whether the group a rule was set on is still the one of that path.
-    fn is_there(&self, rule: &SetRule) -> bool {
-        GroupDir::open(&self.layout, &rule.path).is_ok_and(|dir| dir.id() == rule.id)
+    /// Whether the group something was set on is still the one of that path.
+    pub(super) fn is_there(&self, path: &[u8], id: GroupId) -> bool {
+        GroupDir::open(&self.layout, path).is_ok_and(|dir| dir.id() == id)
     }
 
-    /// Takes away the rules of groups that are gone, before another group of the same path can be taken for them.
+    /// Takes away what was set on groups that are gone, before another group of the same path can be taken for them.
     pub fn prune(&self) {
         let mut in_force = self.lock();
+        let said = |failure| super::say(&format!("memgov: what was set on groups that are gone: {failure}"));
         let before = in_force.group_rules.len();
-        in_force.group_rules.retain(|r| self.is_there(r));
-        if in_force.group_rules.len() < before
-            && let Err(failure) = self.put_in_force(&in_force)
-        {
-            super::say(&format!("memgov: rules of groups that are gone: {failure}"));
+        in_force.group_rules.retain(|set| self.is_there(&set.path, set.id));
+        if in_force.group_rules.len() < before {
+            self.put_in_force(&in_force).unwrap_or_else(said);
+        }
+        // One after the other: each is told to a trace in its own way.
+        let before = in_force.set_jobs.len();
+        in_force.set_jobs.retain(|set| self.is_there(&set.path, set.id));
+        if in_force.set_jobs.len() < before {
+            self.put(&in_force, true).unwrap_or_else(said);
         }
     }
 
@@ -157,8 +170,7 @@ impl Desk {
             if dir.has_memory() {
                 least = least.min(reading.max?);
             }
-            let of_config = highs.groups.iter().find(|g| g.groups.iter().any(|p| p.matches(at)));
-            if let Some(high) = of_config.and_then(|g| g.high).or(reading.high) {
+            if let Some(high) = highs.high(at).or(reading.high) {
                 least = least.min(high);
             }
             let cut = at.iter().rposition(|&b| b == b'/')?;
@@ -234,8 +246,12 @@ impl Governed for Desk {
                 ticks: count(&self.counts.ticks),
                 decisions: count(&self.counts.decisions),
                 kills: count(&self.counts.kills),
+                sockets_squeezed: buffer.squeezed.squeezes,
+                sockets_released: buffer.squeezed.releases,
+                sockets_refused: buffer.squeezed.refused,
                 refused: count(&self.counts.refused),
             },
+            jobs: self.set_jobs(&in_force),
             questions: match self.runs_dry(&in_force) {
                 // It asks nobody.
                 true => Vec::new(),
@@ -273,8 +289,10 @@ impl Governed for Desk {
             path: path.into(),
             id: dir.id(),
             owner: dir.owner(),
+            owner_above: parent_of(path).and_then(|above| self.open(above).ok()?.owner()),
             limit: self.least_limit(path, &in_force.config.policy),
             ruled_by,
+            said_by: in_force.set_jobs.iter().find(|set| set.id == dir.id()).map(|set| set.by),
         })
     }
 
@@ -306,7 +324,7 @@ impl Governed for Desk {
         }
         let mut in_force = self.lock();
         let former = in_force.group_rules.clone();
-        in_force.group_rules.retain(|r| r.id != group.id && self.is_there(r));
+        in_force.group_rules.retain(|r| r.id != group.id && self.is_there(&r.path, r.id));
         if by != 0 && in_force.group_rules.iter().filter(|r| r.by == by).count() >= RULES_A_USER {
             in_force.group_rules = former;
             return Err(
@@ -322,10 +340,6 @@ impl Governed for Desk {
         let former = in_force.group_rules.clone();
         in_force.group_rules.retain(|r| r.id != group.id);
         self.put_in_force(&in_force).inspect_err(|_| in_force.group_rules = former)
-    }
-
-    fn job(&self, group: &GroupFacts) -> Result<Option<Worth>, Failure> {
-        Ok(self.lock().config.policy.worth(&group.path))
     }
 
     fn kernel_peak_reset(&self, group: &GroupFacts) -> Result<(), Failure> {
@@ -377,6 +391,8 @@ impl Governed for Desk {
 
     fn reload(&self) -> Result<wire::Reloaded, Failure> {
         let loaded = load(&self.config_path, &self.layout);
+        // New rules may look for groups that nobody looked for before.
+        self.prune();
         let mut in_force = self.lock();
         let config = loaded.map_err(|errors| {
             let text = errors.to_string();
@@ -419,6 +435,12 @@ impl Shrinking for Desk {
     fn shrink_cancel(&self, id: u64) -> Result<shrink::Job, Failure> {
         self.jobs.cancel(id)
     }
+}
+
+/// The group above.
+fn parent_of(path: &[u8]) -> Option<&[u8]> {
+    let cut = path.iter().rposition(|&byte| byte == b'/')?;
+    Some(if cut == 0 { b"/" } else { &path[..cut] })
 }
 
 /// What a process is that no control could ever act on, `own` being the daemon. (The daemon's ancestors are not among them:

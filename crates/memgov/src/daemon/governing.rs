@@ -192,14 +192,17 @@ impl Governing {
         self.guardian = Some(sentry);
     }
 
-    /// The guardian has died. Only the chores thread may wait for it and start another; until it can be told, the loop is woken again.
+    /// The guardian may have died. Only the chores thread may wait for it and start another; until it can be told, the loop is woken again.
     fn bereaved(&mut self) {
-        if self.guardian.is_some() && (self.bereave)() {
-            // Closing its pidfd takes it out of epoll.
-            self.guardian = None;
-            self.protect(None);
-            self.counts.guardians_lost.fetch_add(1, Ordering::Relaxed);
+        // A wake-up is a hint. Who takes a living guardian for dead has that thread wait for its end, for good.
+        let Some(sentry) = self.guardian.take_if(|sentry| sentry.pidfd.exited() == Ok(true)) else { return };
+        if !(self.bereave)() {
+            self.guardian = Some(sentry);
+            return;
         }
+        self.observer.no_longer_wait_for(sentry.pidfd.as_fd());
+        self.protect(None);
+        self.counts.guardians_lost.fetch_add(1, Ordering::Relaxed);
     }
 
     fn protect(&mut self, guardian: Option<u32>) {
@@ -322,6 +325,8 @@ impl Governing {
                 Stood::Met => governor.pace_hint_soon(slot),
                 Stood::Ended => observer.ignore_refusals(slot),
             }
+            let (line, counted) = (governor.pool_line(slot, snap), governor.asks_for_sockets(slot, snap));
+            actor.pool(slot, snap, observer, line, counted);
         }
     }
 

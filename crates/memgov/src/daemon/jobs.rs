@@ -211,10 +211,15 @@ pub(super) struct LoopBook(pub Asker);
 
 impl Book for LoopBook {
     fn record(&mut self, entry: &Entry<'_>) -> Result<Place, Errno> {
-        let Entry::GroupLimit { path, inode, which, before, set, was } = *entry else {
-            return Err(Errno::INVAL);
+        let entry = match *entry {
+            Entry::GroupLimit { path, inode, which, before, set, was } => {
+                OwnedEntry::GroupLimit { path: path.into(), inode, which, before, set, was }
+            }
+            Entry::Socket { who, fd, inode, cookie, before } => {
+                OwnedEntry::Socket { who, fd, inode, cookie, before }
+            }
+            _ => return Err(Errno::INVAL),
         };
-        let entry = OwnedEntry::GroupLimit { path: path.into(), inode, which, before, set, was };
         self.0.ask(|reply| Request::WriteDown { entry, reply }).unwrap_or(Err(Errno::AGAIN))
     }
 

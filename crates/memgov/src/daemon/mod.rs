@@ -7,6 +7,7 @@ mod desk;
 mod examiner;
 mod exemptions;
 mod governing;
+mod handling;
 mod happenings;
 mod inside;
 mod jobs;
@@ -18,6 +19,7 @@ mod succession;
 #[cfg(test)]
 mod tests;
 mod view;
+mod worth;
 
 use std::fs;
 use std::os::unix::fs::DirBuilderExt;
@@ -241,6 +243,8 @@ impl Started {
             }));
         }
         actor.plan_hooks(governor.policy());
+        actor.count_sockets(governor.policy().asks_for_sockets());
+        actor.squeeze_ready(governor.policy().squeezes(), governor.policy().never.clone());
         let counts = Arc::new(Counts::default());
         let (chores, todo) = sync_channel(4);
         let (reload, prune) = (chores.clone(), chores.clone());
@@ -255,9 +259,15 @@ impl Started {
             dry_run: options.dry_run,
             counts: Arc::clone(&counts),
             started: sys::now(),
-            in_force: Mutex::new(InForce { config, group_rules: Vec::new(), reload_error: None }),
+            in_force: Mutex::new(InForce {
+                config,
+                group_rules: Vec::new(),
+                set_jobs: Vec::new(),
+                reload_error: None,
+            }),
             clients_lost: OnceLock::new(),
             jobs: jobs::Jobs::new(hierarchy.clone(), asker.clone()),
+            handlers: actor.handlers(),
         });
         let socket = options.socket.clone().or(settings.socket).unwrap_or_else(|| state.join(SOCKET));
         let serving = serve::start(&socket, Arc::clone(&desk) as Arc<dyn Governed>, serve::Limits::default())
@@ -266,6 +276,8 @@ impl Started {
         // There is one serving thread, so this is set once.
         let _ = desk.clients_lost.set(Box::new(serving.losses()));
         journal.find_groups_by(Box::new(move |id| crate::kernel::cgroup::find(&hierarchy, id)));
+        let for_handlers = waker.clone();
+        desk.handlers.ring_by(Box::new(move || for_handlers.wake()));
         journal.on_news(Box::new(move || waker.wake()));
         announce::start(&journal);
         if let Some(findings) = recorder.findings() {

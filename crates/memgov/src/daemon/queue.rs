@@ -33,6 +33,8 @@ pub(super) struct NewPolicy {
     pub policy: Policy,
     pub rule_names: Vec<Arc<str>>,
     pub dry_run: bool,
+    /// Only what was said of jobs has changed.
+    pub of_jobs: bool,
 }
 
 /// What the loop can be asked.

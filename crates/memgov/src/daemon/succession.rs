@@ -5,11 +5,10 @@ use std::path::Path;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use rustix::fd::OwnedFd;
-
 use super::queue::{Asker, Request};
 use super::say;
 use crate::act::{Guardian, Heart, Ledger, Post};
+use crate::kernel::pidfd::PidFd;
 
 /// So many deaths within [`WHILE`], and it is given up.
 const MOST_DEATHS: usize = 3;
@@ -26,7 +25,7 @@ const WITHOUT: &str = "after a crash only the next start or `memgov restore` und
 pub(super) struct Sentry {
     pub pid: u32,
     /// Readable once it is dead.
-    pub pidfd: OwnedFd,
+    pub pidfd: PidFd,
 }
 
 /// The guardian in office, and what the next one needs.

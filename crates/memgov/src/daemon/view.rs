@@ -47,6 +47,7 @@ pub(super) fn episode(running: &Running, at: Time) -> wire::EpisodeStatus {
             settled: found.settled,
         }),
         program: view.hook.map(|hook| wire::ProgramStatus {
+            handler: hook.by_handler,
             number: hook.id.0,
             since: wall(hook.since, at),
             left_ns: hook.until.0.saturating_sub(at.0),
@@ -84,8 +85,12 @@ pub(super) fn hold(held: &mut Held) -> wire::HoldStatus {
         HoldView::Capped(_) => ("deny", None),
         HoldView::Bounded(..) => ("bound", None),
         HoldView::Lent(..) => ("lend", None),
+        HoldView::Pooled(..) => ("pool", None),
+        HoldView::Squeezed(..) => ("squeeze", None),
     };
     let lent = if let HoldView::Lent(_, amount) = held.view { Some(amount.0) } else { None };
+    let sockets = if let HoldView::Squeezed(_, sockets) = held.view { Some(sockets) } else { None };
+    let tcp = if let HoldView::Pooled(_, most) = held.view { Some(most.0) } else { None };
     let tasks = if let HoldView::Bounded(_, most) = held.view { Some(most) } else { None };
     wire::HoldStatus {
         target: event::target(target, &held.names),
@@ -94,6 +99,8 @@ pub(super) fn hold(held: &mut Held) -> wire::HoldStatus {
         share_permille: share,
         tasks,
         lent_bytes: lent,
+        tcp_limit_bytes: tcp,
+        sockets,
     }
 }
 

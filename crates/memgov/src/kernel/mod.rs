@@ -18,6 +18,9 @@ pub mod proc;
 pub mod psi;
 pub mod rlimit;
 pub mod roots;
+pub mod seccomp;
+pub mod sock_diag;
+pub mod socket;
 pub mod sys;
 pub(crate) mod text;
 

@@ -25,6 +25,17 @@ impl PidFd {
         }
     }
 
+    /// Opens a child that has not been waited for: until it is, its pid is nobody else's.
+    pub fn of_child(pid: u32) -> Result<Self, Errno> {
+        let pid = i32::try_from(pid).ok().and_then(Pid::from_raw).ok_or(Errno::SRCH)?;
+        pidfd_open(pid, PidfdFlags::empty()).map(Self)
+    }
+
+    /// Another descriptor of the same process.
+    pub fn try_clone(&self) -> std::io::Result<Self> {
+        self.0.try_clone().map(Self)
+    }
+
     /// Sends signal 1 to 64; 0 only asks whether sending would be allowed.
     pub fn send(&self, signal: u8) -> Result<(), Errno> {
         sys::pidfd_send_signal(self.0.as_fd(), signal)

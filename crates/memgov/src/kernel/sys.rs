@@ -1,4 +1,4 @@
-//! The only unsafe code: calls that rustix does not have, or not in the form needed. Each is a thin, safe function.
+//! The unsafe code, with `fork.rs` and `seccomp.rs`: calls that rustix does not have, or not in the form needed. Each is a thin, safe function.
 
 use super::Errno;
 use memgov_decide::units::Time;
@@ -291,18 +291,24 @@ pub fn thread_time() -> Duration {
     Duration::new(u64::try_from(t.tv_sec).unwrap_or(0), u32::try_from(t.tv_nsec).unwrap_or(0))
 }
 
-/// One instruction of a socket filter (classic BPF, linux/filter.h): code, jump if true, jump if false, operand.
+/// One instruction of a filter for a socket or for system calls (classic BPF, linux/filter.h): code, jump if true, jump if false, operand.
 pub type FilterStep = (u32, u8, u8, u32);
 
 /// At most so many instructions.
 const FILTER_STEPS: usize = 32;
 
-/// Has the kernel drop what a filter returns 0 for before it is queued, so that it wakes nobody.
-pub fn attach_filter(socket: BorrowedFd<'_>, steps: &[FilterStep]) -> Result<(), Errno> {
+/// The instructions as the kernel takes them.
+pub(super) fn filter_program(steps: &[FilterStep]) -> Result<[libc::sock_filter; FILTER_STEPS], Errno> {
     let mut program = [libc::sock_filter { code: 0, jt: 0, jf: 0, k: 0 }; FILTER_STEPS];
     for (to, &(code, jt, jf, k)) in program.iter_mut().zip(steps) {
         *to = libc::sock_filter { code: u16::try_from(code).map_err(|_| Errno::INVAL)?, jt, jf, k };
     }
+    Ok(program)
+}
+
+/// Has the kernel drop what a filter returns 0 for before it is queued, so that it wakes nobody.
+pub fn attach_filter(socket: BorrowedFd<'_>, steps: &[FilterStep]) -> Result<(), Errno> {
+    let mut program = filter_program(steps)?;
     let len = steps.len().min(FILTER_STEPS);
     let filter =
         libc::sock_fprog { len: u16::try_from(len).map_err(|_| Errno::INVAL)?, filter: program.as_mut_ptr() };
@@ -337,7 +343,31 @@ pub fn peer_credentials(socket: BorrowedFd<'_>) -> Result<(u32, Option<u32>), Er
     Ok((of.uid, u32::try_from(of.pid).ok().filter(|&pid| pid != 0)))
 }
 
-fn check(result: libc::c_long) -> Result<(), Errno> {
+/// Reads a socket option (getsockopt(2)); how many bytes of `into` it has.
+pub(crate) fn getsockopt(
+    socket: BorrowedFd<'_>,
+    level: i32,
+    name: i32,
+    into: &mut [u8],
+) -> Result<usize, Errno> {
+    let mut size = libc::socklen_t::try_from(into.len()).map_err(|_| Errno::INVAL)?;
+    let at = into.as_mut_ptr().cast();
+    // SAFETY: the kernel writes at most `size` bytes, which is what there is.
+    check(libc::c_long::from(unsafe {
+        libc::getsockopt(socket.as_raw_fd(), level, name, at, &raw mut size)
+    }))?;
+    Ok(usize::try_from(size).unwrap_or(0).min(into.len()))
+}
+
+/// Sets a socket option that is a number (setsockopt(2)).
+pub(crate) fn setsockopt(socket: BorrowedFd<'_>, level: i32, name: i32, value: i32) -> Result<(), Errno> {
+    let size = libc::socklen_t::try_from(size_of::<i32>()).map_err(|_| Errno::INVAL)?;
+    let at = ptr::from_ref(&value).cast();
+    // SAFETY: the number outlives the call, which reads it.
+    check(libc::c_long::from(unsafe { libc::setsockopt(socket.as_raw_fd(), level, name, at, size) }))
+}
+
+pub(super) fn check(result: libc::c_long) -> Result<(), Errno> {
     if result == -1 {
         // `last_os_error` is errno in an integer: no allocation.
         return Err(Errno::from_io_error(&io::Error::last_os_error()).unwrap_or(Errno::IO));

@@ -372,6 +372,11 @@ impl Observer {
         self.wake.add_other(fd, number).map_err(|e| Error::new("adding a descriptor to", "epoll", e))
     }
 
+    /// To be called before such a descriptor is closed.
+    pub fn no_longer_wait_for(&self, fd: rustix::fd::BorrowedFd<'_>) {
+        self.wake.remove_other(fd);
+    }
+
     /// Waits for such a descriptor, or for now does not.
     ///
     /// # Errors

@@ -106,6 +106,7 @@ impl GroupRows {
         };
         let slot = GroupSlot(index);
         dir.keep_kernel(lines.kernel);
+        dir.keep_sockets(lines.sockets);
         dir.keep_stat(!lines.available.is_empty());
         dir.keep_strain(lines.strain);
         let mut row = Row {
@@ -150,6 +151,7 @@ impl GroupRows {
             if lines != row.lines {
                 row.lines = lines;
                 row.dir.keep_kernel(row.lines.kernel);
+                row.dir.keep_sockets(row.lines.sockets);
                 row.dir.keep_stat(!row.lines.available.is_empty());
                 row.dir.keep_strain(row.lines.strain);
                 row.limits_stale = true;
@@ -271,6 +273,8 @@ impl GroupRows {
         let mut reading = Reading {
             usage: None,
             kernel: None,
+            sockets: None,
+            sockets_apart: row.dir.version() == MemoryVersion::V1,
             reclaimable: None,
             high: group.high,
             max: group.max,
@@ -280,7 +284,7 @@ impl GroupRows {
         };
         let result = match row.overlaid(overlay) {
             Some(found) => {
-                reading = found;
+                reading = Reading { sockets_apart: reading.sockets_apart, ..found };
                 (row.limits_read, row.limits_stale) = (at, false);
                 tape.group_overlay(slot, &reading);
                 Ok(())
@@ -290,6 +294,8 @@ impl GroupRows {
         let result = result.and_then(|()| {
             reading.kernel =
                 row.dir.read_kernel(buffer, &mut |name, text| tape.group_file(slot, name, text))?;
+            reading.sockets =
+                row.dir.read_sockets(buffer, &mut |name, text| tape.group_file(slot, name, text))?;
             if row.lines.may_be_short(&reading) {
                 reading.reclaimable =
                     row.dir.read_reclaimable(buffer, &mut |name, text| tape.group_file(slot, name, text))?;
@@ -320,6 +326,7 @@ impl GroupRows {
             Err(_) => {
                 tape.group_file(slot, crate::kernel::cgroup::UNREADABLE, b"");
                 (group.usage, group.kernel, group.reclaimable) = (None, None, None);
+                group.sockets = None;
             }
         }
         if row.lines.job {

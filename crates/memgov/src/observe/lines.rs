@@ -47,8 +47,14 @@ pub(super) struct Lines {
     pub virtual_high: bool,
     /// Some rule is about its kernel memory, which is then read too.
     pub kernel: bool,
+    /// Some rule is about what the buffers of its sockets hold, which is then read too.
+    pub sockets: bool,
+    /// Lines for usage with sockets in one pool.
+    pool: Vec<Bytes>,
     /// How much has to be available under its limit, by the rules that name it.
     pub available: Vec<Under>,
+    /// The last part under the hard limit, which is not available.
+    oom_reserve: Bytes,
     /// It may have to give way for others: what it asks for itself is read too.
     pub job: bool,
     /// Some rule asks what it costs the group to do without memory.
@@ -84,9 +90,12 @@ impl Lines {
             over_high: Vec::new(),
             virtual_high,
             kernel: false,
+            sockets: false,
+            pool: Vec::new(),
             available: available.collect(),
+            oom_reserve: policy.oom_reserve(path),
             strain: policy.rules.iter().any(|rule| rule.asks_for_strain() && names(rule, path)),
-            job: policy.chooses_jobs() && policy.worth(path).is_some(),
+            job: policy.chooses_jobs() && policy.is_job(path),
         };
         for over in of_rules.chain(of_controls) {
             let kind = match over {
@@ -94,6 +103,16 @@ impl Lines {
                 Over::High { .. } => &mut lines.over_high,
                 Over::Kernel(_) => {
                     lines.kernel = true;
+                    continue;
+                }
+                // Likewise by no event.
+                Over::Sockets(_) => {
+                    lines.sockets = true;
+                    continue;
+                }
+                Over::Pool(line) => {
+                    lines.sockets = true;
+                    lines.pool.push(line);
                     continue;
                 }
                 // No event tells of it, and where it lies is not known before the limit is.
@@ -110,11 +129,15 @@ impl Lines {
     /// Whether usage alone does not say that enough is available.
     pub(super) fn may_be_short(&self, reading: &Reading) -> bool {
         let (Some(usage), Some(Limit::At(max))) = (reading.usage, reading.max) else { return false };
-        self.available.iter().any(|under| usage > max - under.of(max))
+        self.available.iter().any(|under| usage > under.line(max, self.oom_reserve))
     }
 
+    /// What v1 has to tell of. Of a pool usage alone crosses no line; but what TCP may hold beside it is to follow it, and so it is told on its way there.
     pub(super) fn all(&self) -> Vec<Bytes> {
         let mut all = [self.amounts.as_slice(), &self.over_high].concat();
+        if let Some(line) = self.pool.iter().min() {
+            all.extend((1..=3).map(|quarters| Bytes(line.0 / 4 * quarters)));
+        }
         all.sort_unstable();
         all.dedup();
         all

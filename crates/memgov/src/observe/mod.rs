@@ -12,6 +12,7 @@ mod memory;
 mod overlay;
 mod processes;
 mod sentry;
+pub mod sockets;
 mod upkeep;
 mod wake;
 mod witness;

@@ -91,6 +91,8 @@ fn reading(record: &GroupRecord, version: MemoryVersion) -> Reading {
         MemoryVersion::V2 => Reading {
             usage,
             kernel: None,
+            sockets: None,
+            sockets_apart: false,
             reclaimable: None,
             high: Some(record.high),
             max,

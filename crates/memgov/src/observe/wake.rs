@@ -85,6 +85,13 @@ impl Wake {
         self.add(fd, OTHER | u64::from(number))
     }
 
+    /// Closing it is not enough: epoll (epoll(7), Q6) hears of it until its last copy is closed, and a program that another thread has just started has copies
+    /// of all descriptors until its exec is over.
+    pub(super) fn remove_other(&self, fd: BorrowedFd<'_>) {
+        // Fails only for one that was never added.
+        let _ = epoll::delete(&self.epoll, fd);
+    }
+
     /// Is told of pressure; ends when the trigger is closed.
     pub(super) fn watch_pressure(&self, trigger: &Trigger) -> bool {
         let token = EventData::new_u64(PRESSURE);
@@ -253,21 +260,43 @@ mod tests {
     use super::*;
     use rustix::event::{EventfdFlags, eventfd};
 
-    #[test]
-    fn who_is_not_listened_to_wakes_nobody_and_is_heard_afterwards() {
-        const NUMBER: u32 = 3;
-        let mut wake = Wake::new(16).unwrap();
-        // Readable from the beginning and for good.
+    const NUMBER: u32 = 3;
+
+    /// Something that is readable from the beginning and for good, and is waited for.
+    fn with_bell() -> (Wake, OwnedFd) {
+        let wake = Wake::new(16).unwrap();
         let bell = eventfd(1, EventfdFlags::CLOEXEC).unwrap();
         wake.add_other(bell.as_fd(), NUMBER).unwrap();
-        let woken = |wake: &mut Wake| {
-            let now = sys::now();
-            wake.wait(now, now + Duration::from_millis(5)).unwrap().others
-        };
+        (wake, bell)
+    }
+
+    fn woken(wake: &mut Wake) -> u32 {
+        let now = sys::now();
+        wake.wait(now, now + Duration::from_millis(5)).unwrap().others
+    }
+
+    #[test]
+    fn who_is_not_listened_to_wakes_nobody_and_is_heard_afterwards() {
+        let (mut wake, bell) = with_bell();
         assert_eq!(woken(&mut wake), 1 << NUMBER);
         wake.listen_to_other(bell.as_fd(), NUMBER, false).unwrap();
         assert_eq!(woken(&mut wake), 0);
         wake.listen_to_other(bell.as_fd(), NUMBER, true).unwrap();
         assert_eq!(woken(&mut wake), 1 << NUMBER);
+    }
+
+    #[test]
+    fn who_is_removed_wakes_nobody_though_somebody_holds_a_copy() {
+        let (mut wake, bell) = with_bell();
+        let copy = bell.try_clone().unwrap();
+        drop(bell);
+        assert_eq!(woken(&mut wake), 1 << NUMBER, "closing has been enough");
+        drop(wake);
+        let (mut wake, bell) = with_bell();
+        let other = bell.try_clone().unwrap();
+        wake.remove_other(bell.as_fd());
+        drop(bell);
+        assert_eq!(woken(&mut wake), 0);
+        drop((copy, other));
     }
 }

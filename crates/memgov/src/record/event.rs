@@ -83,6 +83,8 @@ impl Names {
             Some(
                 Reason::Usage { group, .. }
                 | Reason::Kernel { group, .. }
+                | Reason::Sockets { group, .. }
+                | Reason::Pool { group, .. }
                 | Reason::UsageAndRss { group, .. }
                 | Reason::Available { group: Some(group), .. },
             ) => path(*group),
@@ -251,6 +253,9 @@ pub const fn order(order: &Order) -> wire::OrderKind {
         Order::Reclaim { phase: Phase::Begin, .. } => wire::OrderKind::ReclaimBegin,
         Order::Reclaim { phase: Phase::Sustain, .. } => wire::OrderKind::ReclaimSustain,
         Order::Reclaim { phase: Phase::End, .. } => wire::OrderKind::ReclaimEnd,
+        Order::Squeeze { phase: Phase::Begin } => wire::OrderKind::SqueezeBegin,
+        Order::Squeeze { phase: Phase::Sustain } => wire::OrderKind::SqueezeSustain,
+        Order::Squeeze { phase: Phase::End } => wire::OrderKind::SqueezeEnd,
         Order::Signal { .. } => wire::OrderKind::Signal,
         Order::Kill { .. } => wire::OrderKind::Kill,
         Order::Relieved => wire::OrderKind::Relieved,
@@ -265,7 +270,7 @@ pub const fn order(order: &Order) -> wire::OrderKind {
 /// A reason in its shown form. `group` is the path of the group that was compared.
 pub fn reason(reason: &Reason, group: Option<&[u8]>) -> wire::Reason {
     let text = text::reason(reason, group);
-    let (mut usage, mut rss, mut left, mut falls) = (None, None, None, None);
+    let (mut usage, mut rss, mut left, mut falls, mut held) = (None, None, None, None, None::<Bytes>);
     let kind = match *reason {
         Reason::Usage { usage: value, line, .. } => {
             usage = Some((value, line));
@@ -274,6 +279,14 @@ pub fn reason(reason: &Reason, group: Option<&[u8]>) -> wire::Reason {
         Reason::Kernel { kernel: value, line, .. } => {
             usage = Some((value, line));
             wire::ReasonKind::Kernel
+        }
+        Reason::Sockets { sockets: value, line, .. } => {
+            (usage, held) = (Some((value, line)), Some(value));
+            wire::ReasonKind::Sockets
+        }
+        Reason::Pool { pool: value, sockets, line, .. } => {
+            (usage, held) = (Some((value, line)), sockets);
+            wire::ReasonKind::Pool
         }
         Reason::Rss { rss: value, line, .. } => {
             rss = Some((value, line));
@@ -313,6 +326,7 @@ pub fn reason(reason: &Reason, group: Option<&[u8]>) -> wire::Reason {
         text,
         usage_bytes: usage.map(|(value, _)| value.0),
         usage_line_bytes: usage.map(|(_, line)| line.0),
+        sockets_bytes: held.map(|value| value.0),
         rss_bytes: rss.map(|(value, _)| value.0),
         rss_line_bytes: rss.map(|(_, line)| line.0),
         available_bytes: left.map(|(value, _)| value.0),
@@ -390,6 +404,9 @@ pub fn run(Run { ended, took }: Run) -> wire::ProgramRun {
         Ended::Signalled(signal) => ("signalled", None, Some(signal)),
         Ended::Overdue => ("overdue", None, None),
         Ended::CalledOff => ("called-off", None, None),
+        Ended::Handled => ("handled", None, None),
+        Ended::Gone => ("gone", None, None),
+        Ended::Late => ("late", None, None),
     };
     wire::ProgramRun { ended: word.into(), status, signal, took_ns: nanos(took) }
 }
@@ -400,6 +417,9 @@ fn run_of(shown: &wire::ProgramRun) -> Option<Run> {
         "signalled" => Ended::Signalled(shown.signal?),
         "overdue" => Ended::Overdue,
         "called-off" => Ended::CalledOff,
+        "handled" => Ended::Handled,
+        "gone" => Ended::Gone,
+        "late" => Ended::Late,
         _ => return None,
     };
     Some(Run { ended, took: Duration::from_nanos(shown.took_ns) })
@@ -513,6 +533,9 @@ mod tests {
             Outcome::Ran(Run { ended: Ended::Signalled(11), took: Duration::ZERO }),
             Outcome::Ran(Run { ended: Ended::Overdue, took: Duration::from_secs(5) }),
             Outcome::Ran(Run { ended: Ended::CalledOff, took: Duration::from_secs(1) }),
+            Outcome::Ran(Run { ended: Ended::Handled, took: Duration::from_secs(1) }),
+            Outcome::Ran(Run { ended: Ended::Gone, took: Duration::from_secs(1) }),
+            Outcome::Ran(Run { ended: Ended::Late, took: Duration::from_secs(1) }),
         ] {
             assert_eq!(outcome_of(&outcome(&original)), Some(original));
         }

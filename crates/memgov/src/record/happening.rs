@@ -209,6 +209,7 @@ impl Happening {
             text: self.text(path),
             usage_bytes: None,
             usage_line_bytes: None,
+            sockets_bytes: None,
             rss_bytes: None,
             rss_line_bytes: None,
             available_bytes: None,

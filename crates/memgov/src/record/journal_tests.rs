@@ -2,7 +2,7 @@
 
 use super::*;
 use memgov_decide::decision::{
-    DecisionId, EpisodeId, Mechanism, Order, Phase, Ranking, Reason, Source, Take, Target,
+    DecisionId, EpisodeId, Extent, Mechanism, Order, Phase, Ranking, Reason, Source, Take, Target,
 };
 use memgov_decide::snapshot::{GroupId, GroupSlot, ProcessId, ProcessSlot};
 use memgov_decide::units::Time;
@@ -98,7 +98,8 @@ fn a_finding_comes_behind_its_decision() {
         ..kill(id)
     };
     let meter = memgov_decide::policy::Meter::Kernel;
-    let reclaim = Order::Reclaim { phase: Phase::Begin, meter, excess: Bytes::mib(1), share: 100 };
+    let reclaim =
+        Order::Reclaim { phase: Phase::Begin, meter, extent: Extent::Down(Bytes::mib(1)), share: 100 };
     let names = Names { group: Some((*b"/job").into()), ..Names::default() };
     recorder.decision(&over(1, reclaim), Outcome::Nothing, names.clone());
     let pinned = Outcome::Pinned { freed: Bytes(9), held: Bytes::mib(17) };

@@ -54,6 +54,8 @@ pub(super) fn parse(words: &[&str]) -> Option<Reading> {
     (words.len() == WORDS).then_some(Reading {
         usage: usage.map(Bytes),
         kernel: None,
+        sockets: None,
+        sockets_apart: false,
         reclaimable: None,
         high: limit(high),
         max: limit(max),
@@ -88,6 +90,8 @@ mod tests {
             let reading = Reading {
                 usage: usage.map(Bytes),
                 kernel: None,
+                sockets: None,
+                sockets_apart: false,
                 reclaimable: None,
                 high: high.map(|n| if n == 2 { Limit::Max } else { Limit::At(Bytes(n)) }),
                 max: max.map(|n| Limit::At(Bytes(n))),

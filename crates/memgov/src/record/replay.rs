@@ -13,7 +13,7 @@ use memgov_decide::control::MemControl;
 use memgov_decide::decision::{DecisionId, Decisions, EpisodeId, Report};
 use memgov_decide::governor::{Bounds, Elsewhere, Governor, Numbers};
 use memgov_decide::jobs::{Preference, Wish};
-use memgov_decide::policy::Policy;
+use memgov_decide::policy::{GroupPolicy, Pattern, Policy};
 use memgov_decide::question::Answer;
 use memgov_decide::snapshot::{
     Group, GroupId, GroupSlot, Host, Process, ProcessId, ProcessSlot, Rss, Snapshot, Untouchable,
@@ -124,6 +124,12 @@ struct Player {
     decided_ids: HashSet<u64>,
     /// Policies still to be put in force.
     later: std::vec::IntoIter<Policy>,
+    /// The last of them, without what was said of jobs since.
+    base: Policy,
+    /// What was said of jobs, in force...
+    jobs: Vec<GroupPolicy>,
+    /// ...and about to be.
+    said: Vec<GroupPolicy>,
     gaps: u64,
     policies: u64,
     begun: bool,
@@ -140,7 +146,10 @@ impl Player {
         let mut later = policies.into_iter();
         let policy = later.next().unwrap_or_default();
         Self {
-            governor: Governor::new(policy, bounds).counting_from(next),
+            governor: Governor::new(policy.clone(), bounds).counting_from(next),
+            base: policy,
+            jobs: Vec::new(),
+            said: Vec::new(),
             later,
             snap,
             out: Decisions::with_capacity(bounds.decisions()),
@@ -167,6 +176,8 @@ impl Player {
             }
             "step" => self.step(),
             "policy" => self.policy(),
+            "job" => self.job(&words)?,
+            "jobs" => self.jobs(words.number(1)?),
             "gap" => self.gaps += words.number(1)?,
             "group+" => self.group_new(&words)?,
             "group" => self.group_file(&words)?,
@@ -269,12 +280,44 @@ impl Player {
 
     /// The engine takes a policy up even if it is the same: it looks at everything anew.
     fn policy(&mut self) {
+        match self.later.next() {
+            Some(next) => self.base = next,
+            None => self.policies += 1,
+        }
+        self.put_in_force();
+    }
+
+    fn put_in_force(&mut self) {
         self.step();
-        let next = self.later.next().unwrap_or_else(|| {
-            self.policies += 1;
-            self.governor.policy().clone()
+        let mut policy = self.base.clone();
+        policy.put_first(self.jobs.iter().cloned());
+        self.governor.set_policy(policy);
+    }
+
+    fn job(&mut self, words: &Words<'_>) -> Result<(), TraceError> {
+        let by = u32::try_from(words.number(1)?).map_err(|_| words.bad("a number is too large"))?;
+        let priority = match words.text(2)? {
+            "-" => None,
+            number => Some(number.parse().map_err(|_| words.bad("not a priority"))?),
+        };
+        let path = std::str::from_utf8(words.frame.payload).map_err(|_| words.bad("not a path"))?;
+        self.said.push(GroupPolicy {
+            groups: vec![Pattern::new(path)],
+            priority,
+            reservation: words.maybe(3)?.map(Bytes),
+            oom_reserve: words.maybe(4)?.map(Bytes),
+            set_by: Some(by),
+            ..GroupPolicy::default()
         });
-        self.governor.set_policy(next);
+        Ok(())
+    }
+
+    /// The last so many that were said.
+    fn jobs(&mut self, count: u64) {
+        let all = std::mem::take(&mut self.said);
+        let before = all.len().saturating_sub(usize::try_from(count).unwrap_or(usize::MAX));
+        self.jobs = all.into_iter().skip(before).collect();
+        self.put_in_force();
     }
 
     fn group_new(&mut self, words: &Words<'_>) -> Result<(), TraceError> {
@@ -484,6 +527,7 @@ impl Reading {
     /// Takes the reading over into a row of the group table.
     pub fn fill(&self, group: &mut Group, virtual_high: Option<Limit>) {
         (group.usage, group.kernel, group.reclaimable) = (self.usage, self.kernel, self.reclaimable);
+        (group.sockets, group.sockets_apart) = (self.sockets, self.sockets_apart);
         // v1 has no memory.high: where the configuration gives none, there is no line, and that is known.
         group.high = virtual_high.or(self.high).or(self.max.map(|_| Limit::Max));
         group.max = self.max;
@@ -516,5 +560,45 @@ mod tests {
         let row = |slot| player.snap.process(ProcessSlot(slot)).unwrap();
         assert!(!row(0).exe_elsewhere && row(1).exe_elsewhere);
         assert_eq!((row(0).exe.as_deref(), row(1).id.pid), (Some(b"/usr/sbin/sshd".as_slice()), 71));
+    }
+
+    #[test]
+    fn what_was_said_of_jobs_goes_into_the_trace_and_out_of_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("trace");
+        let said = |path: &[u8], priority, reservation, by| GroupPolicy {
+            groups: vec![Pattern::literal(path)],
+            priority,
+            reservation,
+            set_by: by,
+            ..GroupPolicy::default()
+        };
+        let of_config = said(b"/*", Some(1), Some(Bytes(1)), None);
+        let first = said(b"/a*\xc3\xa9", Some(i32::MIN), None, Some(0));
+        let second = said(b"/b", None, Some(Bytes(u64::MAX)), Some(1000));
+        let mut tape = Tape::create(&path, &Host::default(), Numbers::default()).unwrap();
+        tape.tick(Time(5), None);
+        tape.jobs([&first].into_iter());
+        tape.jobs([&first, &second].into_iter());
+        tape.policy(["r"].into_iter());
+        drop(tape);
+        let bytes = std::fs::read(&path).unwrap();
+        let (host, next, start) = trace::header(&bytes).unwrap();
+        let policy = Policy { groups: vec![of_config.clone()], ..Policy::default() };
+        let reloaded = Policy { groups: Vec::new(), ..Policy::default() };
+        let mut player = Player::new(host, next, vec![policy, reloaded], bytes.len());
+        let mut seen = Vec::new();
+        for frame in trace::frames(&bytes, start).map(Result::unwrap) {
+            player.frame(&frame).unwrap();
+            if matches!(frame.words[0], "jobs" | "policy") {
+                seen.push(player.governor.policy().groups.clone());
+            }
+        }
+        let both = [first.clone(), second.clone()];
+        assert_eq!(seen[0], [first, of_config.clone()]);
+        assert_eq!(seen[1], [both.as_slice(), &[of_config]].concat(), "all that holds, and no more");
+        assert_eq!(seen[2], both, "over what a reload says too");
+        // They are not policies that nobody gave.
+        assert_eq!(player.policies, 0);
     }
 }

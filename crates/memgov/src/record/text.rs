@@ -59,6 +59,13 @@ pub fn reason(reason: &Reason, group: Option<&[u8]>) -> String {
     match *reason {
         Reason::Usage { usage, line, .. } => format!("usage {usage}{of} is over {line}"),
         Reason::Kernel { kernel, line, .. } => format!("kernel memory {kernel}{of} is over {line}"),
+        Reason::Sockets { sockets, line, .. } => {
+            format!("the buffers of sockets hold {sockets}{of}, over {line}")
+        }
+        Reason::Pool { pool, sockets, line, .. } => {
+            let part = sockets.map(|held| format!(" ({held} in sockets)")).unwrap_or_default();
+            format!("usage with sockets {pool}{of} is over {line}{part}")
+        }
         Reason::Rss { kinds: which, rss, line } => format!("{} {rss} is over {line}", kinds(which)),
         Reason::UsageAndRss { usage, usage_line, kinds: which, rss, line, .. } => {
             format!("usage {usage}{of} is over {usage_line} and {} {rss} is over {line}", kinds(which))
@@ -147,6 +154,9 @@ pub const fn order(order: OrderKind) -> &'static str {
         OrderKind::ReclaimBegin => "reclaim-begin",
         OrderKind::ReclaimSustain => "reclaim-sustain",
         OrderKind::ReclaimEnd => "reclaim-end",
+        OrderKind::SqueezeBegin => "squeeze-begin",
+        OrderKind::SqueezeSustain => "squeeze-sustain",
+        OrderKind::SqueezeEnd => "squeeze-end",
         OrderKind::Shrink => "shrink",
         OrderKind::Signal => "signal",
         OrderKind::Kill => "kill",
@@ -163,7 +173,7 @@ pub const fn order(order: OrderKind) -> &'static str {
 }
 
 /// All mechanisms, to find one by its word.
-pub const MECHANISMS: [Mechanism; 12] = [
+pub const MECHANISMS: [Mechanism; 14] = [
     Mechanism::Rlimit,
     Mechanism::CgroupFreeze,
     Mechanism::HoldGroup,
@@ -176,10 +186,12 @@ pub const MECHANISMS: [Mechanism; 12] = [
     Mechanism::MemoryReclaim,
     Mechanism::LoweredLimit,
     Mechanism::RaisedLimit,
+    Mechanism::TcpLimit,
+    Mechanism::SocketOptions,
 ];
 
 /// All operations, to find one by its word.
-pub const OPERATIONS: [Operation; 14] = [
+pub const OPERATIONS: [Operation; 16] = [
     Operation::Prlimit,
     Operation::PidfdOpen,
     Operation::SendSignal,
@@ -194,6 +206,8 @@ pub const OPERATIONS: [Operation; 14] = [
     Operation::Reclaim,
     Operation::Lend,
     Operation::Hook,
+    Operation::TcpLimit,
+    Operation::Sockets,
 ];
 
 /// The word for a mechanism.
@@ -211,6 +225,8 @@ pub const fn mechanism(by: Mechanism) -> &'static str {
         Mechanism::MemoryReclaim => "memory.reclaim",
         Mechanism::LoweredLimit => "lowered-limit",
         Mechanism::RaisedLimit => "raised-limit",
+        Mechanism::TcpLimit => "tcp-limit",
+        Mechanism::SocketOptions => "socket-options",
     }
 }
 
@@ -231,6 +247,8 @@ pub const fn operation(at: Operation) -> &'static str {
         Operation::Reclaim => "reclaim",
         Operation::Lend => "limit write",
         Operation::Hook => "program",
+        Operation::TcpLimit => "tcp limit write",
+        Operation::Sockets => "setsockopt",
     }
 }
 
@@ -350,10 +368,14 @@ pub fn letter_line(
         Order::Signal { .. } => "Action: send signal",
         Order::Kill { .. } => "Action: kill the process",
         Order::Freeze { .. } | Order::Record | Order::Relieved | Order::Lend { .. } => return None,
+        Order::Squeeze { .. } => return None,
         Order::Ask { .. } | Order::Answered { .. } | Order::Hook => return None,
     };
     let (name, mem) = match decision.reason {
-        Reason::Usage { usage, .. } | Reason::Kernel { kernel: usage, .. } => (last_component(group), usage),
+        Reason::Usage { usage, .. }
+        | Reason::Kernel { kernel: usage, .. }
+        | Reason::Sockets { sockets: usage, .. }
+        | Reason::Pool { pool: usage, .. } => (last_component(group), usage),
         Reason::Rss { rss, .. } => ("N/A".into(), rss),
         Reason::UsageAndRss { rss, .. } => (last_component(group), rss),
         _ => return None,

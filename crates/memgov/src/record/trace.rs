@@ -14,6 +14,9 @@
 //! group! 3 8388608 0                 slot, usage as seen inside the kernel, over what was read
 //! group!kernel 3 8388608 0           likewise, its kernel memory
 //! group~ 3 0 - avoid 0                slot, owner or -, what it asks for by trusted. and by user. attributes
+//! job 1000 -5 - - 7                  who has said it, a priority or -, a reservation or -, an oom-reserve or -; payload: its path, as a pattern
+//! /jobs/a
+//! jobs 1 0                           so many of those before it hold from here on, over what the configuration says, and no other
 //! answer 7 go-on 0 -                 the question, what was answered, the uid, for how many nanoseconds or -
 //! host 29                             payload: what was read of /proc/meminfo
 //! MemAvailable:    1048576 kB
@@ -32,6 +35,7 @@ use memgov_decide::control::MemControl;
 use memgov_decide::decision::{DecisionId, EpisodeId, Report};
 use memgov_decide::governor::{Elsewhere, Numbers};
 use memgov_decide::jobs::Wish;
+use memgov_decide::policy::GroupPolicy;
 use memgov_decide::question::Answer;
 use memgov_decide::snapshot::{Group, GroupSlot, Host, Process, ProcessId, ProcessSlot, Rss};
 use memgov_decide::trend::nanos;
@@ -261,6 +265,22 @@ impl Tape {
             let names: Vec<&str> = rules.collect();
             self.frame(format_args!("policy {}", names.len()), names.join("\n").as_bytes());
         }
+    }
+    /// What was said of jobs since the start was put in force anew, all of it: unlike rules that are set it is told here, for no configuration has it.
+    pub fn jobs<'a>(&mut self, said: impl Iterator<Item = &'a GroupPolicy>) {
+        if !self.on() {
+            return;
+        }
+        let mut count = 0u64;
+        for job in said {
+            let [pattern] = &job.groups[..] else { continue };
+            let (by, priority) = (job.set_by.unwrap_or_default(), Opt(job.priority));
+            let reservation = Opt(job.reservation.map(|bytes| bytes.0));
+            let reserve = Opt(job.oom_reserve.map(|bytes| bytes.0));
+            self.frame(format_args!("job {by} {priority} {reservation} {reserve}"), pattern.as_bytes());
+            count += 1;
+        }
+        self.frame(format_args!("jobs {count}"), b"");
     }
     /// A number was given to a record of what nobody decided; `episode`: which it was said to belong to.
     pub fn number(&mut self, episode: Option<EpisodeId>) {

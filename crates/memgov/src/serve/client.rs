@@ -5,6 +5,8 @@ use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use rustix::net::sockopt::{Timeout, set_socket_timeout};
+use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, connect, socket_with};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
@@ -76,6 +78,18 @@ impl ClientError {
             _ => exit::FAILED,
         }
     }
+
+    /// What a system call would have failed with: the same as in libmemgov.
+    pub fn errno(&self) -> i32 {
+        match self {
+            Self::NotRunning { .. } => libc::ENOTCONN,
+            Self::Refused(failure) => failure.kind.errno(),
+            Self::Closed => libc::EAGAIN,
+            Self::Silent => libc::ETIMEDOUT,
+            Self::Service(_) | Self::Garbled(_) => libc::EPROTO,
+            Self::Connect { source, .. } | Self::Io(source) => source.raw_os_error().unwrap_or(libc::EIO),
+        }
+    }
 }
 
 /// A connection.
@@ -91,17 +105,16 @@ impl Client {
     /// # Errors
     /// Nobody listens, or not to us.
     pub fn connect(path: &Path) -> Result<Self, ClientError> {
-        let stream = UnixStream::connect(path).map_err(|source| {
+        let stream = dial(path).map_err(|source| {
             let path = path.to_path_buf();
             match source.kind() {
                 io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused => {
                     ClientError::NotRunning { path, source }
                 }
+                io::ErrorKind::WouldBlock => ClientError::Silent,
                 _ => ClientError::Connect { path, source },
             }
         })?;
-        stream.set_read_timeout(Some(PATIENCE))?;
-        stream.set_write_timeout(Some(PATIENCE))?;
         Ok(Self { stream, bytes: Vec::new() })
     }
 
@@ -198,6 +211,18 @@ impl Client {
             Some(name) => Err(refusal(name, &reply.parameters)),
         }
     }
+}
+
+/// A stream that waits for nothing longer than [`PATIENCE`].
+fn dial(path: &Path) -> io::Result<UnixStream> {
+    let address = SocketAddrUnix::new(path)?;
+    let socket = socket_with(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC, None)?;
+    // Before connect(2), which waits as long as this for room in the queue of a daemon that hangs.
+    for which in [Timeout::Send, Timeout::Recv] {
+        set_socket_timeout(&socket, which, Some(PATIENCE))?;
+    }
+    rustix::io::retry_on_intr(|| connect(&socket, &address))?;
+    Ok(UnixStream::from(socket))
 }
 
 fn since_parameters(since: Option<u64>) -> Value {

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use rustix::io::Errno;
 use rustix::net::{RecvFlags, SendFlags, recv, send};
 
+use super::handling::{News, Post};
 use super::permit::Peer;
 use super::requests::{Answer, Follow, answer, failed, stream};
 use super::varlink::{Inbox, Reply, encode};
@@ -39,6 +40,7 @@ pub(crate) struct Connection {
     outbox: Vec<u8>,
     sent: usize,
     follow: Option<Follow>,
+    post: Option<Box<dyn Post>>,
     half_since: Option<Instant>,
     /// The inbox may hold a whole call.
     unread: bool,
@@ -57,6 +59,7 @@ impl Connection {
             outbox: Vec::new(),
             sent: 0,
             follow: None,
+            post: None,
             half_since: None,
             unread: false,
             progress: now,
@@ -71,8 +74,9 @@ impl Connection {
     pub(crate) fn owes(&self) -> bool {
         self.sent < self.outbox.len()
     }
+    /// Whether it is told, as things come, and asks for nothing more.
     pub(crate) fn follows(&self) -> bool {
-        self.follow.is_some()
+        self.follow.is_some() || self.post.is_some()
     }
     pub(crate) fn wants_input(&self) -> bool {
         !self.owes() && !self.follows() && !self.eof && self.inbox.room() > 0
@@ -108,11 +112,19 @@ impl Connection {
         if let Some(follow) = self.follow {
             return self.stream(follow, governed);
         }
+        if let Some(post) = &self.post {
+            match post.news() {
+                News::Nothing => {}
+                News::Short(shortage) => self.tell(serde_json::json!({ "shortage": shortage })),
+                News::Over => return State::Done,
+            }
+            return State::Open;
+        }
         match self.inbox.call() {
             Ok(Some(call)) => {
                 self.half_since = None;
                 self.progress = now;
-                let reply = if *busy && call.method.starts_with("org.memgov.") {
+                let reply = if *busy && call.method.starts_with("org.memgov.") && !is_a_word(&call.method) {
                     Answer::Reply(failed(&FailureKind::Busy.because("memgov is busy; try again")))
                 } else {
                     answer(&call, self.peer, governed)
@@ -123,6 +135,11 @@ impl Connection {
                         if !call.oneway {
                             self.queue(&reply);
                         }
+                    }
+                    Answer::Handle(post) => {
+                        self.post = Some(post);
+                        // It knows then that it has the place.
+                        self.tell(serde_json::json!({}));
                     }
                     Answer::Follow(follow) => {
                         self.follow = Some(follow);
@@ -155,8 +172,7 @@ impl Connection {
                 self.follow = Some(Follow { from: From::Cursor(page.cursor), ..follow });
                 let begins = follow.whose.is_some() && follow.from == From::Now;
                 if begins || !page.events.is_empty() || page.missed > 0 {
-                    let parameters = serde_json::to_value(&page).unwrap_or_default();
-                    self.queue(&Reply { parameters, error: None, continues: Some(true) });
+                    self.tell(serde_json::to_value(&page).unwrap_or_default());
                 }
             }
             Err(failure) if failure.kind == FailureKind::Busy => {}
@@ -166,6 +182,11 @@ impl Connection {
             }
         }
         State::Open
+    }
+
+    /// One of many replies.
+    fn tell(&mut self, parameters: serde_json::Value) {
+        self.queue(&Reply { parameters, error: None, continues: Some(true) });
     }
 
     fn queue(&mut self, reply: &Reply) {
@@ -199,4 +220,9 @@ impl Connection {
         let waits = self.owes() || !self.follows();
         half || (waits && now.duration_since(self.progress) > patience.idle)
     }
+}
+
+/// What takes nothing of the loop's: a handler's word is not to come too late because somebody else was not answered.
+fn is_a_word(method: &str) -> bool {
+    method == "org.memgov.Handled"
 }

@@ -19,7 +19,7 @@ pub enum FailureKind {
     NoSuchProcess,
     /// No such group, or it has been removed meanwhile.
     NoSuchGroup,
-    /// The group has no rule that was set on it.
+    /// Nothing of the kind was set on the group.
     NoSuchRule,
     /// No such decision, or it is no longer kept.
     NoSuchDecision,
@@ -43,6 +43,14 @@ pub enum FailureKind {
     NoSuchQuestion,
     /// An answer that there is not.
     InvalidAnswer,
+    /// The group has a handler already.
+    HandlerTaken,
+    /// A process that cannot be the handler of this group: it is in it.
+    InvalidHandler,
+    /// No handler is waited for about that (any more), or it is another process.
+    NoSuchShortage,
+    /// A reserve that is to be smaller than what of it is in use.
+    ReserveInUse,
 }
 
 /// Exit codes of the command line.
@@ -70,7 +78,7 @@ pub mod exit {
 use FailureKind as K;
 
 /// Kind, varlink error name, errno, exit code.
-const LIST: [(FailureKind, &str, i32, u8); 15] = [
+const LIST: [(FailureKind, &str, i32, u8); 19] = [
     (K::PermissionDenied, "PermissionDenied", libc::EACCES, exit::PERMISSION),
     (K::NoSuchProcess, "NoSuchProcess", libc::ESRCH, exit::NO_TARGET),
     (K::NoSuchGroup, "NoSuchGroup", libc::ENOENT, exit::NO_TARGET),
@@ -86,6 +94,10 @@ const LIST: [(FailureKind, &str, i32, u8); 15] = [
     (K::Internal, "Internal", libc::EIO, exit::FAILED),
     (K::NoSuchQuestion, "NoSuchQuestion", libc::ENOENT, exit::NO_TARGET),
     (K::InvalidAnswer, "InvalidAnswer", libc::EINVAL, exit::USAGE),
+    (K::HandlerTaken, "HandlerTaken", libc::EBUSY, exit::FAILED),
+    (K::InvalidHandler, "InvalidHandler", libc::EINVAL, exit::USAGE),
+    (K::NoSuchShortage, "NoSuchShortage", libc::ENOENT, exit::NO_TARGET),
+    (K::ReserveInUse, "ReserveInUse", libc::EBUSY, exit::HARD),
 ];
 
 impl FailureKind {

@@ -4,6 +4,7 @@
 pub mod client;
 mod connection;
 pub mod failure;
+pub mod handling;
 pub mod permit;
 mod poll;
 pub mod questions;
@@ -11,9 +12,9 @@ pub mod requests;
 pub mod shrink;
 pub mod varlink;
 pub mod wire;
+pub mod worth;
 
 use memgov_decide::control::MemControl;
-use memgov_decide::jobs::Worth;
 use memgov_decide::policy::Rule;
 use memgov_decide::snapshot::ProcessId;
 use memgov_decide::units::{Bytes, Limit};
@@ -52,7 +53,9 @@ pub struct GroupRule {
 /// What the daemon answers. Called by the serving thread; no call may take longer than 2 s ([`FailureKind::Busy`]
 /// then). Permissions have been checked before each call, against the facts that [`Governed::process`] and [`Governed::group`] gave.
 #[allow(clippy::missing_errors_doc, reason = "each fails with the Failure that the client is told")]
-pub trait Governed: shrink::Shrinking + questions::Asking + Send + Sync {
+pub trait Governed:
+    shrink::Shrinking + questions::Asking + handling::Handling + worth::Weighing + Send + Sync
+{
     /// The page size, to which limits are rounded.
     fn page(&self) -> Bytes;
     /// For `memgov status`. Lists are to be bounded ([`wire::Status::truncated`]).
@@ -73,8 +76,6 @@ pub trait Governed: shrink::Shrinking + questions::Asking + Send + Sync {
     fn group_rule_set(&self, group: &GroupFacts, rule: GroupRule, by: u32) -> Result<(), Failure>;
     /// Takes it away.
     fn group_rule_clear(&self, group: &GroupFacts) -> Result<(), Failure>;
-    /// What it is worth as a job; `None`: it is none.
-    fn job(&self, group: &GroupFacts) -> Result<Option<Worth>, Failure>;
     /// The peak of its kernel memory starts anew, and so does the count of hits.
     fn kernel_peak_reset(&self, group: &GroupFacts) -> Result<(), Failure>;
     /// At most `most` records from there on, oldest first. Reads the journal, not the loop.

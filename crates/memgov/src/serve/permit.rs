@@ -36,10 +36,14 @@ pub struct GroupFacts {
     pub id: GroupId,
     /// Owner of its directory; `None` if it could not be read.
     pub owner: Option<u32>,
+    /// Owner of the directory above it; `None` if it could not be read.
+    pub owner_above: Option<u32>,
     /// The least of `memory.high` (or its virtual kin) and `memory.max` of the group and all above it; `None` if one could not be read.
     pub limit: Option<Limit>,
     /// Who set the rule it has by `memgov set`, if it has one.
     pub ruled_by: Option<u32>,
+    /// Who has said by `memgov set` what it is worth as a job, if anybody has.
+    pub said_by: Option<u32>,
 }
 
 impl Peer {
@@ -124,8 +128,14 @@ pub fn group_set(
         return denied("raising the limit of a group is root's to ask for");
     }
     // No request can say it; should one ever come to be able to, it is not his.
-    if rule.is_some_and(Rule::has_hook) {
+    if rule.is_some_and(Rule::has_program) {
         return denied("`hook` has root run a program, and only root's configuration says which");
+    }
+    // It has root's own ladder of that group wait, too: one at a time is waited for.
+    if rule.is_some_and(Rule::asks_handler) {
+        return denied(
+            "`handler` has a kill wait, which is root's to set; you may be the handler that is waited for",
+        );
     }
     // It writes to other people's terminals.
     if rule.is_some_and(|rule| rule.steps.iter().any(|step| matches!(step.action, Action::Ask(_)))) {
@@ -133,7 +143,9 @@ pub fn group_set(
     }
     let lines = rule.into_iter().flat_map(|rule| {
         let usage = match rule.when.group {
-            Some(Over::Amount(line) | Over::Kernel(line)) => Some(line),
+            Some(Over::Amount(line) | Over::Kernel(line) | Over::Sockets(line) | Over::Pool(line)) => {
+                Some(line)
+            }
             _ => None,
         };
         [usage, rule.when.rss.map(|rss| rss.over)]
@@ -146,6 +158,27 @@ pub fn group_set(
             denied(format!("{asked} is beyond the limit set on this group or above it, {limit}"))
         }
         (Some(_), Some(_)) => Ok(()),
+    }
+}
+
+/// May this peer say what this group is worth as a job? Who goes first among his own is an owner's to say, and not what all that is his is worth among
+/// others: so only of groups below one that is his. ([`memgov_decide::policy::Policy::users_worth`] sees to it that his word counts nowhere else.)
+///
+/// # Errors
+/// Why not.
+pub fn job(peer: Peer, facts: &GroupFacts) -> Result<(), Failure> {
+    group(peer, facts)?;
+    if peer.is_root() {
+        return Ok(());
+    }
+    if facts.owner_above != Some(peer.uid) {
+        return denied(
+            "what this group is worth among others is root's to say: you may say it of groups below one that is yours",
+        );
+    }
+    match facts.said_by {
+        Some(by) if by != peer.uid => denied("what this group is worth was set by another user"),
+        _ => Ok(()),
     }
 }
 
@@ -233,7 +266,8 @@ mod tests {
     }
 
     fn group_facts(owner: Option<u32>, limit: Option<Limit>, ruled_by: Option<u32>) -> GroupFacts {
-        GroupFacts { path: (*b"/x").into(), id: GroupId(1), owner, limit, ruled_by }
+        let (path, id) = ((*b"/x").into(), GroupId(1));
+        GroupFacts { path, id, owner, owner_above: None, limit, ruled_by, said_by: None }
     }
 
     #[test]
@@ -251,6 +285,33 @@ mod tests {
             assert_eq!(group(USER, &facts).is_ok(), sees, "{facts:?}");
             assert_eq!(group_clear(USER, &facts).is_ok(), clears, "{facts:?}");
             assert!(group_clear(ROOT, &facts).is_ok());
+        }
+    }
+
+    #[test]
+    fn what_groups_are_worth_is_said_below_ones_own() {
+        let facts = |owner, owner_above, said_by| GroupFacts {
+            owner_above,
+            said_by,
+            ..group_facts(owner, Some(Limit::Max), None)
+        };
+        let (his, roots, others) = (Some(1000), Some(0), Some(1001));
+        let table = [
+            (facts(his, his, None), true),
+            (facts(his, his, his), true),
+            (facts(his, his, roots), false),
+            (facts(his, his, others), false),
+            // Where what is his begins.
+            (facts(his, roots, None), false),
+            (facts(his, others, None), false),
+            (facts(his, None, None), false),
+            (facts(roots, his, None), false),
+            (facts(others, his, None), false),
+            (facts(None, his, None), false),
+        ];
+        for (facts, allowed) in table {
+            assert_eq!(job(USER, &facts).is_ok(), allowed, "{facts:?}");
+            assert!(job(ROOT, &facts).is_ok());
         }
     }
 
@@ -297,41 +358,45 @@ mod tests {
         for (share, allowed) in
             [(1, true), (Reclaim::default().share, true), (Reclaim::default().share + 1, false)]
         {
-            let step = Step {
-                action: Action::Reclaim(Reclaim { share, ..Reclaim::default() }),
-                after: std::time::Duration::ZERO,
-            };
-            let rule = Rule {
-                name: "x".into(),
-                scope: Scope::Groups(Vec::new()),
-                when: Condition { group: Some(Over::Amount(Bytes::mib(1))), rss: None },
-                until: None,
-                steps: vec![step],
-                log: true,
-            };
+            let rule = that_does(Action::Reclaim(Reclaim { share, ..Reclaim::default() }));
             let facts = group_facts(Some(1000), Some(Limit::Max), None);
             assert_eq!(group_set(USER, &facts, Some(&rule), None).is_ok(), allowed, "{share}");
             assert!(group_set(ROOT, &facts, Some(&rule), None).is_ok());
         }
     }
 
-    #[test]
-    fn nobody_but_root_has_root_run_a_program() {
-        let run = ["/bin/true".into()].into();
-        let action = Action::Hook(memgov_decide::hook::Hook::new(run));
-        let rule = Rule {
+    /// A rule for groups that does this.
+    fn that_does(action: Action) -> Rule {
+        Rule {
             name: "x".into(),
             scope: Scope::Groups(Vec::new()),
             when: Condition { group: Some(Over::Amount(Bytes::mib(1))), rss: None },
             until: None,
             steps: vec![Step { action, after: std::time::Duration::ZERO }],
             log: true,
-        };
+        }
+    }
+
+    #[test]
+    fn nobody_but_root_has_root_run_a_program() {
+        let run = ["/bin/true".into()].into();
+        let action = Action::Hook(memgov_decide::hook::Hook::program(run));
+        let rule = that_does(action);
         let facts = group_facts(Some(1000), Some(Limit::Max), None);
         let error = group_set(USER, &facts, Some(&rule), None).unwrap_err();
         assert_eq!(error.kind, FailureKind::PermissionDenied);
         assert!(error.text.contains("hook"), "{}", error.text);
         assert!(group_set(USER, &facts, Some(&Rule { steps: Vec::new(), ..rule }), None).is_ok());
+    }
+
+    #[test]
+    fn nobody_but_root_has_a_ladder_wait_for_a_handler() {
+        let action = Action::Hook(memgov_decide::hook::Hook::by(memgov_decide::hook::Helper::Handler));
+        let rule = that_does(action);
+        let facts = group_facts(Some(1000), Some(Limit::Max), None);
+        let error = group_set(USER, &facts, Some(&rule), None).unwrap_err();
+        assert!(error.text.contains("handler"), "{}", error.text);
+        assert!(group_set(ROOT, &facts, Some(&rule), None).is_ok());
     }
 
     #[test]

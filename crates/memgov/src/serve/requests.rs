@@ -11,7 +11,9 @@ use serde_json::{Value, json};
 
 use super::permit::{self, Peer};
 use super::varlink::{Call, Reply};
-use super::{Failure, FailureKind, From, Governed, GroupRule, INTERFACE, questions, shrink, wire};
+use super::{
+    Failure, FailureKind, From, Governed, GroupRule, INTERFACE, handling, questions, shrink, wire, worth,
+};
 use crate::config::words;
 
 /// At most so many events in one reply.
@@ -20,6 +22,8 @@ pub const EVENTS_A_REPLY: usize = 64;
 /// What a call leads to.
 #[derive(Debug)]
 pub enum Answer {
+    /// The place of a group's handler: what it is to be told of, as it comes.
+    Handle(Box<dyn handling::Post>),
     /// One reply.
     Reply(Reply),
     /// Events from there on, as they come.
@@ -54,8 +58,8 @@ pub(crate) struct SetControl {
 }
 
 #[derive(Deserialize)]
-struct Path {
-    path: String,
+pub(super) struct Path {
+    pub(super) path: String,
 }
 
 #[derive(Deserialize)]
@@ -106,6 +110,9 @@ pub fn answer(call: &Call, peer: Peer, governed: &dyn Governed) -> Answer {
             }
             if method == "Watch" {
                 return watch(call, peer, governed).unwrap_or_else(|failure| Answer::Reply(failed(&failure)));
+            }
+            if method == "Handle" {
+                return handle(call, peer, governed).unwrap_or_else(Answer::Reply);
             }
             ours(method, &call.parameters, peer, governed)
         }
@@ -165,7 +172,9 @@ fn ours(method: &str, value: &Value, peer: Peer, governed: &dyn Governed) -> Res
         "GetGroupRule" => get_group_rule(&parameters(value)?, peer, governed),
         "SetGroupRule" => set_group_rule(parameters(value)?, peer, governed),
         "ClearGroupRule" => clear_group_rule(&parameters(value)?, peer, governed),
-        "GetJob" => get_job(&parameters(value)?, peer, governed),
+        "GetJob" => worth::get(&parameters(value)?, peer, governed),
+        "SetJob" => worth::set(&parameters(value)?, peer, governed),
+        "ClearJob" => worth::clear(&parameters(value)?, peer, governed),
         "ResetKernelPeak" => reset_kernel_peak(&parameters(value)?, peer, governed),
         "Events" => {
             let from = parameters::<EventsFrom>(value)?.place();
@@ -179,6 +188,7 @@ fn ours(method: &str, value: &Value, peer: Peer, governed: &dyn Governed) -> Res
         "CancelShrink" => cancel_shrink(parameters(value)?, peer, governed),
         "Questions" => questions::list(peer, governed),
         "Answer" => questions::answer(&parameters(value)?, peer, governed),
+        "Handled" => handling::done(&parameters(value)?, peer, governed),
         _ => return Err(not_found("org.memgov", method)),
     };
     result.map(ok).map_err(|failure| failed(&failure))
@@ -196,6 +206,7 @@ fn status(peer: Peer, governed: &dyn Governed) -> Result<Value, Failure> {
         status.kernel.retain(|k| permit::may_see(peer, &k.target));
         status.denials.retain(|d| permit::may_see(peer, &d.target));
         status.holds.retain(|h| permit::may_see(peer, &h.target));
+        status.jobs.retain(|job| permit::may_see(peer, &job.target));
         status.controls.retain(|c| {
             let facts = governed.process(c.pid);
             facts.is_ok_and(|f| f.id.start == c.start && permit::process(peer, &f).is_ok())
@@ -205,7 +216,7 @@ fn status(peer: Peer, governed: &dyn Governed) -> Result<Value, Failure> {
 }
 
 /// Whose control is meant: no pid says the caller's own, which in a container does not know its pid outside.
-fn whose(asked: Option<u32>, peer: Peer) -> Result<u32, Failure> {
+pub(super) fn whose(asked: Option<u32>, peer: Peer) -> Result<u32, Failure> {
     let unseen = "your process has no pid that memgov can see: it is in a pid namespace beside memgov's";
     asked.or(peer.pid).ok_or_else(|| FailureKind::NoSuchProcess.because(unseen))
 }
@@ -260,16 +271,6 @@ fn clear_group_rule(asked: &Path, peer: Peer, governed: &dyn Governed) -> Result
     }
     governed.group_rule_clear(&facts)?;
     Ok(json!({}))
-}
-
-fn get_job(asked: &Path, peer: Peer, governed: &dyn Governed) -> Result<Value, Failure> {
-    let facts = governed.group(path(&asked.path)?)?;
-    permit::group(peer, &facts)?;
-    let worth = governed.job(&facts)?;
-    Ok(worth.map_or_else(
-        || json!({}),
-        |worth| json!({ "priority": worth.priority, "reservation_bytes": worth.reservation.0 }),
-    ))
 }
 
 fn reset_kernel_peak(asked: &Path, peer: Peer, governed: &dyn Governed) -> Result<Value, Failure> {
@@ -339,12 +340,24 @@ fn follow(value: &Value) -> Answer {
     }
 }
 
+/// What gives a stream must be asked for as one.
+fn a_stream(call: &Call) -> Result<(), Reply> {
+    let (_, method) = call.method.rsplit_once('.').unwrap_or(("", &call.method));
+    let told = json!({ "parameter": format!("more: {method} gives a stream") });
+    if call.more { Ok(()) } else { Err(service_error("InvalidParameter", told)) }
+}
+
+/// The caller's place as the handler of a group.
+fn handle(call: &Call, peer: Peer, governed: &dyn Governed) -> Result<Answer, Reply> {
+    a_stream(call)?;
+    let asked = parameters(&call.parameters)?;
+    handling::take(&asked, peer, governed).map(Answer::Handle).map_err(|failure| failed(&failure))
+}
+
 /// What happens to the caller from now on.
 fn watch(call: &Call, peer: Peer, governed: &dyn Governed) -> Result<Answer, Failure> {
-    if !call.more {
-        let name = "org.varlink.service.InvalidParameter";
-        let parameters = json!({ "parameter": "more: Watch gives a stream" });
-        return Ok(Answer::Reply(Reply { parameters, error: Some(name.into()), continues: None }));
+    if let Err(reply) = a_stream(call) {
+        return Ok(Answer::Reply(reply));
     }
     let whose = Some(governed.process(whose(None, peer)?)?.id);
     Ok(Answer::Follow(Follow { from: From::Now, whose }))
@@ -367,7 +380,7 @@ pub(crate) fn events(from: From, peer: Peer, governed: &dyn Governed) -> Result<
 }
 
 /// A path that names one group, and not the root.
-fn path(text: &str) -> Result<&[u8], Failure> {
+pub(super) fn path(text: &str) -> Result<&[u8], Failure> {
     let invalid = |why: String| FailureKind::InvalidRule.because(why);
     words::group_pattern(text, true).map_err(invalid)?;
     if text.contains(['*', '?', '\0']) {
@@ -395,12 +408,17 @@ pub fn group_rule(request: wire::GroupRule) -> Result<GroupRule, Failure> {
             let line = words::line(&request.over).map_err(|e| invalid("over", e))?;
             Condition { group: Some(line), rss: None }
         }
-        Meter::Kernel if group_over.is_some() => {
+        Meter::Kernel | Meter::Sockets | Meter::Pool if group_over.is_some() => {
             return Err(invalid("group_over", "goes with an rss meter".into()));
         }
         Meter::Kernel => {
             let line = words::size(&request.over).map_err(|e| invalid("over", e))?;
             Condition { group: Some(Over::Kernel(line)), rss: None }
+        }
+        Meter::Sockets | Meter::Pool => {
+            let line = words::size(&request.over).map_err(|e| invalid("over", e))?;
+            let over = if meter == Meter::Pool { Over::Pool(line) } else { Over::Sockets(line) };
+            Condition { group: Some(over), rss: None }
         }
         Meter::Available => {
             let why = "what is available has a line `under` it, which only the configuration can give";
@@ -419,14 +437,20 @@ pub fn group_rule(request: wire::GroupRule) -> Result<GroupRule, Failure> {
     if when.rss.is_some() && request.steps.iter().any(|step| step.victim.is_some()) {
         return Err(invalid("do", words::NO_VICTIM.into()));
     }
-    if when.rss.is_some() && request.steps.iter().any(|step| step.action == "reclaim") {
-        return Err(invalid("do", words::NO_RECLAIM.into()));
-    }
-    if when.rss.is_some() && request.steps.iter().any(|step| step.action == "ask") {
-        return Err(invalid("do", words::NO_ASK.into()));
+    let of_groups = [
+        ("reclaim", words::NO_RECLAIM),
+        ("squeeze", words::NO_SQUEEZE),
+        ("ask", words::NO_ASK),
+        ("handler", words::NO_HANDLER),
+    ];
+    for (action, why) in of_groups {
+        if when.rss.is_some() && request.steps.iter().any(|step| step.action == action) {
+            return Err(invalid("do", why.into()));
+        }
     }
     let tolerant = |step: &wire::Step| step.pressure.is_some() || step.when.is_some();
-    if when.meter() == Meter::Kernel && request.steps.iter().any(tolerant) {
+    let other = matches!(when.meter(), Meter::Kernel | Meter::Sockets | Meter::Pool);
+    if other && request.steps.iter().any(tolerant) {
         return Err(invalid("do", words::NO_TOLERANCE.into()));
     }
     let high = request.high.as_deref().map(words::limit).transpose().map_err(|e| invalid("high", e))?;
@@ -469,7 +493,7 @@ fn steps(typed: &[wire::Step]) -> Result<Vec<Step>, Failure> {
 }
 
 /// Varlink's own interface.
-const SERVICE: &str = "\
+pub(super) const SERVICE: &str = "\
 # The Varlink Service Interface is provided by every varlink service.
 interface org.varlink.service
 

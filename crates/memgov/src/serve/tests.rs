@@ -16,14 +16,24 @@ use super::requests::{Answer, Follow, answer};
 use super::varlink::Call;
 use super::*;
 
+mod any_request;
+mod handlers;
+mod jobs;
+
+/// What was said of which group, and by whom.
+type SaidOf = (Box<[u8]>, worth::Said, u32);
+
 /// A daemon that remembers and does nothing.
 #[derive(Default)]
 struct Fake {
     controls: Mutex<Vec<(ProcessId, MemControl, u32)>>,
     rules: Mutex<Vec<GroupRule>>,
     events: Mutex<Vec<wire::Event>>,
+    jobs: Mutex<Vec<SaidOf>>,
     missed: AtomicU64,
     busy: AtomicBool,
+    /// Handlers there are.
+    places: Arc<AtomicU64>,
 }
 
 fn event(id: u64, uid: u32, padding: usize) -> wire::Event {
@@ -54,6 +64,7 @@ fn event(id: u64, uid: u32, padding: usize) -> wire::Event {
             text: "over".into(),
             usage_bytes: None,
             usage_line_bytes: None,
+            sockets_bytes: None,
             rss_bytes: Some(2),
             rss_line_bytes: Some(1),
             available_bytes: None,
@@ -187,13 +198,16 @@ impl Governed for Fake {
         }
     }
     fn group(&self, path: &[u8]) -> Result<GroupFacts, Failure> {
-        let owner = match path {
-            b"/user" => 1000,
-            b"/root" => 0,
+        let (owner, owner_above) = match path {
+            b"/user" => (1000, 0),
+            b"/user/below" => (1000, 1000),
+            b"/root" => (0, 0),
             _ => return Err(FailureKind::NoSuchGroup.because("no such group")),
         };
-        let limit = Some(Limit::At(Bytes::mib(100)));
-        Ok(GroupFacts { path: path.into(), id: GroupId(1), owner: Some(owner), limit, ruled_by: None })
+        let (id, limit) = (GroupId(1), Some(Limit::At(Bytes::mib(100))));
+        let said_by = self.jobs.lock().unwrap().iter().find(|job| *job.0 == *path).map(|job| job.2);
+        let (path, owner, owner_above) = (path.into(), Some(owner), Some(owner_above));
+        Ok(GroupFacts { path, id, owner, owner_above, limit, ruled_by: None, said_by })
     }
     fn control_get(&self, who: ProcessId) -> Result<MemControl, Failure> {
         let controls = self.controls.lock().unwrap();
@@ -209,10 +223,6 @@ impl Governed for Fake {
     }
     fn kernel_peak_reset(&self, _: &GroupFacts) -> Result<(), Failure> {
         Ok(())
-    }
-    fn job(&self, group: &GroupFacts) -> Result<Option<Worth>, Failure> {
-        let worth = Worth { priority: -3, reservation: Bytes::mib(1) };
-        Ok((&*group.path == b"/user").then_some(worth))
     }
     fn group_rule_get(&self, _: &GroupFacts) -> Result<Option<wire::GroupRule>, Failure> {
         Ok(self.rules.lock().unwrap().last().map(|r| r.request.clone()))
@@ -258,7 +268,7 @@ fn ask(fake: &Fake, peer: Peer, method: &str, parameters: Value) -> Result<Value
     let call = Call { method, parameters, more: false, oneway: false, upgrade: false };
     match answer(&call, peer, fake) {
         Answer::Reply(reply) => reply.error.map_or(Ok(reply.parameters), Err),
-        Answer::Follow(_) => panic!("a stream"),
+        Answer::Follow(_) | Answer::Handle(_) => panic!("a stream"),
     }
 }
 
@@ -296,7 +306,7 @@ fn questions_are_answered_by_root_and_the_owner_of_the_group() {
 fn every_method_of_the_interface_is_there_and_no_other() {
     let names: Vec<&str> =
         INTERFACE.lines().filter_map(|l| l.strip_prefix("method ")?.split('(').next()).collect();
-    assert_eq!(names.len(), 19);
+    assert_eq!(names.len(), 23);
     let fake = Fake::default();
     for name in names {
         let error = ask(&fake, ROOT, name, json!({})).err().unwrap_or_default();
@@ -369,6 +379,9 @@ fn others_are_refused_everything_that_is_not_theirs() {
         ("Shrink", json!({ "shrink": { "path": "/root", "to_bytes": 1 } })),
         ("GetShrink", json!({ "id": 2 })),
         ("CancelShrink", json!({ "id": 2 })),
+        ("SetJob", json!({ "path": "/user", "priority": 1 })),
+        ("SetJob", json!({ "path": "/root", "priority": 1 })),
+        ("ClearJob", json!({ "path": "/user" })),
     ] {
         assert_eq!(ask(&fake, USER, method, asked.clone()), denied, "{method} {asked}");
     }

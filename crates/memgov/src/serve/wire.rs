@@ -1,16 +1,20 @@
 //! What goes over the control socket and comes out of `--json`: one set of types for both. They live only here; nothing
 //! inside memgov is shaped by them. Field names are a promise: units stand last, what is not known is absent, never 0.
 
+mod job;
 mod kernel;
 mod program;
 mod question;
+mod sockets;
 
+pub use job::{JobKey, JobStatus, JobWorth};
 pub use kernel::{
     KernelCause, KernelFinding, KernelGroup, KernelHolder, KernelKind, KernelMark, KernelMemory, KernelTrial,
 };
 
-pub use program::{ProgramOutput, ProgramRun, ProgramStatus};
+pub use program::{ProgramOutput, ProgramRun, ProgramStatus, Shortage};
 pub use question::{Answered, QuestionSaid, QuestionStatus};
+pub use sockets::{GroupSockets, HeldSocket, SocketHolder};
 
 use memgov_decide::control::{ControlAction, Flags, MemControl};
 use serde::{Deserialize, Serialize};
@@ -107,6 +111,9 @@ pub enum OrderKind {
     ReclaimBegin,
     ReclaimSustain,
     ReclaimEnd,
+    SqueezeBegin,
+    SqueezeSustain,
+    SqueezeEnd,
     Shrink,
     Signal,
     Kill,
@@ -128,6 +135,10 @@ pub enum OrderKind {
 pub enum ReasonKind {
     Usage,
     Kernel,
+    /// What the buffers of sockets hold.
+    Sockets,
+    /// Usage with the buffers of sockets, in one pool.
+    Pool,
     Rss,
     UsageAndRss,
     Relieved,
@@ -162,6 +173,9 @@ pub struct Reason {
     /// Its line.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub usage_line_bytes: Option<u64>,
+    /// What of it lies in the buffers of sockets, where the kind is `sockets` or `pool` and that is known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sockets_bytes: Option<u64>,
     /// Resident memory that was compared.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rss_bytes: Option<u64>,
@@ -540,6 +554,9 @@ pub struct Status {
     /// What somebody is to answer.
     #[serde(default)]
     pub questions: Vec<QuestionStatus>,
+    /// Groups of which it was said since the start what they are worth as jobs.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub jobs: Vec<JobStatus>,
 }
 
 /// Enforcement inside the kernel: whether there is any, and what of it is attached.
@@ -665,6 +682,12 @@ pub struct HoldStatus {
     /// By how much the limit of a group is raised.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub lent_bytes: Option<u64>,
+    /// `pool`: so much TCP may hold (v1).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tcp_limit_bytes: Option<u64>,
+    /// `squeeze`: so many sockets.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sockets: Option<u32>,
 }
 
 /// Calls that were refused to a group or process.
@@ -709,6 +732,15 @@ pub struct Counts {
     pub ticks: u64,
     pub decisions: u64,
     pub kills: u64,
+    /// Sockets that were squeezed.
+    #[serde(default)]
+    pub sockets_squeezed: u64,
+    /// Sockets that were let go after that, or were closed.
+    #[serde(default)]
+    pub sockets_released: u64,
+    /// Sockets that could not be squeezed.
+    #[serde(default)]
+    pub sockets_refused: u64,
     pub refused: u64,
 }
 

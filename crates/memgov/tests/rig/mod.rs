@@ -234,8 +234,10 @@ fn remove(dir: &Path) {
     let _ = fs::write(dir.join("cgroup.freeze"), "0");
     let _ = fs::write(dir.join("freezer.state"), "THAWED");
     for pid in fs::read_to_string(dir.join("cgroup.procs")).unwrap_or_default().lines() {
+        // Whoever ends by himself meanwhile need not be ended.
         if let Ok(pid) = pid.parse::<u32>()
-            && let Ok(process) = memgov::kernel::pidfd::PidFd::open(identify(pid))
+            && let Ok(who) = proc::identify(pid, &mut [0; proc::STAT_BUFFER])
+            && let Ok(process) = memgov::kernel::pidfd::PidFd::open(who)
         {
             let _ = process.send(9);
         }
@@ -284,6 +286,13 @@ pub fn pid(target: Target) -> u32 {
     match target {
         Target::Process(who, _) => who.pid,
         Target::Group(..) | Target::Host => panic!("neither a group nor the machine has a pid"),
+    }
+}
+
+pub fn group_id(target: Target) -> memgov_decide::snapshot::GroupId {
+    match target {
+        Target::Group(id, _) => id,
+        Target::Process(..) | Target::Host => panic!("no group"),
     }
 }
 
@@ -358,6 +367,25 @@ pub fn settle(mut holds: impl FnMut() -> bool) -> bool {
         std::thread::sleep(Duration::from_millis(2));
     }
     true
+}
+
+/// A file that can be read and not written, to root either, until this is dropped.
+pub struct Sealed(PathBuf);
+
+impl Sealed {
+    pub fn new(file: &Path) -> Self {
+        use rustix::mount::{MountFlags, mount_bind, mount_remount};
+        mount_bind(file, file).unwrap();
+        let sealed = Self(file.to_owned());
+        mount_remount(file, MountFlags::BIND | MountFlags::RDONLY, c"").unwrap();
+        sealed
+    }
+}
+
+impl Drop for Sealed {
+    fn drop(&mut self) {
+        rustix::mount::unmount(&self.0, rustix::mount::UnmountFlags::empty()).unwrap();
+    }
 }
 
 /// The next line a child prints.

@@ -48,21 +48,32 @@ impl Agent {
     pub fn start_program(program: &Path, group: &Group, name: &str, patience: Duration) -> Result<Self> {
         let mut command = Command::new(program);
         command.args(["workload", "agent", &format!("name {name}"), "memlock-max", "drop-ipc-lock"]);
+        start_in_groups(&mut command, group.doors()?, true);
+        let mut agent = Self::start_command(command, name, patience)
+            .with_context(|| format!("starting workload {name} in {}", group.path()))?;
+        for _ in 0..3 {
+            agent.answer(patience)?;
+        }
+        Ok(agent)
+    }
+
+    /// The same by any command that becomes or starts one without further commands, where and however it likes.
+    pub fn start_command(mut command: Command, name: &str, patience: Duration) -> Result<Self> {
         // One arena for all threads: each would reserve 64 MiB, and mlockall counts what is reserved.
         command.env("MALLOC_ARENA_MAX", "1").stdin(Stdio::piped()).stdout(Stdio::piped());
-        start_in_groups(&mut command, group.doors()?, true);
-        let mut child =
-            command.spawn().with_context(|| format!("starting workload {name} in {}", group.path()))?;
+        let mut child = command.spawn()?;
         let (Some(input), Some(output)) = (child.stdin.take(), child.stdout.take()) else {
             bail!("no pipes to workload {name}")
         };
         let mut agent = Self::new(name, Box::new(input), BufReader::new(output), patience);
         agent.child = Some(child);
         agent.meet()?;
-        for _ in 0..3 {
-            agent.answer(patience)?;
-        }
         Ok(agent)
+    }
+
+    /// The process the harness started for it, which need not be its own.
+    pub fn started(&self) -> Option<i32> {
+        self.child.as_ref().and_then(|child| i32::try_from(child.id()).ok())
     }
 
     fn new(

@@ -131,7 +131,7 @@ impl Daemon {
         let status = run_within(&mut self.command(&["status"]), Duration::from_secs(2));
         let status = status.map_or_else(|error| error.to_string(), |output| output.stdout + &output.stderr);
         let log = self.log_tail();
-        anyhow!("{error:#}\n-- status:\n{status}-- last 20 lines of the daemon's log:\n{log}")
+        anyhow!("{error:#}\n-- status:\n{status}-- the end of the daemon's log:\n{log}")
     }
 
     /// Where its socket is.

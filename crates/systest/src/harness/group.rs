@@ -110,6 +110,17 @@ impl Group {
             Version::V2 => self.keyed("memory.stat", "kernel"),
         }
     }
+    /// What the buffers of sockets hold, as the kernel's own file says: v1 of TCP alone.
+    pub fn sockets(&self) -> Result<u64> {
+        match self.version {
+            Version::V1 => self.number("memory.kmem.tcp.usage_in_bytes"),
+            Version::V2 => self.keyed("memory.stat", "sock"),
+        }
+    }
+    /// A count of `memory.events` (v2).
+    pub fn event(&self, key: &str) -> Result<u64> {
+        self.keyed("memory.events", key)
+    }
     /// Processes the kernel's OOM killer took here.
     pub fn oom_kills(&self) -> Result<u64> {
         self.keyed(self.spelled("memory.oom_control", "memory.events"), "oom_kill")

@@ -97,6 +97,8 @@ pub enum Need {
     Bpf,
     /// The daemon enforces from outside.
     Portable,
+    /// The memory controller on cgroup v1.
+    V1,
     /// A machine whose clock counts instructions.
     InstructionClock,
     /// Programs that use libmemgov.
@@ -109,10 +111,14 @@ pub enum Need {
     KernelAccounting,
     /// One that was told not to.
     NoKernelAccounting,
+    /// One that charges attributes of tmpfs to whoever sets them.
+    ChargedAttributes,
     /// An ext4 file system can be made in a file and mounted.
     Ext4,
     /// File systems of programs.
     Fuse,
+    /// Who is not root may make a user namespace.
+    UserNamespaces,
 }
 
 impl Need {
@@ -120,6 +126,7 @@ impl Need {
     pub fn unmet(self, host: &Host) -> Option<String> {
         let (met, why) = match self {
             Self::V2 => (host.version == Version::V2, "the memory controller is on cgroup v1 here"),
+            Self::V1 => (host.version == Version::V1, "about cgroup v1, which counts TCP apart"),
             Self::Freezer => (host.freezer, "no freezer, neither cgroup.freeze nor v1"),
             Self::SysResource => {
                 (host.sys_resource, "no CAP_SYS_RESOURCE: limits of other users' processes are out of reach")
@@ -149,6 +156,9 @@ impl Need {
                 !host.kernel_accounting,
                 "shown on a kernel started with cgroup.memory=nokmem (cargo xtask vm --append cgroup.memory=nokmem)",
             ),
+            Self::ChargedAttributes => {
+                (kernel() >= (6, 6), "before Linux 6.6 attributes of tmpfs are charged to nobody")
+            }
             Self::Ext4 => (
                 ext4(),
                 "no loop device, no ext4 in /proc/filesystems or no mke2fs (cargo xtask vm --module crc32c_generic --module ext4 --module loop)",
@@ -157,11 +167,30 @@ impl Need {
                 fuse(),
                 "no fuse in /proc/filesystems or no /dev/fuse (cargo xtask vm --kernel 6.1 --module fuse)",
             ),
+            Self::UserNamespaces => {
+                (user_namespaces(), "who is not root may make no user namespace (user_namespaces(7))")
+            }
             Self::CleanCache => return host.clean_cache.as_ref().err().cloned(),
             Self::FileMemory => return host.file_memory.as_ref().err().cloned(),
         };
         (!met).then(|| why.to_owned())
     }
+}
+
+/// The version of this kernel, its first two numbers.
+pub fn kernel() -> (u32, u32) {
+    let name = rustix::system::uname();
+    let mut numbers =
+        name.release().to_str().unwrap_or_default().split('.').map_while(|part| part.parse().ok());
+    (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0))
+}
+
+/// Tried, for several switches and security modules forbid it.
+fn user_namespaces() -> bool {
+    use std::os::unix::process::CommandExt as _;
+    let mut unshare = std::process::Command::new("unshare");
+    unshare.args(["-U", "-r", "true"]).uid(NOBODY).gid(NOBODY).stderr(std::process::Stdio::null());
+    unshare.status().is_ok_and(|status| status.success())
 }
 
 impl Host {

@@ -15,6 +15,8 @@ pub mod state;
 
 use std::time::{Duration, Instant};
 
+use anyhow::{Context as _, Result, anyhow};
+
 /// 1 MiB.
 pub const MIB: u64 = 1 << 20;
 
@@ -30,6 +32,20 @@ pub fn poll_until<T>(within: Duration, every: Duration, mut ask: impl FnMut() ->
         }
         std::thread::sleep(every);
     }
+}
+
+/// A line of /proc/meminfo (proc_meminfo(5)), in bytes.
+pub fn meminfo(name: &str) -> Result<u64> {
+    let text = std::fs::read_to_string("/proc/meminfo").context("reading /proc/meminfo")?;
+    let value = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
+    let value = value.with_context(|| format!("no {name} in /proc/meminfo"))?;
+    let kib: u64 = value.trim().trim_end_matches(" kB").parse().with_context(|| name.to_owned())?;
+    Ok(kib << 10)
+}
+
+/// Makes loopback work: a machine of the tests' own begins without.
+pub fn loopback_up() -> Result<()> {
+    crate::sys::net::loopback_up().map_err(|errno| anyhow!("bringing lo up: errno {errno}"))
 }
 
 /// Milliseconds with one decimal, of nanoseconds.

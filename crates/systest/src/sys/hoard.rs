@@ -38,6 +38,30 @@ pub fn sleeping_child(own_session: bool, name: Option<&CStr>) -> Result<i32, Err
     }
 }
 
+/// What a thread does.
+pub type Body = extern "C" fn(*mut libc::c_void) -> *mut libc::c_void;
+
+/// A thread by pthread_create(3), waited for or left alone. One of the standard library's asks for more memory once it runs, and where that is refused it ends the whole program.
+pub fn thread(body: Body, wait: bool) -> Result<(), Errno> {
+    let (mut attributes, mut thread) = (std::mem::MaybeUninit::<libc::pthread_attr_t>::uninit(), 0);
+    let at = attributes.as_mut_ptr();
+    let failed = |code: i32| if code == 0 { Ok(()) } else { Err(code) };
+    // SAFETY: the attributes are initialised before they are used, and destroyed once; the body takes no argument, and lives as long as the program. A thread that
+    // is waited for is not detached, and joined once.
+    unsafe {
+        failed(libc::pthread_attr_init(at))?;
+        let mut result = failed(libc::pthread_attr_setstacksize(at, 32 << 10));
+        if !wait {
+            result = result.and(failed(libc::pthread_attr_setdetachstate(at, libc::PTHREAD_CREATE_DETACHED)));
+        }
+        let started = result
+            .and_then(|()| failed(libc::pthread_create(&raw mut thread, at, body, std::ptr::null_mut())));
+        libc::pthread_attr_destroy(at);
+        started?;
+        if wait { failed(libc::pthread_join(thread, std::ptr::null_mut())) } else { Ok(()) }
+    }
+}
+
 /// `:(){ :|:& };:` without a shell: this process and every child of it fork for as long as they can, and try again when they cannot.
 pub fn fork_bomb() -> ! {
     loop {
@@ -96,6 +120,20 @@ impl Queue {
         check(queue.into()).map(|()| Self(queue))
     }
 
+    /// `msgsnd(2)` until it is full; what is in it stays.
+    pub fn fill(&self) -> Result<(), Errno> {
+        const PIECE: usize = 4000;
+        let message = [1 as libc::c_long; 1 + PIECE / size_of::<libc::c_long>()];
+        loop {
+            // SAFETY: the message is a type, which is positive, and as many bytes as are said after it.
+            let sent = unsafe { libc::msgsnd(self.0, message.as_ptr().cast(), PIECE, libc::IPC_NOWAIT) };
+            match check(sent.into()) {
+                Err(libc::EAGAIN) => return Ok(()),
+                result => result?,
+            }
+        }
+    }
+
     /// `msgsnd(2)` of a byte, and `msgrcv(2)` of it.
     pub fn send(&self) -> Result<(), Errno> {
         let mut message: [libc::c_long; 2] = [1, 0];
@@ -115,6 +153,12 @@ impl Drop for Queue {
         // SAFETY: removing asks for no buffer.
         unsafe { libc::msgctl(self.0, libc::IPC_RMID, std::ptr::null_mut()) };
     }
+}
+
+/// `unshare(2)` of this thread's System V queues and semaphores: what is in them goes with the thread, whatever ends it.
+pub fn own_queues() -> Result<(), Errno> {
+    // SAFETY: a plain number; nothing of the old namespace is in use.
+    check(unsafe { libc::unshare(libc::CLONE_NEWIPC) }.into())
 }
 
 /// `semget(2)` of a semaphore of its own, which is removed.

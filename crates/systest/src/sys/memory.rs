@@ -57,6 +57,12 @@ pub fn discard(address: usize, length: usize) -> Result<(), Errno> {
     check(unsafe { libc::syscall(libc::SYS_madvise, address, length, libc::MADV_DONTNEED) })
 }
 
+/// `madvise(2)` with MADV_DONTDUMP: nothing is given back, and no neighbour is of one mapping with it any more.
+pub fn leave_out_of_dumps(address: usize, length: usize) -> Result<(), Errno> {
+    // SAFETY: what is in a core file is nobody's business here; content and protection stay.
+    check(unsafe { libc::syscall(libc::SYS_madvise, address, length, libc::MADV_DONTDUMP) })
+}
+
 /// Writes one byte to each page.
 pub fn touch(address: usize, length: usize) {
     for at in (address..address + length).step_by(PAGE) {

@@ -1,8 +1,10 @@
 //! The only place of this crate with `unsafe`: the system calls the workloads make on purpose, one thin function each, and
 //! the few the harness needs before `exec`. Nothing here decides anything, and nothing here allocates.
 
+pub mod connection;
 pub mod hoard;
 pub mod memory;
+pub mod net;
 pub mod process;
 pub mod signal;
 

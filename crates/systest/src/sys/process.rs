@@ -124,6 +124,14 @@ pub fn no_huge_pages() {
     unsafe { libc::prctl(libc::PR_SET_THP_DISABLE, 1, 0, 0, 0) };
 }
 
+/// Any `prctl(2)` that takes plain numbers, with the whole of what it returns: the C library's gives an int.
+pub fn prctl([option, a, b, c, d]: [u64; 5]) -> Result<u64, Errno> {
+    // SAFETY: only tests ask for it, and what they ask for reads or changes no memory of this program.
+    let value = unsafe { libc::syscall(libc::SYS_prctl, option, a, b, c, d) };
+    check(value)?;
+    u64::try_from(value).map_err(|_| libc::EIO)
+}
+
 /// `comm`.
 pub fn set_name(name: &CStr) {
     // SAFETY: the name ends with a NUL.

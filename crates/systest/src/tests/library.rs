@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::mpsc::{Receiver, channel};
 use std::thread;
+use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
 
@@ -14,6 +15,7 @@ use crate::harness::bench::Bench;
 use crate::harness::daemon::Daemon;
 use crate::harness::group::Group;
 use crate::harness::host::{NOBODY, Need};
+use crate::harness::poll_until;
 use crate::harness::run::Test;
 
 pub fn tests() -> Vec<Test> {
@@ -21,15 +23,21 @@ pub fn tests() -> Vec<Test> {
         Test::new("library_examples_are_told", told).needs(&[Need::Clients]).seconds(60),
         Test::new("library_without_a_daemon_says_so", no_daemon).needs(&[Need::Clients]),
         Test::new("library_ends_with_its_daemon", ends).needs(&[Need::Clients]),
+        Test::new("library_handlers_free_memory_before_the_kill", handlers)
+            .needs(&[Need::Clients])
+            .seconds(60),
+        Test::new("library_handler_in_its_own_group_is_refused", misplaced).needs(&[Need::Clients]),
     ]
 }
 
 const LANGUAGES: [&str; 3] = ["frugal-rust", "frugal-c", "frugal.py"];
+/// The example that is a group's handler.
+const HANDLERS: [&str; 3] = ["handler-rust", "handler-c", "handler.py"];
 
 /// The examples where every user can run them.
 fn clients(bench: &Bench<'_>) -> Result<PathBuf> {
     let built = std::env::current_exe()?.with_file_name("clients");
-    for name in LANGUAGES.iter().chain(&["libmemgov.so.0"]) {
+    for name in LANGUAGES.iter().chain(&HANDLERS).chain(&["libmemgov.so.0"]) {
         let from = built.join(name);
         std::fs::copy(&from, bench.dir.join(name))
             .with_context(|| format!("copying {}: `cargo xtask test` builds it", from.display()))?;
@@ -163,6 +171,87 @@ fn ends(bench: &mut Bench<'_>) -> Result<String> {
         daemon.terminate()?;
         let (code, said) = client.end()?;
         ensure!(code == Some(1), "{name}: {code:?}, {said}");
+    }
+    Ok(String::new())
+}
+
+/// A rule that asks the handler first; its group, and the one beside it in which the handler is.
+fn asks_first(job: &Group) -> String {
+    format!(
+        "[memgov]\npace = {{ slowest = \"50ms\" }}\n[[rule]]\nname = \"line\"\ngroups = \"{}\"\nover = \"32MiB\"\nuntil = \"24MiB\"\n\
+         do = [{{ action = \"handler\", within = \"30s\" }}, {{ action = \"kill\", after = \"0s\" }}]\n",
+        job.path()
+    )
+}
+
+/// What a handler does here: it tells the hog, as a supervisor tells its worker, by a file that the test looks at, and waits until that has been seen.
+fn plea(bench: &Bench<'_>) -> String {
+    format!("touch {0}/plea; while [ -e {0}/plea ]; do sleep 0.02; done", bench.dir.display())
+}
+
+fn handlers(bench: &mut Bench<'_>) -> Result<String> {
+    let (job, beside) = (bench.group("job")?, bench.group("job-oom")?);
+    let clients = clients(bench)?;
+    // As nobody it is the owner's right, and the file is to be made by him.
+    std::os::unix::fs::chown(job.dir(), Some(NOBODY), None)?;
+    let open = std::os::unix::fs::PermissionsExt::from_mode(0o777);
+    std::fs::set_permissions(&bench.dir, open)?;
+    let daemon = bench.daemon(&asks_first(&job))?;
+    for user in [None, Some(NOBODY)] {
+        for name in HANDLERS {
+            let mut command = command(&clients, name, &daemon.socket());
+            command.arg(job.path()).arg(plea(bench));
+            let freed = helped(bench, &daemon, (&job, &beside), command, user);
+            freed.with_context(|| format!("{name} as {user:?}"))?;
+        }
+    }
+    let kills = daemon.events().iter().filter(|event| event.order == "kill").count();
+    ensure!(kills == 0, "{kills} kills");
+    Ok("Rust, C and Python, as root and as the group's owner; nobody killed".to_owned())
+}
+
+fn helped(
+    bench: &Bench<'_>,
+    daemon: &Daemon,
+    (job, beside): (&Group, &Group),
+    command: Command,
+    user: Option<u32>,
+) -> Result<()> {
+    let client = Client::start(command, beside, user)?;
+    client.says(bench, "ready").map_err(|error| daemon.explain(error))?;
+    let mut hog = bench.agent(job, "hog")?;
+    hog.push("anon", 48 * MIB)?;
+    client.says(bench, &format!("short usage {}", job.path()))?;
+    let plea = bench.dir.join("plea");
+    let asked = poll_until(bench.patience(), Duration::from_millis(5), || plea.exists().then_some(()));
+    asked.context("the command was not run")?;
+    hog.ask(&format!("shrink {}", 8 * MIB))?;
+    std::fs::remove_file(&plea)?;
+    client.says(bench, "handled")?;
+    // Back under its line before the next comes.
+    let gone = || (job.usage().ok()? < 20 * MIB).then_some(());
+    poll_until(bench.patience(), Duration::from_millis(5), gone).context("nothing was freed")?;
+    hog.ask("groups").map(drop)
+}
+
+fn misplaced(bench: &mut Bench<'_>) -> Result<String> {
+    let job = bench.group("job")?;
+    let below = bench.group("job/below")?;
+    let clients = clients(bench)?;
+    let daemon = bench.daemon(&asks_first(&job))?;
+    for name in HANDLERS {
+        for inside in [&job, &below] {
+            let mut command = command(&clients, name, &daemon.socket());
+            command.arg(job.path()).arg("true");
+            let (code, said) = Client::start(command, inside, None)?.end()?;
+            let told = said.contains(&format!("is in {}", job.path())) && said.contains("in a group beside");
+            ensure!(code == Some(1) && told, "{name} in {}: {code:?}, {said}", inside.path());
+        }
+        // He does not own it.
+        let mut command = command(&clients, name, &daemon.socket());
+        command.arg(job.path()).arg("true");
+        let (code, said) = Client::start(command, &below, Some(NOBODY))?.end()?;
+        ensure!(code == Some(1) && said.contains("not delegated"), "{name}: {code:?}, {said}");
     }
     Ok(String::new())
 }

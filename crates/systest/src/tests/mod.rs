@@ -10,12 +10,14 @@ mod dr;
 mod files;
 mod gk;
 mod hostile;
+mod jw;
 mod kernel_accounting;
 mod kh;
 mod kill;
 mod library;
 mod records;
 mod reload;
+mod rfc_prctl;
 mod signal;
 mod slow;
 mod socket;
@@ -25,7 +27,7 @@ use crate::harness::run::Test;
 
 /// Every test, in the order they run.
 pub fn all() -> Vec<Test> {
-    let themes: [fn() -> Vec<Test>; 19] = [
+    let themes: [fn() -> Vec<Test>; 21] = [
         wl::tests,
         deny::tests,
         slow::tests,
@@ -37,11 +39,13 @@ pub fn all() -> Vec<Test> {
         hostile::tests,
         socket::tests,
         library::tests,
+        rfc_prctl::tests,
         files::tests,
         records::tests,
         control_plane::tests,
         gk::tests,
         dr::tests,
+        jw::tests,
         cost::tests,
         kernel_accounting::tests,
         bpf::tests,

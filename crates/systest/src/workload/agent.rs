@@ -4,6 +4,7 @@
 //! It says `= ...` for an answer, `? ...` for a command that failed (with the errno), and `! ...` for what it noticed.
 
 use std::os::fd::AsRawFd;
+use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
@@ -12,9 +13,12 @@ use super::command::{self, Command};
 use super::growth::{Growth, Plan, Step, timed_step};
 use super::hoard::{Calls, Hoard};
 use super::innocent::Innocent;
+use super::net::Net;
 use super::pace;
 use super::probe::{self, Probe};
+use super::read::Read;
 use super::text::{Channel, Input, LINE};
+use crate::sys::connection::{Connection, Room};
 use crate::sys::process::NO_LIMIT;
 use crate::sys::{Errno, memory, now, process, signal};
 
@@ -42,6 +46,8 @@ pub struct Agent {
     hoard: Hoard,
     calls: Option<Calls>,
     cached: Option<std::os::fd::OwnedFd>,
+    net: Net,
+    connection: Option<Connection>,
 }
 
 /// Runs an agent on standard input and output until told to exit or the input ends.
@@ -81,6 +87,8 @@ impl Agent {
             hoard: Hoard::default(),
             calls: None,
             cached: None,
+            net: Net::default(),
+            connection: None,
         })
     }
 
@@ -249,7 +257,10 @@ impl Agent {
                 let errnos = probe::ask_much(usize::try_from(bytes).map_err(|_| libc::EINVAL)?);
                 return self.answer(format_args!("{}", probe::Spaced(&errnos)));
             }
-            Command::Cache(path, offset, bytes, rate) => return self.cache(path, offset, bytes, rate),
+            Command::Read(what) => return self.read(&what),
+            Command::Connect => self.connection = Some(Connection::new()?),
+            Command::Talk(millis) => return self.talk(millis),
+            Command::Room => return self.room(),
             Command::Fork(input, output) => return self.fork(None, input, output),
             Command::ForkInto(group, input, output) => return self.fork(Some(group), input, output),
             Command::Thread(input, output) => return self.thread(input, output),
@@ -275,37 +286,52 @@ impl Agent {
                 let calls = self.calls.as_ref().ok_or(libc::ESRCH)?;
                 return self.answer(format_args!("{}", calls.give_back()));
             }
+            other => return self.about_sockets(other),
+        }
+        self.done(Ok(()))
+    }
+
+    fn about_sockets(&mut self, command: Command<'_>) -> Result<(), Errno> {
+        match command {
+            Command::Flood(connections, most) => self.net.flood(connections, most)?,
+            Command::Bounds => {
+                let (locked, unsent) = crate::sys::net::bounded();
+                return self.answer(format_args!("{locked} {unsent}"));
+            }
+            Command::Flooded => return self.answer(format_args!("{}", self.net.flooded())),
+            Command::FloodEnd => self.net.end_flood(),
+            Command::Serve(rest) => {
+                return self.answer(format_args!("{}", Net::serve(Duration::from_millis(rest))?));
+            }
+            Command::Fetch(port) => self.net.fetch(port)?,
+            Command::Fetched => {
+                let (bytes, wrong) = self.net.fetched();
+                return self.answer(format_args!("{bytes} {wrong} {}", now()));
+            }
+            Command::FetchEnd => self.net.end_fetch(),
             other => return self.about_itself(other),
         }
         self.done(Ok(()))
     }
 
     /// Answers how many nanoseconds it took.
-    fn cache(&mut self, path: &str, offset: u64, bytes: u64, rate: u64) -> Result<(), Errno> {
+    fn read(&mut self, what: &Read<'_>) -> Result<(), Errno> {
         let begin = now();
-        let file = open(path, libc::O_RDONLY)?;
-        // What is there already is charged to whoever read it first.
-        let raw = rustix::io::Errno::raw_os_error;
-        let length = std::num::NonZeroU64::new(bytes);
-        rustix::fs::fadvise(&file, offset, length, rustix::fs::Advice::DontNeed).map_err(raw)?;
-        let mut buffer = [0; 64 << 10];
-        let (mut at, end) = (offset, offset + bytes);
-        while at < end {
-            let most = usize::try_from(end - at).unwrap_or(usize::MAX).min(buffer.len());
-            match rustix::io::pread(&file, &mut buffer[..most], at)
-                .map_err(rustix::io::Errno::raw_os_error)?
-            {
-                0 => return Err(libc::ENODATA),
-                count => at += count as u64,
-            }
-            let due = u128::from(at - offset) * 1_000_000_000 / u128::from(rate.max(1));
-            let early = u64::try_from(due).unwrap_or(u64::MAX).saturating_sub(now() - begin);
-            if early > 1_000_000 {
-                std::thread::sleep(std::time::Duration::from_nanos(early));
-            }
-        }
-        self.cached = Some(file);
+        self.cached = Some(what.run()?);
         self.answer(format_args!("{}", now() - begin))
+    }
+
+    fn talk(&mut self, millis: u64) -> Result<(), Errno> {
+        let (begin, time) = (now(), millis.saturating_mul(1_000_000));
+        let connection = self.connection.as_mut().ok_or(libc::ENOTCONN)?;
+        let through = connection.talk(|| now() - begin >= time)?;
+        self.answer(format_args!("{through}"))
+    }
+
+    fn room(&self) -> Result<(), Errno> {
+        let Room { buffers, clamps, threshold } = self.connection.as_ref().ok_or(libc::ENOTCONN)?.room()?;
+        let ([to, from], [clamp, other]) = (buffers, clamps);
+        self.answer(format_args!("{to} {from} {clamp} {other} {threshold}"))
     }
 
     /// Memory that is given back is gone before the answer; growth stops with it.
@@ -350,6 +376,13 @@ impl Agent {
             Command::Spawn(count) => self.answer(format_args!("{}", children::spawn(count)?)),
             Command::Counted(number) => self.answer(format_args!("{}", signal::counted(number))),
             Command::Reap(pid) => self.answer(format_args!("{}", process::wait(pid, 0)?.unwrap_or(0))),
+            Command::Prctl(numbers) => {
+                let (value, errno) = match process::prctl(numbers) {
+                    Ok(value) => (value, 0),
+                    Err(errno) => (0, errno),
+                };
+                self.answer(format_args!("{value} {errno}"))
+            }
             Command::Jobs => self.answer(format_args!("{}", signal::job_control_notices())),
             Command::Groups => self.memory_group(),
             Command::Help => command::HELP.lines().try_for_each(|line| self.answer(format_args!("{line}"))),

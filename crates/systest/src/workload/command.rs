@@ -3,14 +3,16 @@
 use super::growth::{Kind, Plan};
 use super::hoard;
 use super::pace::Call;
+use super::read::Read;
 use crate::sys::process::{NO_LIMIT, Resource};
 
 /// What `help` prints.
 pub const HELP: &str = "\
-grow KIND STEP INTERVAL_US UPTO | stop | shrink BYTES | free | hammer KIND STEP UPTO ROUNDS | pace CALL CALLS BATCHES | held | usage | watch FILE LINE | file PATH | cache PATH OFFSET BYTES [BYTES_A_SECOND]
+grow KIND STEP INTERVAL_US UPTO | stop | shrink BYTES | free | hammer KIND STEP UPTO ROUNDS | pace CALL CALLS BATCHES | held | usage | watch FILE LINE | file PATH | cache|use PATH OFFSET BYTES [BYTES_A_SECOND] | connect | talk MILLIS | room
 probe | ask-much BYTES | ask-by-helper GROUP BYTES | await refused|allowed [MASK] | spin | idle | progress | innocent INTERVAL_US | figures
 count SIGNAL | yield-on SIGNAL | counted SIGNAL | block SIGNAL | unblock SIGNAL | ignore SIGNAL | jobs
-fork IN OUT | fork-into GROUP IN OUT | brood COUNT BYTES | spawn COUNT | thread IN OUT | exec | exec-file PATH | reap PID | groups | name COMM | become UID | drop-ipc-lock | memlock-max
+fork IN OUT | fork-into GROUP IN OUT | brood COUNT BYTES | spawn COUNT | thread IN OUT | exec | exec-file PATH | prctl OPTION A B C D | reap PID | groups | name COMM | become UID | drop-ipc-lock | memlock-max
+flood CONNECTIONS [BYTES_A_ROUND] | bounds | flooded | flood-end | serve | fetch PORT | fetched | fetch-end
 work-in PATH | prepare HOARD COUNT | hoard HOARD COUNT | let-go | kernel-calls-prepare | kernel-calls | give-back | fork-bomb
 limit as|data|memlock SOFT|inf HARD|inf | linger SECONDS | leave | exit CODE";
 
@@ -34,9 +36,14 @@ pub enum Command<'a> {
     Watch(&'a str, u64),
     /// The file for steps of kind `file`.
     File(&'a str),
-    /// Read so much of a file through the page cache, at so many bytes a second, and keep it open: a block device's pages go with its last
-    /// descriptor.
-    Cache(&'a str, u64, u64, u64),
+    /// Read part of a file.
+    Read(Read<'a>),
+    /// A TCP connection with itself.
+    Connect,
+    /// Send over it for so many milliseconds; how much went through.
+    Talk(u64),
+    /// What it has room for.
+    Room,
     /// One round of the probe.
     Probe,
     /// Have a process that shares this address space go to the group of this `cgroup.procs` and map so much; the errno.
@@ -82,6 +89,8 @@ pub enum Command<'a> {
     Exec,
     /// Become the program in this file.
     ExecFile(&'a str),
+    /// prctl(2) with these numbers; what it returned (0 if it failed) and the errno (0 if it did not).
+    Prctl([u64; 5]),
     /// Wait for a child that is ending; answers its raw status.
     Reap(i32),
     /// The first line of its `/proc/self/cgroup` that is about memory.
@@ -120,6 +129,22 @@ pub enum Command<'a> {
     GiveBack,
     /// Fork for good.
     ForkBomb,
+    /// Fill so many connections that nobody reads.
+    Flood(u64, u64),
+    /// How many sockets have a buffer locked, and how many a bound for unsent data.
+    Bounds,
+    /// How much they took.
+    Flooded,
+    /// Close them.
+    FloodEnd,
+    /// Stream to whoever connects, as fast as it is read or with so many milliseconds between two pieces.
+    Serve(u64),
+    /// Read such a stream and check it.
+    Fetch(u16),
+    /// How far it came: bytes, and how many were wrong.
+    Fetched,
+    /// End it.
+    FetchEnd,
     /// List the commands.
     Help,
 }
@@ -150,12 +175,16 @@ pub fn parse(line: &str) -> Option<Command<'_>> {
         "usage" => Command::Usage,
         "watch" => Command::Watch(word()?, number(word()?)?),
         "file" => Command::File(word()?),
-        "cache" => Command::Cache(
-            word()?,
-            number(word()?)?,
-            number(word()?)?,
-            word().map_or(Some(NO_LIMIT), number)?,
-        ),
+        "cache" | "use" => Command::Read(Read {
+            path: word()?,
+            offset: number(word()?)?,
+            bytes: number(word()?)?,
+            rate: word().map_or(Some(NO_LIMIT), number)?,
+            fresh: verb == "cache",
+        }),
+        "connect" => Command::Connect,
+        "talk" => Command::Talk(number(word()?)?),
+        "room" => Command::Room,
         "probe" => Command::Probe,
         "ask-by-helper" => Command::AskByHelper(word()?, number(word()?)?),
         "ask-much" => Command::AskMuch(number(word()?)?),
@@ -179,6 +208,13 @@ pub fn parse(line: &str) -> Option<Command<'_>> {
         "thread" => Command::Thread(word()?, word()?),
         "exec" => Command::Exec,
         "exec-file" => Command::ExecFile(word()?),
+        "prctl" => Command::Prctl([
+            number(word()?)?,
+            number(word()?)?,
+            number(word()?)?,
+            number(word()?)?,
+            number(word()?)?,
+        ]),
         "name" => Command::Name(line.split_once(' ')?.1),
         "groups" => Command::Groups,
         "limit" => Command::Limit(resource(word()?)?, (number(word()?)?, number(word()?)?)),
@@ -193,6 +229,14 @@ pub fn parse(line: &str) -> Option<Command<'_>> {
         "kernel-calls-prepare" => Command::PrepareCalls,
         "kernel-calls" => Command::KernelCalls,
         "give-back" => Command::GiveBack,
+        "flood" => Command::Flood(number(word()?)?, word().map_or(Some(NO_LIMIT), number)?),
+        "bounds" => Command::Bounds,
+        "flooded" => Command::Flooded,
+        "flood-end" => Command::FloodEnd,
+        "serve" => Command::Serve(word().map_or(Some(0), number)?),
+        "fetch" => Command::Fetch(word()?.parse().ok()?),
+        "fetched" => Command::Fetched,
+        "fetch-end" => Command::FetchEnd,
         "fork-bomb" => Command::ForkBomb,
         "leave" => Command::Leave,
         "help" => Command::Help,

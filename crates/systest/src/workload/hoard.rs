@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use rustix::fs::{self, AtFlags, CWD, FileType, MemfdFlags, Mode, XattrFlags};
 use rustix::net::{self, AddressFamily, SendFlags, SocketFlags, SocketType};
-use rustix::pipe;
+use rustix::pipe::{self, SpliceFlags};
 
 use crate::sys::memory::{self, Mapping, PAGE};
 use crate::sys::{Errno, hoard, process, signal};
@@ -45,12 +45,24 @@ pub enum Kind {
     Messages,
     /// Room in pipes that were there before.
     PipeSizes,
+    /// What fills pipes that were there before.
+    PipePages,
+    /// Full pages of a pipe, moved into sockets that were there before.
+    Spliced,
+    /// Full System V message queues.
+    Queues,
     /// Names of one file.
     Links,
     /// Attributes of one file.
     Xattrs,
     /// Mappings, by changing single pages of one.
     Splits,
+    /// Mappings of a page each.
+    Maps,
+    /// Mappings, by holes in one.
+    Holes,
+    /// Mappings, by what is said of single pages of one: mlock, then madvise.
+    Marks,
     /// Page tables, by looking at one page in 2 MiB.
     Tables,
     /// Names that were asked for and are not there, in a directory that remembers those: not on tmpfs.
@@ -79,9 +91,15 @@ impl Kind {
             "sockets" => Self::Sockets,
             "messages" => Self::Messages,
             "pipe-sizes" => Self::PipeSizes,
+            "pipe-pages" => Self::PipePages,
+            "spliced" => Self::Spliced,
+            "queues" => Self::Queues,
             "links" => Self::Links,
             "xattrs" => Self::Xattrs,
             "splits" => Self::Splits,
+            "maps" => Self::Maps,
+            "holes" => Self::Holes,
+            "marks" => Self::Marks,
             "tables" => Self::Tables,
             "absent" => Self::Absent,
             "tcp" => Self::Tcp,
@@ -99,6 +117,8 @@ const SPAN: usize = 2 << 20;
 const SPANS: usize = 16_000;
 /// Pages of the mapping that is split.
 const SPLIT_PAGES: usize = 60_000;
+/// Of the one that gets holes: half as many.
+const HOLED_PAGES: usize = 120_000;
 
 /// What is held.
 #[derive(Default)]
@@ -113,9 +133,12 @@ pub struct Hoard {
     xattrs: usize,
     used: usize,
     split: Option<(usize, usize)>,
+    maps: Vec<usize>,
+    holed: Option<(usize, usize)>,
     tables: Option<(usize, usize)>,
     absent: usize,
     timers: Vec<i32>,
+    queues: Vec<hoard::Queue>,
 }
 
 impl Hoard {
@@ -129,24 +152,44 @@ impl Hoard {
                     self.before.extend([a, b]);
                 }
             }
-            Kind::PipeSizes => {
+            Kind::PipeSizes | Kind::PipePages => {
                 for _ in 0..count {
                     let (a, b) = pipe::pipe().map_err(raw)?;
                     self.before.extend([a, b]);
                 }
             }
+            Kind::Spliced => self.prepare_splicing(count)?,
             Kind::Timers => {
                 hoard::raise_timers()?;
                 self.timers.reserve(1 << 16);
             }
+            Kind::Queues => hoard::own_queues()?,
             Kind::Links | Kind::Xattrs => make_file(c"base")?,
             Kind::Tables => self.tables = Some((memory::map(SPANS * SPAN, Mapping::ReadOnly)?, 0)),
             Kind::Splits => self.split = Some((memory::map(SPLIT_PAGES * PAGE, Mapping::NoAccess)?, 0)),
+            Kind::Holes | Kind::Marks => {
+                self.holed = Some((memory::map(HOLED_PAGES * PAGE, Mapping::NoAccess)?, 0));
+            }
+            Kind::Maps => self.maps.reserve(1 << 16),
             _ => {}
         }
         // The table of descriptors is kernel memory too, and of those kinds the smaller part.
         self.descriptors.reserve(1 << 16);
         self.children.reserve(1 << 14);
+        Ok(())
+    }
+
+    /// A pipe, and sockets that what is in it can be moved to.
+    fn prepare_splicing(&mut self, count: u64) -> Result<(), Errno> {
+        let (reader, writer) = pipe::pipe().map_err(raw)?;
+        self.before.extend([reader, writer]);
+        for _ in 0..count {
+            let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+            let (a, b) =
+                net::socketpair(AddressFamily::UNIX, SocketType::STREAM, flags, None).map_err(raw)?;
+            self.before.extend([a, b]);
+        }
+        self.used = 2;
         Ok(())
     }
 
@@ -211,6 +254,29 @@ impl Hoard {
                 hoard::set_pipe_size(self.before.get(2 * self.used).ok_or(libc::ENFILE)?, 1 << 20)?;
                 self.used += 1;
             }
+            Kind::PipePages => {
+                let writer = self.before.get(2 * self.used + 1).ok_or(libc::ENFILE)?;
+                rustix::io::write(writer, &[1; 65536]).map_err(raw)?;
+                self.used += 1;
+            }
+            Kind::Spliced => return self.splice(),
+            Kind::Queues => {
+                let queue = hoard::Queue::new()?;
+                let filled = queue.fill();
+                self.queues.push(queue);
+                filled?;
+            }
+            Kind::Maps => {
+                // Neighbours that are alike would be one.
+                let odd = self.maps.len() % 2 == 1;
+                self.maps.push(memory::map(PAGE, if odd { Mapping::ReadOnly } else { Mapping::NoAccess })?);
+            }
+            Kind::Holes => memory::unmap(self.next_page()?, PAGE)?,
+            Kind::Marks => {
+                let page = self.next_page()?;
+                // Locked while RLIMIT_MEMLOCK allows it.
+                memory::lock_on_fault(page, PAGE).or_else(|_| memory::leave_out_of_dumps(page, PAGE))?;
+            }
             Kind::Links => {
                 let new = &mut [0; 24];
                 fs::linkat(CWD, c"base", CWD, name(new, "l", self.links)?, AtFlags::empty()).map_err(raw)?;
@@ -254,6 +320,30 @@ impl Hoard {
         Ok(())
     }
 
+    /// Every other page of one mapping.
+    fn next_page(&mut self) -> Result<usize, Errno> {
+        let (at, done) =
+            self.holed.as_mut().filter(|(_, done)| 2 * *done + 1 < HOLED_PAGES).ok_or(libc::EINVAL)?;
+        let page = *at + (2 * *done + 1) * PAGE;
+        *done += 1;
+        Ok(page)
+    }
+
+    /// Fills the pipe and moves its pages to the next socket that has room.
+    fn splice(&mut self) -> Result<(), Errno> {
+        let [reader, writer, ..] = &self.before[..] else { return Err(libc::ENFILE) };
+        let mut left = rustix::io::write(writer, &[1; 65536]).map_err(raw)?;
+        while left > 0 {
+            let socket = self.before.get(self.used).ok_or(libc::ENFILE)?;
+            match pipe::splice(reader, None, socket, None, left, SpliceFlags::NONBLOCK) {
+                Ok(moved) => left -= moved,
+                Err(rustix::io::Errno::AGAIN) => self.used += 2,
+                Err(errno) => return Err(raw(errno)),
+            }
+        }
+        Ok(())
+    }
+
     /// To the next socket that has room.
     fn message(&mut self) -> Result<(), Errno> {
         while let Some(socket) = self.before.get(self.used) {
@@ -277,6 +367,7 @@ impl Hoard {
         }
         self.descriptors.clear();
         self.before.clear();
+        self.queues.clear();
         for _ in 0..self.depth {
             rustix::process::chdir(c"..").map_err(raw)?;
             fs::rmdir(c"d").map_err(raw)?;
@@ -293,6 +384,12 @@ impl Hoard {
         }
         if let Some((at, _)) = self.split.take() {
             memory::unmap(at, SPLIT_PAGES * PAGE)?;
+        }
+        for at in self.maps.drain(..) {
+            memory::unmap(at, PAGE)?;
+        }
+        if let Some((at, _)) = self.holed.take() {
+            memory::unmap(at, HOLED_PAGES * PAGE)?;
         }
         if let Some((at, _)) = self.tables.take() {
             memory::unmap(at, SPANS * SPAN)?;
@@ -400,26 +497,22 @@ fn make_file(name: &std::ffi::CStr) -> Result<(), Errno> {
     fs::mknodat(CWD, name, FileType::RegularFile, Mode::RUSR | Mode::WUSR, 0).map_err(raw)
 }
 
-fn builder() -> std::thread::Builder {
-    std::thread::Builder::new().stack_size(32 << 10)
-}
-
-fn of_thread<T>(started: std::io::Result<T>) -> Result<T, Errno> {
-    started.map_err(|error| error.raw_os_error().unwrap_or(libc::EIO))
-}
-
 fn thread() -> Result<(), Errno> {
-    THREADS_MAY_STAY.store(true, Ordering::Relaxed);
-    let body = || {
+    extern "C" fn body(_: *mut libc::c_void) -> *mut libc::c_void {
         while THREADS_MAY_STAY.load(Ordering::Relaxed) {
             std::thread::sleep(std::time::Duration::from_millis(200));
         }
-    };
-    of_thread(builder().spawn(body)).map(drop)
+        std::ptr::null_mut()
+    }
+    THREADS_MAY_STAY.store(true, Ordering::Relaxed);
+    hoard::thread(body, false)
 }
 
 fn ended_thread() -> Result<(), Errno> {
-    of_thread(builder().spawn(|| ()))?.join().map_err(|_| libc::EIO)
+    extern "C" fn body(_: *mut libc::c_void) -> *mut libc::c_void {
+        std::ptr::null_mut()
+    }
+    hoard::thread(body, true)
 }
 
 /// `prefix-number` in a fixed buffer.

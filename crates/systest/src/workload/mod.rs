@@ -8,8 +8,10 @@ mod growth;
 mod histogram;
 mod hoard;
 mod innocent;
+mod net;
 mod pace;
 pub mod probe;
+mod read;
 mod text;
 
 use clap::{Args, Subcommand};

@@ -1,11 +1,14 @@
-//! `hook` of a rule: a program of the administrator's runs for a group before worse happens to it. The loop leaves word in a slot and goes on; a thread
-//! starts the program and sees it end (`running.rs`), beside a small process that ends it when its time is up or memgov is dead (`keeper.rs`).
+//! `hook` and `handler` of a rule: a program of the administrator's runs for a group before worse happens to it, or the process that has registered for it is
+//! told (`handlers.rs`). For a program the loop leaves word in a slot and goes on; a thread starts it and sees it end (`running.rs`), beside a small process that ends it when its time
+//! is up or memgov is dead (`keeper.rs`).
 //!
-//! The threads are started when the first rule asks for them. One that has no slot free for it is refused, and the ladder goes on.
+//! The threads are started when the first rule asks for a program. One that has no slot free for it is refused, and the ladder goes on.
 
+mod handlers;
 mod keeper;
 mod running;
 
+pub use handlers::{Handlers, News, Post, Shortage};
 pub use keeper::{Charge, keep};
 pub use running::Output;
 
@@ -15,18 +18,18 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use memgov_decide::decision::{
     Decision, DecisionId, EpisodeId, Operation, Outcome, Reason, Report, Source, Target,
 };
-use memgov_decide::hook::Hook;
+use memgov_decide::hook::{Helper, Hook, Program};
 use memgov_decide::policy::{Action, Policy, RuleId};
 use memgov_decide::snapshot::{GroupId, Snapshot};
-use memgov_decide::units::{Bytes, Limit};
+use memgov_decide::units::Bytes;
 
 use super::crew::{self, Crew};
-use crate::kernel::{Errno, Layout};
+use crate::kernel::{Errno, Layout, sys};
 
 /// Where goes what a program has written, before it is said how it ended.
 pub type Tell = Arc<dyn Fn(DecisionId, Output) + Send + Sync>;
 
-/// A step of the policy in force that runs a program.
+/// A step of the policy in force that has somebody help.
 #[derive(Debug)]
 struct Plan {
     rule: RuleId,
@@ -39,23 +42,21 @@ struct Plan {
 #[derive(Clone, Debug)]
 struct Task {
     plan: Arc<Plan>,
-    decision: DecisionId,
+    program: Program,
     episode: EpisodeId,
     group: GroupId,
-    path: Arc<[u8]>,
-    usage: Option<Bytes>,
-    limit: Option<Limit>,
-    meter: &'static str,
-    value: Bytes,
-    line: Bytes,
+    shortage: Shortage,
 }
 
 /// Its sign: the program is to be ended.
 type Slot = crew::Slot<Word, AtomicBool>;
 
-/// The programs that run, at a time as many as there are threads.
+/// The programs that run, at a time as many as there are threads, and handlers that are waited for.
 pub(super) struct Hooks {
     layout: Layout,
+    handlers: Arc<Handlers>,
+    /// For handlers, not left yet.
+    asked: Vec<(GroupId, Shortage)>,
     plans: Vec<Arc<Plan>>,
     tell: Option<Tell>,
     crew: Crew<Word, AtomicBool>,
@@ -76,7 +77,20 @@ struct Word {
 
 impl Hooks {
     pub fn new(layout: &Layout) -> Self {
-        Self { layout: layout.clone(), plans: Vec::new(), tell: None, crew: Crew::default() }
+        let (layout, handlers) = (layout.clone(), Arc::default());
+        Self {
+            layout,
+            handlers,
+            asked: handlers::room(),
+            plans: Vec::new(),
+            tell: None,
+            crew: Crew::default(),
+        }
+    }
+
+    /// Who has registered as whose handler.
+    pub fn handlers(&self) -> Arc<Handlers> {
+        Arc::clone(&self.handlers)
     }
 
     /// Where goes what programs write. Set once, at start.
@@ -95,7 +109,7 @@ impl Hooks {
                 }
             }
         }
-        if in_earnest && !self.plans.is_empty() {
+        if in_earnest && self.plans.iter().any(|plan| matches!(plan.hook.by, Helper::Program(_))) {
             self.start();
         }
     }
@@ -110,7 +124,6 @@ impl Hooks {
 
     /// Carries an order out, as far as the loop's part goes.
     pub fn order(&mut self, decision: &Decision, snap: &Snapshot) -> Outcome {
-        let refused = |errno: Errno| Outcome::Refused { at: Operation::Hook, errno: errno.raw_os_error() };
         let (Target::Group(group, at), Source::Rule(rule)) = (decision.target, decision.source) else {
             return refused(Errno::OPNOTSUPP);
         };
@@ -120,22 +133,38 @@ impl Hooks {
             return refused(Errno::INVAL);
         };
         let (meter, value, line) = compared(&decision.reason);
-        let task = Task {
-            plan: Arc::clone(plan),
+        let since = sys::now();
+        let shortage = Shortage {
             decision: decision.id,
-            episode: decision.episode,
-            group,
             path: Arc::clone(&row.path),
             usage: row.usage,
             limit: row.max,
             meter,
             value,
             line,
+            since,
+            until: since + plan.hook.within,
         };
-        match self.leave_word(task) {
+        let Helper::Program(program) = &plan.hook.by else { return self.ask_handler(group, shortage) };
+        let (plan, program) = (Arc::clone(plan), program.clone());
+        match self.leave_word(Task { plan, program, episode: decision.episode, group, shortage }) {
             Ok(()) => Outcome::Begun,
             Err(errno) => refused(errno),
         }
+    }
+
+    fn ask_handler(&mut self, group: GroupId, shortage: Shortage) -> Outcome {
+        if self.asked.len() == self.asked.capacity() {
+            return refused(Errno::AGAIN);
+        }
+        // Who finds the table in use comes again with the next tick, as those do that came before.
+        let alone = self.asked.is_empty();
+        self.asked.push((group, shortage));
+        let mut outcome = Outcome::Begun;
+        if alone {
+            self.handlers.leave_word(&mut self.asked, &mut |report| outcome = report.outcome);
+        }
+        outcome
     }
 
     fn leave_word(&mut self, task: Task) -> Result<(), Errno> {
@@ -152,10 +181,12 @@ impl Hooks {
 
     /// Which programs have ended, and how.
     pub fn tick(&mut self, reports: &mut dyn FnMut(Report)) {
+        self.handlers.leave_word(&mut self.asked, reports);
+        self.handlers.tick(sys::now(), reports);
         for slot in self.crew.slots() {
             let Some(mut word) = slot.try_lock() else { continue };
             if let (Some(task), Some(outcome)) = (&word.task, word.ended) {
-                reports(Report { decision: task.decision, outcome });
+                reports(Report { decision: task.shortage.decision, outcome });
                 *word = Word::default();
             }
         }
@@ -163,11 +194,13 @@ impl Hooks {
 
     /// Whether the loop is to come back for word of a thread.
     pub fn busy(&self) -> bool {
-        self.crew.slots().any(|slot| slot.try_lock().is_none_or(|word| word.task.is_some()))
+        let runs = |slot: &Slot| slot.try_lock().is_none_or(|word| word.task.is_some());
+        !self.asked.is_empty() || self.handlers.busy() || self.crew.slots().any(runs)
     }
 
-    /// Whatever runs is ended, within a moment.
+    /// Whatever runs is ended, within a moment, and nobody is waited for.
     pub fn call_off(&self) {
+        self.handlers.call_off();
         self.crew.slots().for_each(|slot| slot.sign.store(true, Ordering::Release));
     }
 
@@ -189,10 +222,16 @@ impl Drop for Hooks {
     }
 }
 
+fn refused(errno: Errno) -> Outcome {
+    Outcome::Refused { at: Operation::Hook, errno: errno.raw_os_error() }
+}
+
 /// What was compared, in the configuration's words.
 fn compared(reason: &Reason) -> (&'static str, Bytes, Bytes) {
     match *reason {
         Reason::Kernel { kernel, line, .. } => ("kernel", kernel, line),
+        Reason::Sockets { sockets, line, .. } => ("sockets", sockets, line),
+        Reason::Pool { pool, line, .. } => ("usage+sockets", pool, line),
         Reason::Available { available, line, .. } => ("available", available, line),
         Reason::Usage { usage, line, .. } => ("usage", usage, line),
         // Nothing else begins a step of a rule for groups as wholes.
@@ -209,7 +248,7 @@ fn serve(slot: &Slot, layout: &Layout, tell: Option<Tell>) {
         drop(word);
         let (outcome, output) = running::run(&task, layout, &slot.sign);
         if let (Some(tell), false) = (&tell, output.is_empty()) {
-            tell(task.decision, output);
+            tell(task.shortage.decision, output);
         }
         slot.lock().ended = Some(outcome);
     }

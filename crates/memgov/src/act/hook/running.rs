@@ -9,12 +9,12 @@ use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use memgov_decide::decision::{Operation, Outcome};
+use memgov_decide::decision::Outcome;
 use memgov_decide::hook::{Ended, Run};
 use memgov_decide::units::{Limit, Time};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
-use super::{Task, keeper};
+use super::{Task, keeper, refused};
 use crate::kernel::{Errno, Layout, sys};
 
 /// So much of what a program writes is kept.
@@ -64,31 +64,27 @@ pub(super) fn run(task: &Task, layout: &Layout, off: &AtomicBool) -> (Outcome, O
     (outcome, output)
 }
 
-fn refused(errno: Errno) -> Outcome {
-    Outcome::Refused { at: Operation::Hook, errno: errno.raw_os_error() }
-}
-
 fn command(task: &Task, layout: &Layout) -> Command {
-    let hook = &task.plan.hook;
+    let Task { plan, program, episode, shortage, .. } = task;
     let mut command = Command::new("/proc/self/exe");
     command.arg0("memgov").arg(keeper::COMMAND);
-    command.arg(format!("--within-ms={}", hook.within.as_millis()));
-    command.arg(format!("--memory={}", hook.memory.0)).arg("--");
-    command.args(hook.run.iter().map(|word| &**word));
+    command.arg(format!("--within-ms={}", plan.hook.within.as_millis()));
+    command.arg(format!("--memory={}", program.memory.0)).arg("--");
+    command.args(program.run.iter().map(|word| &**word));
     command.env_clear().env("PATH", PATH);
-    let below = task.path.strip_prefix(b"/").unwrap_or(&task.path);
-    command.env("MEMGOV_GROUP", OsStr::from_bytes(&task.path));
+    let below = shortage.path.strip_prefix(b"/").unwrap_or(&shortage.path);
+    command.env("MEMGOV_GROUP", OsStr::from_bytes(&shortage.path));
     command.env("MEMGOV_CGROUP_DIR", layout.memory.mount.join(OsStr::from_bytes(below)));
-    command.env("MEMGOV_RULE", &task.plan.name);
-    command.env("MEMGOV_DECISION", task.decision.0.to_string());
-    command.env("MEMGOV_EPISODE", task.episode.0.to_string());
-    command.env("MEMGOV_METER", task.meter);
-    command.env("MEMGOV_METER_BYTES", task.value.0.to_string());
-    command.env("MEMGOV_LINE_BYTES", task.line.0.to_string());
-    if let Some(usage) = task.usage {
+    command.env("MEMGOV_RULE", &plan.name);
+    command.env("MEMGOV_DECISION", shortage.decision.0.to_string());
+    command.env("MEMGOV_EPISODE", episode.0.to_string());
+    command.env("MEMGOV_METER", shortage.meter);
+    command.env("MEMGOV_METER_BYTES", shortage.value.0.to_string());
+    command.env("MEMGOV_LINE_BYTES", shortage.line.0.to_string());
+    if let Some(usage) = shortage.usage {
         command.env("MEMGOV_USAGE_BYTES", usage.0.to_string());
     }
-    if let Some(Limit::At(limit)) = task.limit {
+    if let Some(Limit::At(limit)) = shortage.limit {
         command.env("MEMGOV_LIMIT_BYTES", limit.0.to_string());
     }
     command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
@@ -176,6 +172,7 @@ fn number(word: Option<&str>) -> Option<u64> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use memgov_decide::decision::Operation;
 
     #[test]
     fn last_words() {

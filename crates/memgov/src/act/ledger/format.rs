@@ -4,6 +4,7 @@
 use memgov_decide::snapshot::ProcessId;
 
 use crate::kernel::rlimit::Pair;
+use crate::kernel::socket::Bounds;
 
 /// Bytes of a slot. A page holds eight, so no slot straddles one.
 pub const SLOT: usize = 512;
@@ -55,6 +56,8 @@ pub enum GroupLimit {
     Pids,
     /// `memory.max` of v2.
     Hard,
+    /// `memory.kmem.tcp.limit_in_bytes` of v1.
+    Tcp,
 }
 
 /// What was lowered of the limits: RLIMIT_DATA, RLIMIT_AS, RLIMIT_MEMLOCK.
@@ -111,6 +114,19 @@ pub enum Entry<'a> {
         /// What it had of memgov before that: whoever dies between writing this down and changing it leaves that. Where it is the first, `set`.
         was: u64,
     },
+    /// A socket whose buffers stopped growing.
+    Socket {
+        /// Who had it open.
+        who: ProcessId,
+        /// As which descriptor.
+        fd: i32,
+        /// Its inode, to be found by elsewhere.
+        inode: u32,
+        /// Which one it is.
+        cookie: u64,
+        /// What bounded it, and is to bound it again.
+        before: Bounds,
+    },
 }
 
 /// Names of hold groups start so.
@@ -166,13 +182,26 @@ pub enum OwnedEntry {
         /// What it was set to before that.
         was: u64,
     },
+    /// See [`Entry::Socket`].
+    Socket {
+        /// Who had it open.
+        who: ProcessId,
+        /// As which descriptor.
+        fd: i32,
+        /// Its inode.
+        inode: u32,
+        /// Which one it is.
+        cookie: u64,
+        /// What bounded it.
+        before: Bounds,
+    },
 }
 
 impl Entry<'_> {
     fn path(&self) -> &[u8] {
         match self {
             Self::Hold { path, .. } | Self::Frozen { path, .. } | Self::GroupLimit { path, .. } => path,
-            Self::Limits { .. } | Self::Stopped { .. } => &[],
+            Self::Limits { .. } | Self::Stopped { .. } | Self::Socket { .. } => &[],
         }
     }
 
@@ -217,6 +246,16 @@ impl Entry<'_> {
                 (slot[4], slot[6]) = (4, now.into());
                 put_process(&mut slot, who);
             }
+            Self::Socket { who, fd, inode, cookie, before } => {
+                slot[4] = 7;
+                put_process(&mut slot, who);
+                put(&mut slot, 40, &cookie.to_le_bytes());
+                put(&mut slot, HEAD_PATH, &fd.to_le_bytes());
+                let bounds = [inode, before.receive, before.send, before.unsent, before.locks];
+                for (number, at) in bounds.iter().zip((HEAD_PATH + 4..).step_by(4)) {
+                    put(&mut slot, at, &number.to_le_bytes());
+                }
+            }
             Self::GroupLimit { inode, which, before, set, was, .. } => {
                 slot[4] = 6;
                 slot[5] = match which {
@@ -224,6 +263,7 @@ impl Entry<'_> {
                     GroupLimit::High => 2,
                     GroupLimit::Pids => 3,
                     GroupLimit::Hard => 4,
+                    GroupLimit::Tcp => 5,
                 };
                 put(&mut slot, 24, &before.to_le_bytes());
                 put(&mut slot, 32, &set.to_le_bytes());
@@ -243,6 +283,9 @@ impl OwnedEntry {
             Self::Hold { freezer, path, inode } => Entry::Hold { freezer: *freezer, path, inode: *inode },
             Self::Frozen { path, inode, now } => Entry::Frozen { path, inode: *inode, now: *now },
             Self::Stopped { who, now } => Entry::Stopped { who: *who, now: *now },
+            Self::Socket { who, fd, inode, cookie, before } => {
+                Entry::Socket { who: *who, fd: *fd, inode: *inode, cookie: *cookie, before: *before }
+            }
             Self::GroupLimit { path, inode, which, before, set, was } => Entry::GroupLimit {
                 path,
                 inode: *inode,
@@ -288,12 +331,23 @@ pub fn decode(slots: &[u8], place: u32) -> Option<(OwnedEntry, usize)> {
                 2 => GroupLimit::High,
                 3 => GroupLimit::Pids,
                 4 => GroupLimit::Hard,
+                5 => GroupLimit::Tcp,
                 _ => return None,
             },
             before: u64::from_le_bytes(take(head, 24)),
             set: u64::from_le_bytes(take(head, 32)),
             was: u64::from_le_bytes(take(head, WAS)) ^ u64::from_le_bytes(take(head, 32)),
         },
+        7 => {
+            let number = |i: usize| u32::from_le_bytes(take(head, HEAD_PATH + 4 * i));
+            OwnedEntry::Socket {
+                who: get_process(head),
+                fd: i32::from_le_bytes(take(head, HEAD_PATH)),
+                inode: number(1),
+                cookie: u64::from_le_bytes(take(head, 40)),
+                before: Bounds { receive: number(2), send: number(3), unsent: number(4), locks: number(5) },
+            }
+        }
         _ => return None,
     };
     let slots = entry.borrow().slots()?;
@@ -465,6 +519,15 @@ mod tests {
         let who = any::<(u32, u64)>().prop_map(|(pid, start)| ProcessId { pid, start });
         let path = || proptest::collection::vec(any::<u8>(), 0..6000).prop_map(Vec::into_boxed_slice);
         prop_oneof![
+            (who.clone(), any::<(i32, u32, u64)>(), any::<[u32; 4]>()).prop_map(
+                |(who, (fd, inode, cookie), [receive, send, unsent, locks])| OwnedEntry::Socket {
+                    who,
+                    fd,
+                    inode,
+                    cookie,
+                    before: Bounds { receive, send, unsent, locks },
+                }
+            ),
             (who.clone(), [pairs(), pairs(), pairs()])
                 .prop_map(|(who, lowered)| OwnedEntry::Limits { who, lowered }),
             (any::<bool>(), path(), any::<u64>()).prop_map(|(v1, path, inode)| OwnedEntry::Hold {
@@ -478,8 +541,10 @@ mod tests {
                 now
             }),
             (who, any::<bool>()).prop_map(|(who, now)| OwnedEntry::Stopped { who, now }),
-            (path(), 0usize..4, any::<[u64; 4]>()).prop_map(|(path, which, [inode, before, set, was])| {
-                let which = [GroupLimit::Max, GroupLimit::High, GroupLimit::Pids, GroupLimit::Hard][which];
+            (path(), 0usize..5, any::<[u64; 4]>()).prop_map(|(path, which, [inode, before, set, was])| {
+                let which =
+                    [GroupLimit::Max, GroupLimit::High, GroupLimit::Pids, GroupLimit::Hard, GroupLimit::Tcp]
+                        [which];
                 OwnedEntry::GroupLimit { path, inode, which, before, set, was }
             }),
         ]

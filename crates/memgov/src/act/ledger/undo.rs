@@ -14,7 +14,7 @@ use memgov_decide::snapshot::ProcessId;
 
 use super::{Ledger, Leftover, OwnedEntry, Place};
 use crate::act::paths;
-use crate::act::{brake, lend, limits};
+use crate::act::{brake, lend, limits, squeeze};
 use crate::kernel::freeze;
 use crate::kernel::pidfd::PidFd;
 use crate::kernel::{Errno, file, proc};
@@ -88,6 +88,9 @@ impl fmt::Display for OwnedEntry {
             OwnedEntry::Stopped { who, .. } => {
                 write!(f, "pid {} (started at tick {}): slowed by SIGSTOP", who.pid, who.start)
             }
+            OwnedEntry::Socket { who, inode, .. } => {
+                write!(f, "pid {} (started at tick {}): socket {inode} squeezed", who.pid, who.start)
+            }
             OwnedEntry::GroupLimit { path, which, before, set, .. } => {
                 let name = which.file().to_str().unwrap_or_default();
                 let how = if set > before { "raised" } else { "lowered" };
@@ -145,6 +148,12 @@ fn put_back_each(leftovers: &[Leftover]) -> Vec<Verdict> {
         }
     }
     limits::undo_inherited(leftovers);
+    let sockets = |i: &usize| matches!(leftovers[*i].entry, OwnedEntry::Socket { .. });
+    let at: Vec<usize> = (0..leftovers.len()).filter(sockets).collect();
+    let of: Vec<&OwnedEntry> = at.iter().map(|i| &leftovers[*i].entry).collect();
+    for (i, verdict) in at.iter().zip(squeeze::put_back(&of)) {
+        verdicts[*i] = verdict;
+    }
     for (i, group) in opened.iter().enumerate().filter(|(i, _)| is_lent(&leftovers[*i].entry)) {
         if let Some(verdict) = put_limit_back(&leftovers[i].entry, group) {
             verdicts[i] = verdict;
@@ -176,7 +185,9 @@ fn open(entry: &OwnedEntry) -> Result<OpenGroup, Verdict> {
             (path, *inode)
         }
         OwnedEntry::Frozen { path, inode, .. } | OwnedEntry::GroupLimit { path, inode, .. } => (path, *inode),
-        OwnedEntry::Limits { .. } | OwnedEntry::Stopped { .. } => return Err(Verdict::Gone),
+        OwnedEntry::Limits { .. } | OwnedEntry::Stopped { .. } | OwnedEntry::Socket { .. } => {
+            return Err(Verdict::Gone);
+        }
     };
     let failed = |errno| match errno {
         Errno::NOENT | Errno::NODEV | Errno::NOTDIR => Verdict::Gone,
@@ -227,7 +238,9 @@ fn put_limit_back(entry: &OwnedEntry, group: &Result<OpenGroup, Verdict>) -> Opt
 /// Step one: whatever memgov has stopped runs again.
 fn thaw(entry: &OwnedEntry, group: &Result<OpenGroup, Verdict>) -> Verdict {
     match entry {
-        OwnedEntry::Limits { .. } | OwnedEntry::GroupLimit { .. } => Verdict::Undone,
+        OwnedEntry::Limits { .. } | OwnedEntry::GroupLimit { .. } | OwnedEntry::Socket { .. } => {
+            Verdict::Undone
+        }
         OwnedEntry::Stopped { now: false, .. } => Verdict::Undone,
         OwnedEntry::Stopped { who, now: true } => resume(*who),
         OwnedEntry::Hold { .. } | OwnedEntry::Frozen { .. } => match group {

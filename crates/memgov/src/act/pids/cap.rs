@@ -15,6 +15,8 @@ use super::{Failure, MOST, failed};
 
 /// Groups that can be limited at once, of which [`MOST`] before their lines are met: an order finds room whoever stands there.
 const TABLE: usize = MOST + 128;
+/// So many limits that are owed are tried at once; the rest with the next tick.
+const AT_ONCE: usize = 16;
 
 /// One limited group.
 #[derive(Debug)]
@@ -42,17 +44,19 @@ pub struct Standing {
     pub checked: Time,
 }
 
-/// All of them. Every cap has its limit, and every limit somebody who wants it.
+/// All of them. Every cap has its limit, and every limit somebody who wants it, or it is owed.
 #[derive(Debug)]
 pub struct Table {
     pub caps: Vec<Cap>,
     limits: Vec<Limit>,
+    /// When giving back what is owed is to be tried next.
+    due: Option<Time>,
 }
 
 impl Table {
     /// Allocates.
     pub fn new() -> Self {
-        Self { caps: Vec::with_capacity(TABLE), limits: Vec::with_capacity(TABLE) }
+        Self { caps: Vec::with_capacity(TABLE), limits: Vec::with_capacity(TABLE), due: None }
     }
 
     pub fn at(&self, group: GroupId) -> Option<usize> {
@@ -61,7 +65,7 @@ impl Table {
 
     /// Whether no group more can be limited at all.
     pub fn is_full(&self) -> bool {
-        self.caps.len() == self.caps.capacity()
+        self.caps.len() == self.caps.capacity() || self.limits.len() == self.limits.capacity()
     }
 
     fn of(&self, i: usize) -> usize {
@@ -92,7 +96,8 @@ impl Table {
         match self.limits.iter_mut().find(|limit| limit.inode == inode) {
             // Another group's as well: the least counts.
             Some(limit) => {
-                let least = asked(limit.tasks()?).min(limit.set);
+                let wanted = asked(limit.tasks()?);
+                let least = if limit.owed().is_some() { wanted } else { wanted.min(limit.set()) };
                 limit.change(ledger, least)?;
             }
             None => {
@@ -143,11 +148,49 @@ impl Table {
     /// It wants nothing any more: the limit is what others want of it, or given back.
     pub fn lift(&mut self, ledger: &mut Ledger, i: usize) -> Result<(), Failure> {
         let (at, others) = (self.of(i), self.others(i));
-        self.caps.swap_remove(i);
+        let group = self.caps.swap_remove(i).group;
         match others {
             Some(least) => self.limits[at].change(ledger, least),
-            None => self.limits.swap_remove(at).lift(ledger),
+            None => self.give_back(ledger, at, group),
         }
+    }
+
+    fn give_back(&mut self, ledger: &mut Ledger, at: usize, group: GroupId) -> Result<(), Failure> {
+        let done = self.limits[at].give_back(ledger, group);
+        match self.limits[at].owed() {
+            Some((_, due)) if done.is_err() => self.due = Some(self.due.map_or(due, |first| first.min(due))),
+            _ => drop(self.limits.swap_remove(at)),
+        }
+        done
+    }
+
+    /// Tries once more to give back what is owed, where its time has come.
+    pub fn try_again(&mut self, ledger: &mut Ledger, now: Time) {
+        if self.due.is_none_or(|due| due > now) {
+            return;
+        }
+        let mut left = AT_ONCE;
+        for at in (0..self.limits.len()).rev() {
+            if let Some((group, due)) = self.limits[at].owed()
+                && due <= now
+                && left > 0
+            {
+                left -= 1;
+                // If it fails it says itself when it is to be tried next.
+                let _ = self.give_back(ledger, at, group);
+            }
+        }
+        self.due = self.limits.iter().filter_map(|limit| Some(limit.owed()?.1)).min();
+    }
+
+    /// When [`Table::try_again`] has something to do.
+    pub const fn due(&self) -> Option<Time> {
+        self.due
+    }
+
+    /// What could not be given back yet: who wanted it last, and what it still is.
+    pub fn owed(&self) -> impl Iterator<Item = (GroupId, u64)> {
+        self.limits.iter().filter_map(|limit| Some((limit.owed()?.0, limit.set())))
     }
 }
 

@@ -1,36 +1,48 @@
-//! One group whose `pids.max` memgov has set: what it was and what it is. Whether it may be set at all is decided before, and at what by all who ask for one
+//! One group whose `pids.max` memgov has set. Whether it may be set at all is decided before, and at what by all who ask for one
 //! ([`super::cap::Cap`]): on v1 two memory groups, one in the other, may have one pids group between them.
 
 use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
+use std::time::Duration;
 
-use memgov_decide::decision::Operation;
+use memgov_decide::snapshot::GroupId;
+use memgov_decide::units::Time;
 
-use super::super::ledger::{Entry, GroupLimit, Ledger, Place};
+use super::super::kept_limit::KeptLimit;
+use super::super::ledger::{GroupLimit, Ledger};
 use super::super::paths;
 use super::{Failure, failed};
-use crate::kernel::{Errno, file, text};
+use crate::kernel::{Errno, file, sys, text};
 
 /// No limit, as a number.
 const NONE: u64 = u64::MAX;
 /// More than this the kernel does not take as a number (`PIDS_MAX` in kernel/cgroup/pids.c, PID_MAX_LIMIT of 64-bit kernels).
 const MOST_PIDS: u64 = 4 << 20;
+/// What could not be given back is tried again after so long, and each time after twice as long.
+const AGAIN: Duration = Duration::from_secs(1);
+/// Until it is tried so seldom.
+const SELDOM: Duration = Duration::from_secs(60);
 
-/// A limit that is memgov's until it is lifted.
+/// A group's limit with the count that it bounds.
 #[derive(Debug)]
 pub struct Limit {
     /// Which group's it is, among all that count processes.
     pub inode: u64,
-    /// The group whose `pids.max` it is: on v1 not the memory group's directory.
-    pub dir: OwnedFd,
     current: OwnedFd,
-    before: u64,
-    /// What it is now.
-    pub set: u64,
-    place: Place,
+    kept: KeptLimit,
+    owed: Option<Owed>,
+}
+
+/// Nobody wants it any more, and it could not be given back: whoever limits the group meanwhile finds here what it had before.
+#[derive(Clone, Copy, Debug)]
+struct Owed {
+    /// Who wanted it last.
+    group: GroupId,
+    due: Time,
+    wait: Duration,
 }
 
 impl Limit {
-    /// Sets it at what `most` says of the count there is, written down first.
+    /// Sets it at what `most` says of the count there is, written down first. On v1 the group is not the memory group's directory.
     pub fn begin(
         ledger: &mut Ledger,
         dir: OwnedFd,
@@ -39,23 +51,20 @@ impl Limit {
     ) -> Result<Self, Failure> {
         let before = GroupLimit::Pids.read(dir.as_fd()).map_err(none_there)?;
         let current = file::open_in(dir.as_fd(), c"pids.current").map_err(none_there)?;
-        let set = possible(most(count(current.as_fd())?), before);
+        let wanted = possible(most(count(current.as_fd())?));
         let inode = paths::inode(dir.as_fd()).map_err(failed)?;
-        let entry = Entry::GroupLimit { path, inode, which: GroupLimit::Pids, before, set, was: set };
-        let place = ledger.record(&entry).map_err(|errno| (Operation::Ledger, errno))?;
-        let limit = Self { inode, dir, current, before, set, place };
-        match limit.write() {
-            Ok(()) => Ok(limit),
-            Err(failure) => {
-                // If this fails the entry is found at the next start, and found to be done with.
-                let _ = ledger.erase(place);
-                Err(failure)
-            }
-        }
+        let kept = KeptLimit::begin(ledger, GroupLimit::Pids, dir, (path, inode), (before, wanted))?;
+        Ok(Self { inode, current, kept, owed: None })
     }
 
-    fn write(&self) -> Result<(), Failure> {
-        GroupLimit::Pids.write(self.dir.as_fd(), self.set).map_err(failed)
+    /// The group whose `pids.max` it is.
+    pub fn dir(&self) -> BorrowedFd<'_> {
+        self.kept.dir.as_fd()
+    }
+
+    /// What it is now.
+    pub const fn set(&self) -> u64 {
+        self.kept.set
     }
 
     /// The processes and threads there are.
@@ -63,55 +72,37 @@ impl Limit {
         count(self.current.as_fd())
     }
 
-    /// Whether it is less than it would be without memgov.
+    /// See [`KeptLimit::binds`].
     pub const fn binds(&self) -> bool {
-        self.set < self.before
+        self.kept.binds()
     }
 
-    /// Another limit, if it is one. Whoever has set one of his own meanwhile gets that back in the end.
+    /// See [`KeptLimit::change`].
     pub fn change(&mut self, ledger: &mut Ledger, wanted: u64) -> Result<(), Failure> {
-        let has = GroupLimit::Pids.read(self.dir.as_fd()).map_err(failed)?;
-        let before = if has == self.set { self.before } else { has };
-        let wanted = possible(wanted, before);
-        if has == self.set && wanted == self.set {
-            return Ok(());
-        }
-        ledger.set_group_limit(self.place, before, wanted).map_err(|errno| (Operation::Ledger, errno))?;
-        match GroupLimit::Pids.write(self.dir.as_fd(), wanted) {
-            Ok(()) => {
-                (self.before, self.set) = (before, wanted);
-                Ok(())
-            }
-            Err(errno) => {
-                // It has what it had: that is what is to be found there, here and after a crash.
-                ledger
-                    .set_group_limit(self.place, self.before, self.set)
-                    .map_err(|errno| (Operation::Ledger, errno))?;
-                Err(failed(errno))
-            }
-        }
+        self.kept.change(ledger, possible(wanted))?;
+        self.owed = None;
+        Ok(())
     }
 
-    /// Gives the limit back, unless somebody else has set one.
-    pub fn lift(&self, ledger: &mut Ledger) -> Result<(), Failure> {
-        let has = GroupLimit::Pids.read(self.dir.as_fd());
-        let done = match has {
-            Ok(has) if has == self.set => GroupLimit::Pids.write(self.dir.as_fd(), self.before),
-            other => other.map(|_| ()),
-        };
-        match done {
-            // Gone with its group.
-            Ok(()) | Err(Errno::NODEV | Errno::NOENT) => {
-                ledger.erase(self.place).map_err(|errno| (Operation::Ledger, errno))
-            }
-            Err(errno) => Err(failed(errno)),
+    /// Gives it back, now that `group` as the last wants nothing of it. If it fails, it is owed from then on.
+    pub fn give_back(&mut self, ledger: &mut Ledger, group: GroupId) -> Result<(), Failure> {
+        let done = self.kept.lift(ledger);
+        if done.is_err() {
+            let wait = self.owed.map_or(AGAIN, |owed| SELDOM.min(owed.wait * 2));
+            self.owed = Some(Owed { group, due: sys::now() + wait, wait });
         }
+        done
+    }
+
+    /// To whom it is owed, and when giving it back is to be tried again.
+    pub fn owed(&self) -> Option<(GroupId, Time)> {
+        self.owed.map(|owed| (owed.group, owed.due))
     }
 }
 
-/// Never above what it had before, and nothing the kernel would not take.
-fn possible(most: u64, before: u64) -> u64 {
-    (if most > MOST_PIDS { NONE } else { most }).min(before)
+/// Nothing the kernel would not take.
+const fn possible(most: u64) -> u64 {
+    if most > MOST_PIDS { NONE } else { most }
 }
 
 fn count(current: BorrowedFd<'_>) -> Result<u64, Failure> {

@@ -38,9 +38,9 @@ struct pt_regs___of_call {
 #define CS_OF_64_BITS 0x33
 
 /* Each register is read once, before anything depends on it: see KEEP_APART. */
-static __always_inline struct asked asked_by(struct task_struct *task)
+static __always_inline struct asked asked_by(const struct self *self)
 {
-	struct pt_regs___of_call *regs = (void *)bpf_task_pt_regs(task);
+	struct pt_regs___of_call *regs = (void *)bpf_task_pt_regs(self->task);
 	struct asked asked = { .space = EVERYTHING, .data = EVERYTHING };
 	__u64 first = regs->di, second, third, flags, call, brk;
 
@@ -62,7 +62,7 @@ static __always_inline struct asked asked_by(struct task_struct *task)
 	} else if (call == CALL_MREMAP) {
 		asked.space = asked.data = third;
 	} else if (call == CALL_BRK) {
-		brk = task->mm->brk;
+		brk = self->mm->brk;
 		asked.space = asked.data = first > brk ? first - brk : 0;
 	} else if (call == CALL_MPROTECT || call == CALL_PKEY_MPROTECT) {
 		asked.space = 0;
@@ -91,7 +91,7 @@ static __always_inline bool covers(struct vm_area_struct *vma)
 }
 #else
 /* Not known of other processors: what a program has already is all that is looked at. */
-static __always_inline struct asked asked_by(struct task_struct *task)
+static __always_inline struct asked asked_by(const struct self *self)
 {
 	struct asked asked = {};
 

@@ -25,16 +25,16 @@ static __always_inline __u64 kernel_of(struct group_slot *slot)
  * of what is resident is anonymous. Asked twice in a call, when it begins and when it ends; a process whose other threads change it
  * meanwhile leaves a difference (kernel_pending_least).
  */
-static __always_inline __u64 needed_by_fork(struct task_struct *task, __u64 flags)
+static __always_inline __u64 needed_by_fork(const struct self *self, __u64 flags)
 {
 	__u64 tables, mappings, anonymous, others;
 
-	if ((flags & CLONE_VM) || !task->mm)
+	if ((flags & CLONE_VM) || !self->mm)
 		return NEEDED_BY_ALL;
-	tables = task->mm->pgtables_bytes.counter;
-	mappings = task->mm->map_count;
-	anonymous = rss_of(task, KIND_ANON);
-	others = rss_of(task, KIND_FILE | KIND_SHMEM);
+	tables = self->mm->pgtables_bytes.counter;
+	mappings = self->mm->map_count;
+	anonymous = rss_of(self, KIND_ANON);
+	others = rss_of(self, KIND_FILE | KIND_SHMEM);
 	if (anonymous + others)
 		tables = tables * anonymous / (anonymous + others);
 	return NEEDED_BY_ALL + (tables + mappings * NEEDED_BY_MAPPING) / control.page_size;

@@ -68,18 +68,18 @@ static __always_inline bool selftested(struct task_struct *task, __u32 hook)
 }
 
 /* What a process holds now, whatever its limit counts. */
-static __always_inline void tell_rss(struct event *event, struct task_struct *task)
+static __always_inline void tell_rss(struct event *event, const struct self *self)
 {
 	event->rss_anon = event->rss_file = event->rss_shmem = NO_LINE;
-	if (!task->mm)
+	if (!self->mm)
 		return;
-	event->rss_anon = rss_of(task, KIND_ANON);
-	event->rss_file = rss_of(task, KIND_FILE);
-	event->rss_shmem = rss_of(task, KIND_SHMEM);
+	event->rss_anon = rss_of(self, KIND_ANON);
+	event->rss_file = rss_of(self, KIND_FILE);
+	event->rss_shmem = rss_of(self, KIND_SHMEM);
 }
 
 /* Not inlined, so that the record's type is in BTF, where a test finds it. */
-static __noinline void fill(struct event *event, struct task_struct *leader, struct task_struct *task, const struct seen *seen)
+static __noinline void fill(struct event *event, struct task_struct *leader, const struct self *self, const struct seen *seen)
 {
 	event->tgid = leader->tgid;
 	event->start_ns = leader->start_boottime;
@@ -89,11 +89,11 @@ static __noinline void fill(struct event *event, struct task_struct *leader, str
 	event->limit = seen->limit;
 	event->uid = BPF_CORE_READ(leader, real_cred, uid.val);
 	bpf_core_read(&event->comm, sizeof(event->comm), &leader->comm);
-	tell_rss(event, task);
+	tell_rss(event, self);
 }
 
-/* Of a process, by one of its threads that still has the memory. */
-static __always_inline void tell_of(__u32 kind, __u32 hook, struct task_struct *leader, struct task_struct *task,
+/* Of a process, by a thread that has the memory: one of its own, or one that shares it. */
+static __always_inline void tell_of(__u32 kind, __u32 hook, const struct self *self, struct task_struct *leader,
 				    const struct seen *seen, __u32 signal, __u64 now)
 {
 	struct event *event = bpf_ringbuf_reserve(&events, sizeof(*event), 0);
@@ -107,15 +107,15 @@ static __always_inline void tell_of(__u32 kind, __u32 hook, struct task_struct *
 	event->signal = signal;
 	event->at_ns = now;
 	event->own = seen->own;
-	fill(event, leader, task, seen);
+	fill(event, leader, self, seen);
 	bpf_ringbuf_submit(event, 0);
 }
 
-/* Of the process that is running. */
-static __always_inline void tell(__u32 kind, __u32 hook, struct task_struct *leader, const struct seen *seen, __u32 signal,
+/* Of the thread's own process. */
+static __always_inline void tell(__u32 kind, __u32 hook, const struct self *self, const struct seen *seen, __u32 signal,
 				 __u64 now)
 {
-	tell_of(kind, hook, leader, bpf_get_current_task_btf(), seen, signal, now);
+	tell_of(kind, hook, self, self->leader, seen, signal, now);
 }
 
 /*
@@ -174,7 +174,7 @@ static __always_inline bool may_tell_crossing(__u64 last_ns, __u64 now)
 }
 
 /* A group went over its line: told once, until it is seen at or under it. */
-static __always_inline void crossing(struct group_slot *slot, __u64 usage, __u32 hook, struct task_struct *leader)
+static __always_inline void crossing(struct group_slot *slot, __u64 usage, __u32 hook, const struct self *self)
 {
 	struct seen seen = {};
 	__u64 now;
@@ -194,7 +194,7 @@ static __always_inline void crossing(struct group_slot *slot, __u64 usage, __u32
 	seen.tag = slot->tag;
 	seen.usage = usage;
 	seen.limit = slot->tell_line;
-	tell(EVENT_CROSSED, hook, leader, &seen, 0, now);
+	tell(EVENT_CROSSED, hook, self, &seen, 0, now);
 }
 
 /*
@@ -203,7 +203,7 @@ static __always_inline void crossing(struct group_slot *slot, __u64 usage, __u32
  */
 struct walk {
 	struct cgroup_subsys_state *css;
-	struct task_struct *leader;
+	const struct self *self;
 	struct group_slot *found;
 	struct seen *seen;
 	__u64 levels;
@@ -253,7 +253,7 @@ static __always_inline long look_at_lines(__u32 index, struct walk *walk)
 	if (slot->id != id_of(css))
 		return climb(walk, css);
 	seen->looked = true;
-	crossing(slot, usage, walk->hook, walk->leader);
+	crossing(slot, usage, walk->hook, walk->self);
 	if (!walk->found && usage > line) {
 		seen->group = slot->id;
 		seen->usage = usage;
@@ -270,11 +270,11 @@ static __always_inline long look_at_lines(__u32 index, struct walk *walk)
  * Looks at every group with a line from here to the root. Gives the first one that is over and refuses; with `all`, looks
  * at those above it too, so that each crossing is told.
  */
-static __always_inline struct group_slot *group_over(struct cgroup_subsys_state *css, struct task_struct *leader, __u32 hook,
+static __always_inline struct group_slot *group_over(struct cgroup_subsys_state *css, const struct self *self, __u32 hook,
 						     bool all, struct seen *seen)
 {
 	struct walk walk = {
-		.leader = leader,
+		.self = self,
 		.seen = seen,
 		.levels = control.levels,
 		.hook = hook,
@@ -351,12 +351,12 @@ static __always_inline bool over_amount(struct cgroup_subsys_state *css, __u64 g
 }
 
 /* Both parts of a process's condition must hold if both are given. The cheaper one is asked first. */
-static __always_inline bool task_over(struct task_struct *task, struct task_limit *limit, struct cgroup_subsys_state *css,
+static __always_inline bool task_over(const struct self *self, struct task_limit *limit, struct cgroup_subsys_state *css,
 				      struct seen *seen)
 {
 	seen->tag = limit->tag;
 	if (limit->rss_line != NO_LINE) {
-		seen->rss = rss_of(task, limit->kinds);
+		seen->rss = rss_of(self, limit->kinds);
 		if (seen->rss <= limit->rss_line)
 			return false;
 	}

@@ -95,18 +95,18 @@ int BPF_PROG(exec_keeps, struct linux_binprm *bprm)
 SEC("tp_btf/sched_process_exit")
 int BPF_PROG(exit_tells, struct task_struct *task)
 {
-	struct task_struct *leader = task->group_leader;
+	struct self self = self_of(task);
 	struct task_limit *limit;
 	struct seen seen = {};
 
 	if (!control.tasks || task->signal->live.counter > 0)
 		return 0;
-	limit = limit_of(leader);
+	limit = limit_of(self.leader);
 	if (!limit || (limit->action == ACTION_NONE && !(limit->flags & TASK_HELD)))
 		return 0;
 	count(HOOK_EXIT, false);
 	seen.tag = limit->tag;
 	seen.group = id_of(memory_of(task));
-	tell(EVENT_EXIT, HOOK_EXIT, leader, &seen, 0, bpf_ktime_get_ns());
+	tell(EVENT_EXIT, HOOK_EXIT, &self, &seen, 0, bpf_ktime_get_ns());
 	return 0;
 }

@@ -15,20 +15,51 @@
 /* Of a walk to the root. A group costs kernel memory, so nobody is nested deeper. */
 #define MOST_STEPS (1 << 16)
 
+/*
+ * A clang that merges loads computes their offsets at run time, which the verifier refuses for typed pointers, and one that moves a load makes it
+ * several; a value it knows nothing about after each of them keeps them where they are.
+ */
+#define KEEP_APART(value) asm volatile("" : "+r"(value))
+
+/*
+ * What a thread leads to, read once and before anything is decided. The verifier trusts the pointer to the running thread and those in a program's arguments, and since 6.2 each
+ * load of a pointer from one that it trusts makes it look through the names of all the kernel's types up to four times (btf_nested_type_is_trusted in
+ * kernel/bpf/verifier.c), in each state in which it comes by. That was three quarters of the time that loading took on 6.12. What these lead to in turn
+ * is not asked about.
+ */
+struct self {
+	struct task_struct *task;
+	struct task_struct *leader;
+	struct mm_struct *mm;
+};
+
+static __always_inline struct self self_of(struct task_struct *task)
+{
+	struct self self = { .task = task, .leader = task->group_leader };
+
+	KEEP_APART(self.leader);
+	self.mm = task->mm;
+	KEEP_APART(self.mm);
+	return self;
+}
+
+/* The group whose kernel memory a thread is charged to. */
 static __always_inline struct cgroup_subsys_state *memory_of(struct task_struct *task)
 {
-	return task->cgroups->subsys[bpf_core_enum_value(enum cgroup_subsys_id, memory_cgrp_id)];
+	struct cgroup_subsys_state *css = task->cgroups->subsys[bpf_core_enum_value(enum cgroup_subsys_id, memory_cgrp_id)];
+
+	KEEP_APART(css);
+	return css;
 }
 
 /*
  * Whose memory a process maps and touches: of who owns its address space (get_mem_cgroup_from_mm in mm/memcontrol.c), which is another where a
- * child was cloned with CLONE_VM. User pages are charged to the owner's group, wherever the child is; kernel memory to the running one's.
+ * child was cloned with CLONE_VM. User pages are charged to the owner's group, wherever the child is; kernel memory to the running one's. NULL while
+ * nobody is left to own it: then the kernel charges the root, which has no line.
  */
-static __always_inline struct task_struct *owner_of(struct task_struct *task)
+static __always_inline struct task_struct *owner_of(const struct self *self)
 {
-	struct task_struct *owner = task->mm->owner;
-
-	return owner ? owner : task;
+	return self->mm->owner;
 }
 
 static __always_inline __u64 id_of(struct cgroup_subsys_state *css)
@@ -115,12 +146,6 @@ static __always_inline struct cgroup_subsys_state *nearest(struct cgroup_subsys_
 	return css;
 }
 
-/*
- * A clang that merges the loads below computes their offsets at run time, which the verifier refuses for typed pointers; a value it
- * knows nothing about after each of them keeps them apart.
- */
-#define KEEP_APART(value) asm volatile("" : "+r"(value))
-
 #define ADD_KIND(sum, kinds, bit, load)             \
 	do {                                        \
 		__s64 pages = (load);               \
@@ -133,13 +158,13 @@ static __always_inline struct cgroup_subsys_state *nearest(struct cgroup_subsys_
  * The sum of the kinds, of the process that is running. Before 6.2 each thread keeps up to 64 pages to itself, and its own are
  * known here. Since then processors do, less than 32 pages each of each kind, and they are left out.
  */
-static __always_inline __u64 rss_of(struct task_struct *task, __u8 kinds)
+static __always_inline __u64 rss_of(const struct self *self, __u8 kinds)
 {
 	__u64 sum = 0;
 
 	if (bpf_core_type_exists(struct mm_rss_stat)) {
-		struct mm_struct___before_6_2 *mm = (void *)task->mm;
-		struct task_struct___before_6_2 *own = (void *)task;
+		struct mm_struct___before_6_2 *mm = (void *)self->mm;
+		struct task_struct___before_6_2 *own = (void *)self->task;
 		__s64 all[4] = {};
 
 		/* The verifier of these kernels does not follow an array of atomic_long_t: hence a read by helper. */
@@ -148,7 +173,7 @@ static __always_inline __u64 rss_of(struct task_struct *task, __u8 kinds)
 		ADD_KIND(sum, kinds, KIND_ANON, all[MM_ANONPAGES] + own->rss_stat.count[MM_ANONPAGES]);
 		ADD_KIND(sum, kinds, KIND_SHMEM, all[MM_SHMEMPAGES] + own->rss_stat.count[MM_SHMEMPAGES]);
 	} else {
-		struct mm_struct___since_6_2 *mm = (void *)task->mm;
+		struct mm_struct___since_6_2 *mm = (void *)self->mm;
 
 		ADD_KIND(sum, kinds, KIND_FILE, mm->rss_stat[MM_FILEPAGES].count);
 		ADD_KIND(sum, kinds, KIND_ANON, mm->rss_stat[MM_ANONPAGES].count);

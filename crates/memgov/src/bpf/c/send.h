@@ -23,19 +23,18 @@ static __always_inline bool may_kill(void)
 }
 
 /* It is over its line and nothing is done about it here: told, but not at each allocation. */
-static __always_inline void leave_it(struct task_limit *limit, struct task_struct *leader, const struct seen *seen, __u32 hook,
+static __always_inline void leave_it(struct task_limit *limit, const struct self *self, const struct seen *seen, __u32 hook,
 				     __u64 now)
 {
 	if (!may_tell_crossing(limit->crossed_ns, now))
 		return;
 	limit->crossed_ns = now;
-	tell(EVENT_CROSSED_OWN, hook, leader, seen, 0, now);
+	tell(EVENT_CROSSED_OWN, hook, self, seen, 0, now);
 }
 
-static __always_inline void act_on(struct task_struct *task, struct cgroup_subsys_state *css, struct task_limit *limit,
+static __always_inline void act_on(const struct self *self, struct cgroup_subsys_state *css, struct task_limit *limit,
 				   __u32 hook)
 {
-	struct task_struct *leader = task->group_leader;
 	struct seen seen = {};
 	bool kill = limit->action == ACTION_KILL;
 	__u32 signal = kill ? SIGKILL : limit->signal;
@@ -45,19 +44,19 @@ static __always_inline void act_on(struct task_struct *task, struct cgroup_subsy
 	/* A limit that has done its work costs no more looks. */
 	if (limit->sent)
 		return;
-	if (!task_over(task, limit, css, &seen))
+	if (!task_over(self, limit, css, &seen))
 		return;
-	if (is_exempt(leader))
+	if (is_exempt(self->leader))
 		return;
 	/* Whom the kernel's own OOM killer may not take is not killed here either. */
-	if (kill && leader->signal->oom_score_adj == OOM_SCORE_ADJ_MIN)
+	if (kill && self->leader->signal->oom_score_adj == OOM_SCORE_ADJ_MIN)
 		return;
 	now = bpf_ktime_get_ns();
 	if (!leased(now) || !takes_turn(limit))
 		return;
 	if (kill && !may_kill()) {
 		limit->sent = 0;
-		leave_it(limit, leader, &seen, hook, now);
+		leave_it(limit, self, &seen, hook, now);
 		return;
 	}
 	if (bpf_send_signal(signal)) {
@@ -68,18 +67,18 @@ static __always_inline void act_on(struct task_struct *task, struct cgroup_subsy
 		return;
 	}
 	count(hook, true);
-	tell(kill ? EVENT_KILLED : EVENT_SIGNALLED, hook, leader, &seen, signal, now);
+	tell(kill ? EVENT_KILLED : EVENT_SIGNALLED, hook, self, &seen, signal, now);
 }
 
 /* Over its own line: told once, until it is seen at or under it. */
-static __always_inline void tell_own(struct task_struct *task, struct cgroup_subsys_state *css, struct task_limit *limit,
+static __always_inline void tell_own(const struct self *self, struct cgroup_subsys_state *css, struct task_limit *limit,
 				     __u32 hook)
 {
 	struct seen seen = {};
 	__u64 now;
 
 	count(hook, false);
-	if (!task_over(task, limit, css, &seen)) {
+	if (!task_over(self, limit, css, &seen)) {
 		if (limit->sent)
 			limit->sent = 0;
 		return;
@@ -90,18 +89,18 @@ static __always_inline void tell_own(struct task_struct *task, struct cgroup_sub
 	if (!leased(now) || !may_tell_crossing(limit->crossed_ns, now) || __sync_val_compare_and_swap(&limit->sent, 0, 1))
 		return;
 	limit->crossed_ns = now;
-	tell(EVENT_CROSSED_OWN, hook, task->group_leader, &seen, 0, now);
+	tell(EVENT_CROSSED_OWN, hook, self, &seen, 0, now);
 }
 
 /* What the running process meets of its own, where it cannot be refused. */
-static __always_inline void meet(struct task_struct *task, struct cgroup_subsys_state *css, struct task_limit *limit, __u32 hook)
+static __always_inline void meet(const struct self *self, struct cgroup_subsys_state *css, struct task_limit *limit, __u32 hook)
 {
 	if (!stands(limit))
 		return;
 	if (limit->action == ACTION_SIGNAL || limit->action == ACTION_KILL)
-		act_on(task, css, limit, hook);
+		act_on(self, css, limit, hook);
 	else if (limit->action == ACTION_TELL || limit->action == ACTION_DENY)
-		tell_own(task, css, limit, hook);
+		tell_own(self, css, limit, hook);
 }
 
 #endif

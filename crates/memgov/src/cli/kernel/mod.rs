@@ -112,17 +112,7 @@ impl Question<'_> {
     }
 
     fn refusal(&self, error: crate::kernel::Error) -> anyhow::Error {
-        let code = match error.errno() {
-            Some(Errno::NOENT | Errno::NODEV | Errno::NOTDIR) => exit::NO_TARGET,
-            Some(Errno::INVAL) => exit::USAGE,
-            Some(Errno::ACCESS | Errno::PERM) => exit::PERMISSION,
-            _ => exit::FAILED,
-        };
-        let help = match code {
-            exit::NO_TARGET => "; `memgov status --kernel` lists the groups there are",
-            exit::USAGE => "; a group is a path from the root of the memory hierarchy: /a/b",
-            _ => "",
-        };
+        let (code, help) = refusal(&error);
         Exit::with(code, format!("{error}{help}"))
     }
 
@@ -155,6 +145,22 @@ impl Question<'_> {
             removed_groups: now.removed,
         }
     }
+}
+
+/// The exit code for a group that cannot be read, and what to do.
+pub(super) fn refusal(error: &crate::kernel::Error) -> (u8, &'static str) {
+    let code = match error.errno() {
+        Some(Errno::NOENT | Errno::NODEV | Errno::NOTDIR) => exit::NO_TARGET,
+        Some(Errno::INVAL) => exit::USAGE,
+        Some(Errno::ACCESS | Errno::PERM) => exit::PERMISSION,
+        _ => exit::FAILED,
+    };
+    let help = match code {
+        exit::NO_TARGET => "; `memgov status --kernel` lists the groups there are",
+        exit::USAGE => "; a group is a path from the root of the memory hierarchy: /a/b",
+        _ => "",
+    };
+    (code, help)
 }
 
 #[derive(serde::Deserialize)]

@@ -53,6 +53,8 @@ pub fn features(facts: &Facts) -> Vec<Feature> {
         high(facts),
         deny(facts),
         kernel_meter(facts),
+        sockets_meter(facts),
+        squeeze(facts),
         deny_kernel(facts),
         inside(facts),
         slow_group(facts),
@@ -222,6 +224,40 @@ fn kernel_meter(facts: &Facts) -> Feature {
         ),
         None => Feature::unavailable(name, "no memory controller is mounted", MOUNT_MEMORY),
     }
+}
+
+/// What the buffers of sockets hold.
+fn sockets_meter(facts: &Facts) -> Feature {
+    let name = "sockets-meter";
+    match facts.memory {
+        Some(MemoryVersion::V2) if yes(facts.groups.sockets) => Feature::available(name, "memory.stat"),
+        Some(MemoryVersion::V1) if yes(facts.groups.sockets) => Feature::degraded(
+            name,
+            "memory.kmem.tcp.usage_in_bytes",
+            "TCP only, and of sockets that were made after a rule asked for it",
+            "cgroup v2, which charges all sockets to the one pool of their group",
+        ),
+        Some(_) => Feature::unavailable(
+            name,
+            "this kernel does not say what the sockets of a group hold",
+            "a kernel booted without cgroup.memory=nosocket",
+        ),
+        None => Feature::unavailable(name, "no memory controller is mounted", MOUNT_MEMORY),
+    }
+}
+
+/// Bounds of other processes' sockets.
+fn squeeze(facts: &Facts) -> Feature {
+    let (name, mechanism) = ("squeeze", "pidfd_getfd, setsockopt");
+    let needed = facts.capabilities.sys_ptrace && facts.capabilities.net_admin;
+    if needed && yes(facts.process.pidfd) {
+        return Feature::available(name, mechanism);
+    }
+    Feature::unavailable(
+        name,
+        "memgov may not have the sockets of other processes, or not set their buffers",
+        "Linux 5.14, and CAP_SYS_PTRACE and CAP_NET_ADMIN for memgov (dist/memgov.service has both)",
+    )
 }
 
 /// Refusing kernel memory.

@@ -20,6 +20,7 @@ fn v2_root() -> Facts {
             kill: yes,
             freeze: yes,
             kernel: yes,
+            sockets: yes,
             pids: yes,
         },
         process: ProcessFacts {
@@ -125,6 +126,7 @@ fn v1_has_a_virtual_high_and_denies_only_its_own_without_sys_resource() {
         [
             ("high", "virtual high"),
             ("deny", "prlimit (RLIMIT_DATA, RLIMIT_AS, RLIMIT_MEMLOCK)"),
+            ("sockets-meter", "memory.kmem.tcp.usage_in_bytes"),
             ("working-set", "none"),
             ("pressure", "PSI triggers"),
             ("survive", "mlockall"),
@@ -160,14 +162,14 @@ fn uml_lacks_pressure_and_the_inner_tier() {
 #[test]
 fn a_container_can_still_meter_deny_and_signal_its_own() {
     let lacking: Vec<_> = lacking(&unprivileged_container()).into_iter().map(|(name, _)| name).collect();
-    let all_but = ["high", "kernel-meter", "reclaim", "release-memory"];
+    let all_but = ["high", "kernel-meter", "sockets-meter", "reclaim", "release-memory"];
     let expected: Vec<_> =
         features(&v2_root()).iter().map(|f| f.name).filter(|name| !all_but.contains(name)).collect();
     assert_eq!(lacking, expected);
     let unavailable = features(&unprivileged_container());
     let unavailable: Vec<_> =
         unavailable.iter().filter(|f| matches!(f.state, State::Unavailable(_))).map(|f| f.name).collect();
-    assert_eq!(unavailable, ["enforce-inside", "pressure"]);
+    assert_eq!(unavailable, ["squeeze", "enforce-inside", "pressure"]);
 }
 
 #[test]

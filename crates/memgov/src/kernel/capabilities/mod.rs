@@ -59,6 +59,8 @@ pub struct GroupFacts {
     pub freeze: Option<bool>,
     /// Kernel memory is accounted: `kernel` of `memory.stat`, v1 `memory.kmem.usage_in_bytes`.
     pub kernel: Option<bool>,
+    /// The buffers of sockets are accounted: `sock` of `memory.stat`, v1 `memory.kmem.tcp.usage_in_bytes`.
+    pub sockets: Option<bool>,
     /// The pids controller.
     pub pids: Option<bool>,
 }

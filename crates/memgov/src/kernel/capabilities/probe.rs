@@ -91,18 +91,25 @@ impl Places {
 
     /// Whether groups say how much kernel memory they have, and the kernel counts it: with `cgroup.memory=nokmem` it says 0 for ever.
     fn account_kernel(&self, layout: &Layout, root: &Path) -> bool {
-        if Switches::read(root).no_kernel {
-            return false;
-        }
+        !Switches::read(root).no_kernel && self.accounts(layout, v1::KERNEL, b"kernel")
+    }
+
+    fn account_sockets(&self, layout: &Layout, root: &Path) -> bool {
+        let switched_off = layout.version == MemoryVersion::V2 && Switches::read(root).no_sockets;
+        !switched_off && self.accounts(layout, v1::TCP, b"sock")
+    }
+
+    /// Whether there is this file on v1, this line of `memory.stat` on v2.
+    fn accounts(&self, layout: &Layout, file: &CStr, key: &[u8]) -> bool {
         match layout.version {
-            MemoryVersion::V1 => self.memory_has(layout, v1::KERNEL),
+            MemoryVersion::V1 => self.memory_has(layout, file),
             MemoryVersion::V2 => {
                 let trial = self.memory_trial(layout).map(TrialGroup::dir);
                 let mut dirs = self.memory.iter().map(|fd| fd.as_fd()).chain(trial);
                 let mut buffer = [0; 512];
                 dirs.any(|dir| {
                     let text = file::read_in(dir, v2::STAT, &mut buffer);
-                    text.is_ok_and(|text| v2::parse_kernel(text).is_some())
+                    text.is_ok_and(|text| text::keyed(text, key).is_some())
                 })
             }
         }
@@ -195,6 +202,7 @@ fn group_facts(layout: &Layout, places: &Places, root: &Path, alive: bool) -> Gr
         kill: Some(unified && places.unified_has(c"cgroup.kill")),
         freeze: Some(freeze),
         kernel: Some(places.account_kernel(layout, root)),
+        sockets: Some(places.account_sockets(layout, root)),
         pids: Some(layout.pids.is_some()),
     }
 }

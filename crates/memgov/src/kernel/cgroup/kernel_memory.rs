@@ -19,6 +19,12 @@ pub struct Switches {
 }
 
 impl Switches {
+    /// Of the kernel that runs, read once.
+    pub fn of_this_boot() -> Self {
+        static SWITCHES: std::sync::OnceLock<Switches> = std::sync::OnceLock::new();
+        *SWITCHES.get_or_init(|| Self::read(Path::new("/")))
+    }
+
     /// From `/proc/cmdline`; `root` is `/` or a recorded tree. One that cannot be read says nothing.
     pub fn read(root: &Path) -> Self {
         file::whole(&root.join("proc/cmdline")).map(|text| Self::parse(&text)).unwrap_or_default()
@@ -105,6 +111,8 @@ impl GroupDir {
                 if let Some(stat) = file::open_if_there(self.dir(), v2::STAT)? {
                     file::for_each_line(stat, buffer, &mut |line| v2::absorb_stat(line, &mut into))?;
                 }
+                // The line is there, and says 0.
+                into.sockets = into.sockets.filter(|_| !Switches::of_this_boot().no_sockets);
                 Ok(into)
             }
         }
@@ -137,7 +145,7 @@ impl GroupDir {
     }
 
     /// Buffers of TCP sockets on v1. 0 says something only of a group that has or had some, or has a limit: of others nobody counts any.
-    fn tcp(&self, buffer: &mut [u8]) -> Result<Option<Bytes>, Errno> {
+    pub(super) fn tcp(&self, buffer: &mut [u8]) -> Result<Option<Bytes>, Errno> {
         let used = self.amount(v1::TCP, buffer)?;
         if used != Some(Bytes(0)) || self.amount(v1::TCP_PEAK, buffer)?.is_some_and(|peak| peak.0 > 0) {
             return Ok(used);
@@ -149,7 +157,7 @@ impl GroupDir {
         Ok(used.filter(|_| matches!(limit, Some(Limit::At(_)))))
     }
 
-    fn amount(&self, name: &CStr, buffer: &mut [u8]) -> Result<Option<Bytes>, Errno> {
+    pub(super) fn amount(&self, name: &CStr, buffer: &mut [u8]) -> Result<Option<Bytes>, Errno> {
         let file = file::open_if_there(self.dir(), name)?;
         file.map_or(Ok(None), |file| Ok(parse_usage(file::pread(file, buffer)?)))
     }

@@ -4,6 +4,7 @@
 mod find;
 mod kernel_memory;
 mod reclaimable;
+mod sockets;
 mod strain;
 pub mod v1;
 pub mod v2;
@@ -29,6 +30,10 @@ pub struct Reading {
     pub usage: Option<Bytes>,
     /// `kernel` of `memory.stat`; v1 `memory.kmem.usage_in_bytes`. Only read of groups that a rule about it concerns.
     pub kernel: Option<Bytes>,
+    /// `sock` of `memory.stat`; v1 `memory.kmem.tcp.usage_in_bytes`. Only read of groups that a rule about it concerns, and `None` where nobody counts.
+    pub sockets: Option<Bytes>,
+    /// `sockets` is not part of `usage` (v1).
+    pub sockets_apart: bool,
     /// What of `usage` can be had back (`active_file`, `inactive_file`, `slab_reclaimable` of `memory.stat`); only read where a rule asks what is
     /// available, and always after `usage`.
     pub reclaimable: Option<Bytes>,
@@ -59,6 +64,9 @@ impl Reading {
                 (self.usage, self.reclaimable) = (parse_usage(text), None);
             }
             reclaimable::FRAME => self.reclaimable = reclaimable::parse(text),
+            sockets::FRAME_V1 | sockets::FRAME_V2 => {
+                (self.sockets, self.sockets_apart) = (sockets::parse(name, text), name == sockets::FRAME_V1);
+            }
             "memory.kmem.usage_in_bytes" => self.kernel = parse_usage(text),
             "memory.stat" => self.kernel = v2::parse_kernel(text),
             "memory.high" => self.high = v2::parse_limit(text),
@@ -68,7 +76,10 @@ impl Reading {
             "memory.events" => self.events = v2::parse_events(text),
             "memory.failcnt" => self.events.max = v1::parse_failcnt(text),
             "memory.oom_control" => v1::parse_oom_control(text, self),
-            UNREADABLE => (self.usage, self.kernel, self.reclaimable) = (None, None, None),
+            UNREADABLE => {
+                (self.usage, self.kernel, self.reclaimable) = (None, None, None);
+                self.sockets = None;
+            }
             _ => return false,
         }
         true
@@ -85,6 +96,8 @@ pub struct GroupDir {
     usage: Option<OwnedFd>,
     /// v2 `memory.stat`, v1 `memory.kmem.usage_in_bytes`; open where a rule asks for it.
     kernel: Option<OwnedFd>,
+    /// v2 `memory.stat`, v1 `memory.kmem.tcp.usage_in_bytes`; open where a rule asks for it.
+    sockets: Option<OwnedFd>,
     /// `memory.stat`; open where a rule asks what is available.
     stat: Option<OwnedFd>,
     /// Open where a rule asks for it.
@@ -118,6 +131,7 @@ impl GroupDir {
         Ok(Self {
             usage: there(Some(usage))?,
             kernel: None,
+            sockets: None,
             stat: None,
             strain: None,
             events: there(Some(events))?,

@@ -18,8 +18,10 @@ const SWAP: &CStr = c"memory.swap.current";
 const LOW: &CStr = c"memory.low";
 /// ... and in any case.
 const MIN: &CStr = c"memory.min";
-/// In a trace: the lines of `memory.stat` that are about refaults.
+/// In a trace: the lines of `memory.stat` that are about refaults, ...
 const REFAULTS: &str = "memory.stat:workingset_refault";
+/// ... and the one about what was reclaimed.
+const TAKEN: &str = "memory.stat:pgsteal";
 
 /// One reading.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -41,7 +43,13 @@ impl StrainReading {
                 let anon = refaults(b"workingset_refault_anon");
                 let file = refaults(b"workingset_refault_file");
                 self.strain.refaults = anon.zip(file).map(|(anon, file)| anon.saturating_add(file));
-                self.strain.swapped_in = anon.map(|pages| Bytes(pages.saturating_mul(page)));
+                let bytes = |pages: u64| Bytes(pages.saturating_mul(page));
+                (self.strain.swapped_in, self.strain.came_back) =
+                    (anon.map(bytes), self.strain.refaults.map(bytes));
+            }
+            TAKEN => {
+                let taken = text::keyed(text, b"pgsteal");
+                self.strain.taken = taken.map(|pages| Bytes(pages.saturating_mul(page)));
             }
             "memory.low" => self.reserved = v2::parse_limit(text),
             "memory.min" => self.reserved = self.reserved.max(v2::parse_limit(text)),
@@ -95,18 +103,21 @@ impl GroupDir {
                 Err(errno) => return Err(errno),
             }
         }
-        let lines = refault_lines(file::pread(&files.stat, buffer)?);
-        tap(REFAULTS, lines);
-        reading.apply(REFAULTS, lines, page);
+        let stat = file::pread(&files.stat, buffer)?;
+        for (name, key) in [(REFAULTS, &b"workingset_refault"[..]), (TAKEN, b"pgsteal ")] {
+            let lines = lines_with(stat, key);
+            tap(name, lines);
+            reading.apply(name, lines, page);
+        }
         Ok(Some(reading))
     }
 }
 
-/// The lines about refaults, which stand together; each with its newline, as one that was cut off says nothing.
-fn refault_lines(stat: &[u8]) -> &[u8] {
+/// The lines that begin so, which stand together; each with its newline, as one that was cut off says nothing.
+fn lines_with<'a>(stat: &'a [u8], key: &[u8]) -> &'a [u8] {
     let (mut begin, mut end, mut at) = (0, 0, 0);
     for line in stat.split_inclusive(|&byte| byte == b'\n') {
-        if line.starts_with(b"workingset_refault") && line.ends_with(b"\n") {
+        if line.starts_with(key) && line.ends_with(b"\n") {
             if end == 0 {
                 begin = at;
             }
@@ -127,8 +138,9 @@ mod tests {
         let mut reading = StrainReading::default();
         let pressure = b"some avg10=0.00 avg60=0.00 avg300=0.00 total=1234\nfull avg10=0.00 avg60=0.00 avg300=0.00 total=7\n";
         assert!(reading.apply("memory.pressure", pressure, 4096));
-        let stat = b"anon 5\nworkingset_nodes 3\nworkingset_refault_anon 2\nworkingset_refault_file 40\nworkingset_activate_anon 9\n";
-        assert!(reading.apply(REFAULTS, refault_lines(stat), 4096));
+        let stat = b"anon 5\npgscan 9\npgsteal 3\npgsteal_direct 3\nworkingset_nodes 3\nworkingset_refault_anon 2\nworkingset_refault_file 40\nworkingset_activate_anon 9\n";
+        assert!(reading.apply(REFAULTS, lines_with(stat, b"workingset_refault"), 4096));
+        assert!(reading.apply(TAKEN, lines_with(stat, b"pgsteal "), 4096));
         assert!(reading.apply("memory.swap.current", b"8192\n", 4096));
         assert!(reading.apply("memory.low", b"max\n", 4096) && reading.apply("memory.min", b"4096\n", 4096));
         let strain = Strain {
@@ -136,6 +148,8 @@ mod tests {
             refaults: Some(42),
             swap: Some(Bytes(8192)),
             swapped_in: Some(Bytes(8192)),
+            taken: Some(Bytes(3 * 4096)),
+            came_back: Some(Bytes(42 * 4096)),
         };
         assert_eq!(reading, StrainReading { strain, reserved: Some(Limit::Max) });
         assert!(!reading.apply("memory.current", b"1\n", 4096));
@@ -144,10 +158,11 @@ mod tests {
     #[test]
     fn what_was_cut_off_says_nothing() {
         let cut = b"workingset_refault_anon 2\nworkingset_refault_file 4";
-        assert_eq!(refault_lines(cut), b"workingset_refault_anon 2\n");
+        let cut = lines_with(cut, b"workingset_refault");
+        assert_eq!(cut, b"workingset_refault_anon 2\n");
         let mut reading = StrainReading::default();
-        reading.apply(REFAULTS, refault_lines(cut), 4096);
+        reading.apply(REFAULTS, cut, 4096);
         assert_eq!(reading.strain.refaults, None);
-        assert_eq!(refault_lines(b""), b"");
+        assert_eq!(lines_with(b"", b"pgsteal "), b"");
     }
 }

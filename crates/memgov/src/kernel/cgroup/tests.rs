@@ -84,6 +84,8 @@ fn missing_files_and_half_read_ones_are_none_never_0() {
     let layout = layout(root.path(), MemoryVersion::V2);
     let stale = Reading {
         kernel: None,
+        sockets: None,
+        sockets_apart: false,
         reclaimable: None,
         usage: Some(Bytes(1)),
         high: Some(Limit::Max),
@@ -139,7 +141,7 @@ fn how_a_group_fares_is_read_where_it_is_kept_and_it_can_be_reclaimed_from() {
     let pressure =
         "some avg10=0.00 avg60=0.00 avg300=0.00 total=77\nfull avg10=0.00 avg60=0.00 avg300=0.00 total=7\n";
     let stat = format!(
-        "anon 1\n{}workingset_refault_anon 2\nworkingset_refault_file 3\nzswpin 0\n",
+        "anon 1\n{}pgscan 9\npgsteal 7\npgsteal_direct 7\nworkingset_refault_anon 2\nworkingset_refault_file 3\nzswpin 0\n",
         "filler 0\n".repeat(200)
     );
     let files = [
@@ -177,6 +179,7 @@ fn how_a_group_fares_is_read_where_it_is_kept_and_it_can_be_reclaimed_from() {
         if let Some(StrainReading { strain, reserved }) = found {
             assert_eq!(strain.stalled, Some(std::time::Duration::from_micros(77)));
             assert_eq!((strain.refaults, strain.swap), (Some(5), Some(Bytes(8192))));
+            assert_eq!((strain.taken, strain.came_back), (Some(Bytes(7 * 4096)), Some(Bytes(5 * 4096))));
             assert_eq!(reserved, Some(Limit::At(Bytes(4096))));
         }
         assert_eq!(read(false), None);

@@ -1,13 +1,13 @@
-//! Programs that run for a group (the step `hook`), as they are shown.
+//! Programs that run for a group (the step `hook`), and what its handler does for it (`handler`), as they are shown.
 
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-/// How a program has ended.
+/// How a program has ended, or what a handler has done.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ProgramRun {
-    /// `exited`, `signalled`, `overdue` (killed, its time was up) or `called-off` (killed, because memgov ended).
+    /// Of a program `exited`, `signalled` or `overdue` (killed, its time was up); of a handler `handled` (it has done what it could), `gone` or `late`; of both `called-off` (memgov ended).
     pub ended: String,
     /// Of `exited`: with which status.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -30,6 +30,9 @@ impl ProgramRun {
                 format!("ended by {} after {took}", crate::config::signals::name(signal))
             }
             ("overdue", ..) => format!("killed after {took}: its time was up"),
+            ("handled", ..) => format!("handled after {took}"),
+            ("gone", ..) => format!("the handler was gone after {took}"),
+            ("late", ..) => format!("not waited for any more after {took}: the handler's time was up"),
             _ => format!("called off after {took}"),
         }
     }
@@ -45,16 +48,42 @@ pub struct ProgramOutput {
     pub left_out_bytes: u64,
 }
 
-/// The program that runs for an episode, or has run last.
+/// What the handler of a group is told of.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Shortage {
+    /// For its answer, and for `memgov explain`: the number of the decision that asks for it.
+    pub number: u64,
+    /// The group.
+    pub path: String,
+    /// What was compared: `usage`, `available`, `kernel`...
+    pub meter: String,
+    /// How much of it there was.
+    pub meter_bytes: u64,
+    /// Its line.
+    pub line_bytes: u64,
+    /// What the group used.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub usage_bytes: Option<u64>,
+    /// Its hard limit; absent: none, or not known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub limit_bytes: Option<u64>,
+    /// So long its word is waited for.
+    pub left_ns: u64,
+}
+
+/// Who helps in an episode, a program or the group's handler, or has helped last.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ProgramStatus {
+    /// It is the group's handler, and no program.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub handler: bool,
     /// The number of the decision that began it, for `memgov explain`.
     pub number: u64,
     /// When. RFC 3339, UTC.
     pub since: String,
-    /// So long it may run still.
+    /// So long it may take still.
     pub left_ns: u64,
-    /// How it ended; absent: it runs, or could not be started.
+    /// How it ended; absent: it is at it, or could not be started or asked.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub run: Option<ProgramRun>,
 }

@@ -80,17 +80,11 @@ impl Scene {
 
     /// What came of the program.
     fn ran(&self, bench: &Bench<'_>) -> Result<(Event, Run)> {
-        let event = self.daemon.event("the end of the program", bench.patience() * 2, |event| {
-            event.id == self.hook.id && event.came_of_it() == "ran"
-        })?;
-        let run = event.outcome.as_ref().and_then(|outcome| outcome.run.clone()).context("no run")?;
-        Ok((event, run))
+        super::ran(&self.daemon, self.hook.id, bench.patience() * 2)
     }
 
     fn killed(&mut self, bench: &Bench<'_>) -> Result<Event> {
-        let (_, signal) =
-            self.hog.wait_for_end(bench.patience() * 2).map_err(|error| self.daemon.explain(error))?;
-        ensure!(signal == libc::SIGKILL, "expected death by SIGKILL, got {signal}");
+        super::dies(&self.daemon, &mut self.hog, bench.patience() * 2)?;
         self.daemon.event("the kill", bench.patience(), |event| event.order == "kill")
     }
 

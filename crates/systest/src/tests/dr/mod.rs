@@ -1,11 +1,13 @@
 //! Criteria of the userspace out-of-memory series: who gives way when memory runs short, before the kernel's own OOM killer acts.
 
 mod ask;
+mod handler;
 mod hook;
 mod host;
 mod jobs;
 mod lend;
 mod parent;
+mod rescue;
 mod scenarios;
 
 use std::time::Duration;
@@ -15,7 +17,7 @@ use anyhow::{Context, Result, ensure};
 use crate::harness::agent::Agent;
 use crate::harness::bench::Bench;
 use crate::harness::daemon::Daemon;
-use crate::harness::event::Event;
+use crate::harness::event::{Event, Run};
 use crate::harness::group::Group;
 use crate::harness::host::Need;
 use crate::harness::run::Test;
@@ -39,6 +41,8 @@ pub fn tests() -> Vec<Test> {
     tests.extend(lend::tests());
     tests.extend(ask::tests());
     tests.extend(hook::tests());
+    tests.extend(handler::tests());
+    tests.extend(rescue::tests());
     tests
 }
 
@@ -48,6 +52,21 @@ fn parent_rule(path: &str, under: u64) -> String {
         "[[rule]]\nname = \"parent\"\ngroups = {path:?}\nmeter = \"available\"\nunder = \"{under}B\"\n\
          do = [{{ action = \"kill\", victim = \"lowest-priority\" }}]\n"
     )
+}
+
+/// What came of the program or handler that this decision began.
+fn ran(daemon: &Daemon, id: u64, within: Duration) -> Result<(Event, Run)> {
+    let ended = |event: &Event| event.id == id && event.came_of_it() == "ran";
+    let event = daemon.event("the end of the step", within, ended)?;
+    let run = event.outcome.as_ref().and_then(|outcome| outcome.run.clone()).context("no run")?;
+    Ok((event, run))
+}
+
+/// It is killed.
+fn dies(daemon: &Daemon, hog: &mut Agent, within: Duration) -> Result<()> {
+    let (_, signal) = hog.wait_for_end(within).map_err(|error| daemon.explain(error))?;
+    ensure!(signal == libc::SIGKILL, "expected death by SIGKILL, got {signal}");
+    Ok(())
 }
 
 /// The kill of this job, seen dead.

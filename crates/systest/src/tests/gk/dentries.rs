@@ -13,7 +13,7 @@ use crate::harness::daemon::run_within;
 use crate::harness::group::Group;
 use crate::harness::host::{Need, Version};
 use crate::harness::run::Test;
-use crate::harness::{MIB, poll_until};
+use crate::harness::{MIB, meminfo, poll_until};
 use crate::sys::process::start_in_groups;
 
 pub fn tests() -> Vec<Test> {
@@ -137,7 +137,7 @@ fn program(bench: &mut Bench<'_>, place: Place) -> Result<String> {
     hog.ask(&format!("work-in {}", fs.at.display()))?;
     let before = job.kernel()?;
     let daemon = bench.daemon(&rule(&job, K, super::bombs::CONTAIN))?;
-    let free = available()?;
+    let free = meminfo("MemAvailable")?;
     hog.say("hoard dirs 200000")?;
     let path = job.path();
     let met =
@@ -154,14 +154,6 @@ fn program(bench: &mut Bench<'_>, place: Place) -> Result<String> {
     Ok(format!("{}; {}", stopped?, emptied?))
 }
 
-/// `MemAvailable`.
-fn available() -> Result<u64> {
-    let text = std::fs::read_to_string("/proc/meminfo").context("reading /proc/meminfo")?;
-    let line = text.lines().find_map(|line| line.strip_prefix("MemAvailable:")).context("no MemAvailable")?;
-    let kib: u64 = line.trim().trim_end_matches(" kB").parse().context("MemAvailable")?;
-    Ok(kib << 10)
-}
-
 /// The criterion's: what the machine has left may not fall by more, while the bomb stands.
 const FALL: u64 = 32 * MIB;
 /// Who else is on it takes and gives back meanwhile.
@@ -170,7 +162,7 @@ const OTHERS: u64 = 32 * MIB;
 /// By how much the machine has less than before. What the bomb holds it holds for as long as it stands; what others take comes and goes, so there is time.
 fn machine_has(bench: &Bench<'_>, before: u64, peak: u64) -> Result<u64> {
     let allowed = FALL + OTHERS + peak.saturating_sub(K);
-    let fallen = || available().map(|now| before.saturating_sub(now));
+    let fallen = || meminfo("MemAvailable").map(|now| before.saturating_sub(now));
     let little = || fallen().ok().filter(|fallen| *fallen <= allowed);
     let fell = poll_until(bench.patience(), Duration::from_millis(50), little);
     fell.with_context(|| format!("MemAvailable fell by {:?} of {before}, allowed {allowed}", fallen()))

@@ -10,7 +10,9 @@ mod moving;
 mod offenders;
 mod pinned;
 mod races;
+mod standing;
 
+use std::collections::BTreeSet;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
@@ -33,6 +35,7 @@ pub fn tests() -> Vec<Test> {
         bombs::tests,
         dentries::tests,
         races::tests,
+        standing::tests,
         lines::tests,
         pinned::tests,
         offenders::tests,
@@ -94,9 +97,13 @@ const MOST: &str = "1200";
 
 /// A rule about the group's kernel memory.
 fn rule(group: &Group, over: u64, does: &str) -> String {
+    rule_for(&group.path(), over, does)
+}
+
+/// The same of all that match.
+fn rule_for(groups: &str, over: u64, does: &str) -> String {
     format!(
-        "[[rule]]\nname = \"kernel\"\ngroups = {:?}\nmeter = \"kernel\"\nover = \"{over}B\"\ndo = [{does}]\n",
-        group.path()
+        "[[rule]]\nname = \"kernel\"\ngroups = {groups:?}\nmeter = \"kernel\"\nover = \"{over}B\"\ndo = [{does}]\n"
     )
 }
 
@@ -139,6 +146,13 @@ fn forks_refused(group: &Group) -> u64 {
 /// By what refusing is done in this tier.
 fn refuser(bench: &Bench<'_>) -> &'static str {
     if bench.host.tier == Tier::Bpf { "bpf" } else { "pids.max" }
+}
+
+/// How often this has been done to the group. An event that comes again, with what was found behind the record, has the number it had.
+fn times(daemon: &Daemon, group: &Group, order: &str) -> usize {
+    let (path, events) = (group.path(), daemon.events());
+    let of_it = events.iter().filter(|event| event.order == order && event.is_of_group(&path));
+    of_it.map(|event| event.id).collect::<BTreeSet<_>>().len()
 }
 
 /// The most kernel memory and processes in this time, and the last count of processes.

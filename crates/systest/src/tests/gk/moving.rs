@@ -5,11 +5,10 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use memgov::serve::wire::{KernelMark, Status};
 
-use super::{BEHIND, fork_slowly, pids_limits, rule, shielded};
+use super::{BEHIND, fork_slowly, pids_limits, rule, shielded, times};
 use crate::harness::agent::Agent;
 use crate::harness::bench::Bench;
 use crate::harness::daemon::Daemon;
-use crate::harness::group::Group;
 use crate::harness::host::Tier;
 use crate::harness::run::Test;
 use crate::harness::{MIB, mib, poll_until};
@@ -73,12 +72,6 @@ fn only_tracks(bench: &mut Bench<'_>) -> Result<String> {
     job.set_max(U)?;
     becomes(true)?;
     Ok(format!("peak {} under a line and limit of {}", mib(seen.peak_bytes.unwrap_or(0)), mib(U)))
-}
-
-/// How often this has been done to the group.
-fn times(daemon: &Daemon, job: &Group, order: &str) -> usize {
-    let path = job.path();
-    daemon.events().iter().filter(|event| event.order == order && event.is_of_group(&path)).count()
 }
 
 /// On a parent whose child has all the processes: by request and by reload, under what is there and over it again.

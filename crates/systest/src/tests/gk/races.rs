@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 
-use super::{Allowed, K, over, rule, shielded};
+use super::{Allowed, K, over, rule, shielded, times};
 use crate::harness::bench::Bench;
 use crate::harness::daemon::Daemon;
 use crate::harness::group::Group;
@@ -43,7 +43,7 @@ fn races(bench: &mut Bench<'_>, count: usize) -> Result<String> {
     at_normal_priority(&daemon)?;
     let mut runs = Vec::new();
     for number in 1..=count {
-        let run = one(bench, &daemon, &job, number);
+        let run = one(bench, &daemon, &job);
         let run = run.map_err(|error| daemon.explain(error.context(format!("run {number}"))))?;
         runs.push(run);
     }
@@ -81,18 +81,18 @@ fn ready(bench: &Bench<'_>, job: &Group) -> Result<()> {
 }
 
 /// A bomb from its first fork to its end.
-fn one(bench: &Bench<'_>, daemon: &Daemon, job: &Group, number: usize) -> Result<Run> {
+fn one(bench: &Bench<'_>, daemon: &Daemon, job: &Group) -> Result<Run> {
     let mut bomb = bench.worker(job, "bomb")?;
     ready(bench, job)?;
+    // The last bomb's are over, however many they were.
+    let [denials, reliefs] = ["deny-begin", "relieved"].map(|order| times(daemon, job, order));
     let (before, begin) = (job.kernel()?, Instant::now());
     bomb.say("fork-bomb")?;
-    let denied =
-        |nth: usize| daemon.events().iter().filter(|event| event.order == "deny-begin").count() >= nth;
     let (mut peak, mut most, mut met) = (0, 0, None);
     let watched = poll_until(bench.patience(), Duration::from_millis(3), || {
         peak = peak.max(job.kernel().unwrap_or(0));
         most = most.max(job.processes().len());
-        if met.is_none() && denied(number) {
+        if met.is_none() && times(daemon, job, "deny-begin") > denials {
             met = Some(begin.elapsed());
         }
         met.filter(|met| begin.elapsed() >= *met + LEFT)
@@ -112,15 +112,14 @@ fn one(bench: &Bench<'_>, daemon: &Daemon, job: &Group, number: usize) -> Result
     // Inside, forks under way count with what they are going to need: on a slow machine few are through by then.
     let least = if bench.host.tier == Tier::Bpf { 10 } else { 50 };
     ensure!(most > least && peak <= allowed.peak && most <= allowed.tasks, "{seen}");
-    relieved(bench, daemon, number)?;
+    relieved(bench, daemon, job, reliefs)?;
     Ok(Run { peak, most, took })
 }
 
-/// So many times.
-fn relieved(bench: &Bench<'_>, daemon: &Daemon, number: usize) -> Result<()> {
+/// Once more than so many times.
+fn relieved(bench: &Bench<'_>, daemon: &Daemon, job: &Group, before: usize) -> Result<()> {
     let done = poll_until(bench.patience(), Duration::from_millis(3), || {
-        let events = daemon.events();
-        (events.iter().filter(|event| event.order == "relieved").count() >= number).then_some(())
+        (times(daemon, job, "relieved") > before).then_some(())
     });
-    done.with_context(|| format!("not relieved {number} times: {:?}", daemon.events().last()))
+    done.with_context(|| format!("not relieved {} times: {:?}", before + 1, daemon.events().last()))
 }

@@ -2,9 +2,12 @@
 
 mod background;
 mod balance;
+mod beside;
 mod kill9;
+mod law;
 mod parallel;
 mod rights;
+mod senpai;
 mod target;
 mod terminal;
 mod working_set;
@@ -32,22 +35,30 @@ pub fn tests() -> Vec<Test> {
         parallel::tests,
         background::tests,
         balance::tests,
+        beside::tests,
         working_set::tests,
         rights::tests,
+        senpai::tests,
     ]
     .iter()
     .flat_map(|tests| tests())
     .collect()
 }
 
-/// Has a workload fill its group with page cache that can go at any time: no two with the same number share a page. Gives how long
-/// it took, in nanoseconds.
+/// Has a workload fill its group with page cache that can go at any time: no two with the same number share a page. It is all read anew, so that it is this group's,
+/// and nothing of it counts as wanted again. Gives how long it took, in nanoseconds.
 fn cache(bench: &Bench<'_>, agent: &mut Agent, number: u64, bytes: u64) -> Result<u64> {
     let file = bench.host.clean_cache.as_ref().map_err(|why| anyhow!("{why}"))?;
     agent.number(&format!("cache {} {} {bytes}", file.display(), number << 30))
 }
 
-/// The same at so many bytes a second.
+/// Has a workload use what it read so, as programs do: what is still there is found, and what is not is wanted again.
+fn reuse(bench: &Bench<'_>, agent: &mut Agent, number: u64, bytes: u64) -> Result<u64> {
+    let file = bench.host.clean_cache.as_ref().map_err(|why| anyhow!("{why}"))?;
+    agent.number(&format!("use {} {} {bytes}", file.display(), number << 30))
+}
+
+/// As [`cache`], at so many bytes a second.
 fn stream(bench: &Bench<'_>, agent: &mut Agent, number: u64, bytes: u64, rate: u64) -> Result<u64> {
     let file = bench.host.clean_cache.as_ref().map_err(|why| anyhow!("{why}"))?;
     agent.number(&format!("cache {} {} {bytes} {rate}", file.display(), number << 30))

@@ -98,6 +98,8 @@ fn hard(bench: &mut Bench<'_>) -> Result<String> {
     let mut hog = bench.agent(&job, "hog")?;
     hog.take("anon", 500 * MIB)?;
     cache(bench, &mut hog, 0, 100 * MIB)?;
+    let could_go = job.stat(if bench.host.version == Version::V2 { "file" } else { "cache" })?;
+    ensure!(could_go >= 40 * MIB, "the group could not be filled with cache: {could_go}");
     let limits = job.limits();
     let mut measured = Vec::new();
     for there in [true, false] {
@@ -115,7 +117,11 @@ fn hard(bench: &mut Bench<'_>) -> Result<String> {
         let said = json(&output)?;
         let freed = said["freed_bytes"].as_u64().unwrap_or(0);
         ensure!(said["errno"] == libc::EBUSY && said["state"] == "hard", "{said}");
-        ensure!(!there || freed >= 90 * MIB, "100 MiB of cache could go, {freed} bytes did");
+        // All but a tenth of what was there: on a full machine the kernel itself has taken some before.
+        ensure!(
+            !there || freed + 10 * MIB >= could_go,
+            "{could_go} bytes of cache could go, {freed} did: {said}"
+        );
         measured.push(format!("{took:.1?}, {} freed", mib(freed)));
     }
     ensure!(job.limits() == limits, "limits are {}, were {limits}", job.limits());

@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 
-use super::{cache, json};
+use super::{cache, json, reuse};
 use crate::harness::agent::Agent;
 use crate::harness::bench::Bench;
 use crate::harness::daemon::Daemon;
@@ -57,7 +57,7 @@ fn work(
 ) -> Result<Duration> {
     let begin = Instant::now();
     while begin.elapsed() < time && !enough()? {
-        cache(bench, reader, 1, HOT)?;
+        reuse(bench, reader, 1, HOT)?;
         std::thread::sleep(Duration::from_millis(400));
     }
     Ok(begin.elapsed())
@@ -69,6 +69,7 @@ fn found(bench: &mut Bench<'_>) -> Result<String> {
     job.set_max(LIMIT)?;
     let limits = job.limits();
     let mut reader = bench.agent(&job, "reader")?;
+    cache(bench, &mut reader, 1, HOT)?;
     work(bench, &mut reader, Duration::from_secs(2), || Ok(false))?;
     cache(bench, &mut reader, 0, COLD)?;
     let full = job.usage()?;
@@ -132,7 +133,7 @@ fn unavailable(bench: &mut Bench<'_>) -> Result<String> {
     let end = Instant::now() + Duration::from_secs(5);
     while Instant::now() < end {
         std::thread::sleep(Duration::from_millis(200));
-        cache(bench, &mut reader, 0, COLD)?;
+        reuse(bench, &mut reader, 0, COLD)?;
     }
     let taken = refaults()? - before;
     ensure!(taken * 4096 < MIB, "{taken} pages were taken and read back");

@@ -8,10 +8,8 @@
 #include "judge.h"
 #include "call.h"
 
-char _license[] SEC("license") = "Dual MIT/GPL";
-
-static __always_inline void tell_denial(struct group_slot *slot, struct task_limit *limit, struct task_struct *leader,
-					const struct seen *seen, __u32 hook, __u64 now)
+static __always_inline void tell_denial(struct group_slot *slot, struct task_limit *limit, const struct self *self,
+					struct task_struct *leader, const struct seen *seen, __u32 hook, __u64 now)
 {
 	__u64 *told;
 
@@ -25,7 +23,7 @@ static __always_inline void tell_denial(struct group_slot *slot, struct task_lim
 	if (now - *told < control.event_gap_ns)
 		return;
 	*told = now;
-	tell(EVENT_DENIED, hook, leader, seen, 0, now);
+	tell_of(EVENT_DENIED, hook, self, leader, seen, 0, now);
 }
 
 /* What a program may have while it starts, as from outside: bytes of data, and of address space. */
@@ -38,15 +36,14 @@ static __always_inline bool fits(__u64 pages, __u64 asked, __u64 room)
 }
 
 /* It has just been started, has mapped little, and does not ask for much. */
-static __always_inline bool has_room(struct task_struct *task, struct task_limit *limit, __u64 now)
+static __always_inline bool has_room(const struct self *self, struct task_limit *limit, __u64 now)
 {
-	struct mm_struct *mm = task->mm;
 	struct asked asked;
 
 	if (!limit || now >= limit->room_until_ns)
 		return false;
-	asked = asked_by(task);
-	return fits(mm->data_vm, asked.data, ROOM_OF_DATA) && fits(mm->total_vm, asked.space, ROOM_OF_SPACE);
+	asked = asked_by(self);
+	return fits(self->mm->data_vm, asked.data, ROOM_OF_DATA) && fits(self->mm->total_vm, asked.space, ROOM_OF_SPACE);
 }
 
 /*
@@ -54,52 +51,57 @@ static __always_inline bool has_room(struct task_struct *task, struct task_limit
  * would get around the line by that. From outside the kernel's own limit ends it likewise. What is asked for is not known here; after the
  * data the kernel always maps something more (the vDSO), and that is refused.
  */
-static __always_inline bool is_let_start(struct task_struct *task)
+static __always_inline bool is_let_start(const struct self *self)
 {
-	return BPF_CORE_READ_BITFIELD(task, in_execve) && fits(task->mm->data_vm, 0, ROOM_OF_SPACE);
+	return BPF_CORE_READ_BITFIELD(self->task, in_execve) && fits(self->mm->data_vm, 0, ROOM_OF_SPACE);
 }
 
 static __always_inline int refuse(__u32 hook)
 {
-	struct task_struct *task = bpf_get_current_task_btf(), *leader, *owner;
+	struct task_struct *task = bpf_get_current_task_btf(), *owner;
 	struct cgroup_subsys_state *css;
 	struct task_limit *limit;
 	struct group_slot *slot;
 	struct seen seen = {};
+	struct self self;
 	__u64 now;
 
 	if (selftested(task, hook))
 		return -ENOMEM;
 	if (!control.levels && !control.tasks)
 		return 0;
-	if ((task->flags & PF_KTHREAD) || !task->mm)
+	if (task->flags & PF_KTHREAD)
 		return 0;
-	leader = task->group_leader;
-	owner = owner_of(task);
+	self = self_of(task);
+	if (!self.mm)
+		return 0;
+	owner = owner_of(&self);
+	if (!owner)
+		return 0;
 	css = memory_of(owner);
-	slot = group_over(css, leader, hook, false, &seen);
+	slot = group_over(css, &self, hook, false, &seen);
 	limit = limit_of(owner->group_leader);
 	if (limit || seen.looked)
 		count(hook, false);
 	if (!slot) {
 		bool held = limit && (limit->flags & TASK_HELD);
 
-		if (!held && (!limit || limit->action != ACTION_DENY || !stands(limit) || !task_over(task, limit, css, &seen)))
+		if (!held && (!limit || limit->action != ACTION_DENY || !stands(limit) || !task_over(&self, limit, css, &seen)))
 			return 0;
 	}
-	if (is_let_start(task))
+	if (is_let_start(&self))
 		return 0;
-	if (is_exempt(leader))
+	if (is_exempt(self.leader))
 		return 0;
 	now = bpf_ktime_get_ns();
-	if (!leased(now) || has_room(task, bpf_task_storage_get(&tasks, leader, 0, 0), now))
+	if (!leased(now) || has_room(&self, bpf_task_storage_get(&tasks, self.leader, 0, 0), now))
 		return 0;
 	count(hook, true);
 	if (slot)
-		tell_denial(slot, NULL, leader, &seen, hook, now);
+		tell_denial(slot, NULL, &self, self.leader, &seen, hook, now);
 	else if (limit) {
 		seen.own = true;
-		tell_denial(NULL, limit, owner->group_leader, &seen, hook, now);
+		tell_denial(NULL, limit, &self, owner->group_leader, &seen, hook, now);
 	}
 	return -ENOMEM;
 }

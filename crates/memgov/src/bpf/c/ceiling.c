@@ -9,38 +9,41 @@
 #include "call.h"
 #include "ceiling.h"
 
-char _license[] SEC("license") = "Dual MIT/GPL";
-
 /*
  * A process may have so many mappings before one more is refused, so that the C library's heaps go on growing: what a group may
  * have beside its kernel memory is not the business of this line. Each is some 250 bytes of it.
  */
 #define MAPPINGS_LET_BE 128
 
-static __always_inline void tell_refusal(struct group_slot *slot, struct task_struct *leader, const struct seen *seen, __u32 hook,
+static __always_inline void tell_refusal(struct group_slot *slot, const struct self *self, const struct seen *seen, __u32 hook,
 					 __u64 now)
 {
 	__sync_fetch_and_add(&slot->kernel_denials, 1);
 	if (now - slot->kernel_told_ns < control.event_gap_ns)
 		return;
 	slot->kernel_told_ns = now;
-	tell(EVENT_KERNEL_DENIED, hook, leader, seen, 0, now);
+	tell(EVENT_KERNEL_DENIED, hook, self, seen, 0, now);
 }
 
-static __noinline int refuse(__u32 hook)
+static __noinline int refuse_kernel_memory(__u32 hook)
 {
-	struct task_struct *task = bpf_get_current_task_btf(), *leader;
+	struct task_struct *task = bpf_get_current_task_btf();
+	struct cgroup_subsys_state *css;
 	struct group_slot *slot;
 	struct seen seen = {};
+	struct self self;
 	__u64 now;
 
 	if (selftested(task, hook))
 		return -ENOMEM;
 	/* Who is on the way out only gives back. */
-	if ((task->flags & (PF_KTHREAD | PF_EXITING)) || !task->mm || in_interrupt())
+	if ((task->flags & (PF_KTHREAD | PF_EXITING)) || in_interrupt())
 		return 0;
-	leader = task->group_leader;
-	slot = kernel_over(memory_of(task), hook == HOOK_TASK_ALLOC, &seen);
+	self = self_of(task);
+	css = memory_of(task);
+	if (!self.mm)
+		return 0;
+	slot = kernel_over(css, hook == HOOK_TASK_ALLOC, &seen);
 	if (seen.looked)
 		count(hook, false);
 	if (!slot)
@@ -48,13 +51,13 @@ static __noinline int refuse(__u32 hook)
 	/* Past its point of no return an exec that is refused memory dies of it. */
 	if (BPF_CORE_READ_BITFIELD(task, in_execve))
 		return 0;
-	if (is_exempt(leader))
+	if (is_exempt(self.leader))
 		return 0;
 	now = bpf_ktime_get_ns();
 	if (!leased(now))
 		return 0;
 	count(hook, true);
-	tell_refusal(slot, leader, &seen, hook, now);
+	tell_refusal(slot, &self, &seen, hook, now);
 	return -ENOMEM;
 }
 
@@ -102,12 +105,12 @@ static __always_inline bool splits(struct vm_area_struct *vma, unsigned long pro
 	SEC("fmod_ret/" function)                                                  \
 	int BPF_PROG(name##_fmod, __VA_ARGS__, int ret)                            \
 	{                                                                          \
-		return ret || !asked(hook) || !(condition) ? ret : refuse(hook);   \
+		return ret || !asked(hook) || !(condition) ? ret : refuse_kernel_memory(hook);   \
 	}                                                                          \
 	SEC("lsm/" lsm)                                                            \
 	int BPF_PROG(name##_lsm, __VA_ARGS__, int ret)                             \
 	{                                                                          \
-		return ret || !asked(hook) || !(condition) ? ret : refuse(hook);   \
+		return ret || !asked(hook) || !(condition) ? ret : refuse_kernel_memory(hook);   \
 	}
 
 /* fork, vfork and clone, of processes and threads */

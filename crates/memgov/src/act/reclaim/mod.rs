@@ -8,28 +8,26 @@
 //! A thread uses no more than its share of a processor: after each piece it rests in proportion to the time that the piece took (the last piece
 //! may be over it by itself, a few milliseconds).
 
+mod thread;
+
 use std::sync::Arc;
 use std::time::Duration;
 
 use memgov_decide::decision::{
-    Decision, DecisionId, EpisodeId, Mechanism, Operation, Outcome, Phase, Report, Target,
+    Decision, DecisionId, EpisodeId, Extent, Mechanism, Operation, Outcome, Phase, Report, Target,
 };
-use memgov_decide::kernel_memory::trial::{self, Trial, Verdict};
+use memgov_decide::kernel_memory::trial::Verdict;
 use memgov_decide::policy::{Meter, Reclaim};
-use memgov_decide::shrink::{Answer, End, Next, Shrink, rest_after};
+use memgov_decide::shrink::End;
 use memgov_decide::snapshot::{Group, GroupId, Snapshot};
 use memgov_decide::units::{Bytes, Time};
 
 use super::crew::{self, Crew};
-use super::shrink::{Book, CALL, Kind, Lever, Means};
-use crate::kernel::{Errno, GroupDir, Layout, MemoryVersion, Reading, sys};
+use super::shrink::Book;
+use crate::kernel::{Errno, Layout, MemoryVersion, sys};
 
-/// So much at once, so that the share is kept to evenly.
-const PIECE: Bytes = Bytes::mib(8);
 /// A group from which nothing could be had is left alone for so long.
 const LEFT_ALONE: Duration = Duration::from_secs(1);
-/// Word of a stop is looked for so often while resting.
-const LOOK: Duration = Duration::from_millis(10);
 
 /// Makes what a thread writes to the ledger through. The loop has that.
 pub type MakeBook = Box<dyn Fn() -> Box<dyn Book + Send> + Send>;
@@ -80,10 +78,19 @@ impl Ended {
 pub(super) struct Goal {
     /// What is over its line.
     pub meter: Meter,
-    /// By how much, over the relief level.
-    pub excess: Bytes,
+    /// How much is to go.
+    pub extent: Extent,
     /// Thousandths of a processor.
     pub share: u16,
+}
+
+/// Where it ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Aim {
+    /// The meter is there.
+    At(Bytes),
+    /// So much has gone, counted from when this was said; `None`: a thread has taken it on already.
+    Gone(Option<Bytes>),
 }
 
 /// One group to be reclaimed from.
@@ -94,8 +101,7 @@ struct Task {
     group: GroupId,
     path: Arc<[u8]>,
     meter: Meter,
-    /// Of that meter.
-    target: Bytes,
+    aim: Aim,
     share: u16,
 }
 
@@ -135,12 +141,17 @@ impl Reclaims {
         self.make = Some(make);
     }
 
+    /// What gives a thread the ledger.
+    pub const fn book(&self) -> Option<&MakeBook> {
+        self.make.as_ref()
+    }
+
     /// Starts the threads, if rules ask for them and they do not run yet. Allocates: when rules are put in force.
     pub fn start(&mut self) {
         let (layout, make) = (&self.layout, &self.make);
         self.crew.start("memgov-reclaim", || {
             let (layout, book) = (layout.clone(), make.as_ref().map(|make| make()));
-            move |slot: &Slot| serve(slot, &layout, book)
+            move |slot: &Slot| thread::serve(slot, &layout, book)
         });
     }
 
@@ -168,8 +179,12 @@ impl Reclaims {
             group,
             path: Arc::clone(&row.path),
             meter: goal.meter,
-            // Nothing is to go now: not even what it has grown by since.
-            target: if goal.excess == Bytes(0) { Bytes(u64::MAX) } else { value.saturating_sub(goal.excess) },
+            aim: match goal.extent {
+                // Nothing is to go now: not even what it has grown by since.
+                Extent::Down(Bytes(0)) => Aim::At(Bytes(u64::MAX)),
+                Extent::Down(excess) => Aim::At(value.saturating_sub(excess)),
+                Extent::Amount(amount) => Aim::Gone(Some(amount)),
+            },
             share: goal.share,
         };
         if self.leave_word(task, phase) { done } else { Outcome::Nothing }
@@ -184,9 +199,10 @@ impl Reclaims {
             let Some(known) = word.task.as_mut().filter(|known| known.episode == task.episode) else {
                 continue;
             };
-            (known.target, known.share) = (task.target, task.share);
-            let soon = word.is_left_alone(now);
-            if !word.running && !soon {
+            (known.aim, known.share) = (task.aim, task.share);
+            // A thread that runs may be about to end, and would not look for another amount.
+            let again = matches!(task.aim, Aim::Gone(_)) || !word.running;
+            if again && !word.is_left_alone(now) {
                 word.asked = true;
                 slot.ring();
             }
@@ -208,9 +224,9 @@ impl Reclaims {
 
     /// For a loan that is due: the group is pressed down to what it had. Whatever an episode asks for besides has a place of its own.
     pub fn press_on(&mut self, group: GroupId, path: &Arc<[u8]>, target: Bytes, decision: DecisionId) {
-        let (meter, share) = (Meter::Usage, Reclaim::default().share);
+        let (meter, aim, share) = (Meter::Usage, Aim::At(target), Reclaim::default().share);
         let task =
-            Task { episode: due_of(group), decision, group, path: Arc::clone(path), meter, target, share };
+            Task { episode: due_of(group), decision, group, path: Arc::clone(path), meter, aim, share };
         self.leave_word(task, Phase::Begin);
     }
 
@@ -266,143 +282,9 @@ impl Reclaims {
     }
 }
 
-/// A thread: waits for a task, does it, says how it went, again.
-fn serve(slot: &Slot, layout: &Layout, mut book: Option<Box<dyn Book + Send>>) {
-    let mut nobody = Nobody;
-    while let Some(mut word) = slot.wait_for(|word| word.asked) {
-        word.asked = false;
-        let Some(task) = word.task.clone() else { continue };
-        word.running = true;
-        drop(word);
-        let book: &mut dyn Book = match &mut book {
-            Some(book) => &mut **book,
-            None => &mut nobody,
-        };
-        let how = reclaim(slot, layout, &task, book);
-        let mut word = slot.lock();
-        word.running = false;
-        word.ended = Some((how, sys::now()));
-    }
-}
-
 /// A number that no governor gives an episode: there is one loan a group.
 const fn due_of(group: GroupId) -> EpisodeId {
     EpisodeId(1 << 63 | group.0)
-}
-
-/// Where nothing can be written down nothing is lowered.
-struct Nobody;
-
-impl Book for Nobody {
-    fn record(&mut self, _: &super::ledger::Entry<'_>) -> Result<super::ledger::Place, Errno> {
-        Err(Errno::NOSPC)
-    }
-    fn erase(&mut self, _: super::ledger::Place) -> Result<(), Errno> {
-        Ok(())
-    }
-}
-
-/// Until the target is reached, or it is over.
-fn reclaim(slot: &Slot, layout: &Layout, task: &Task, book: &mut dyn Book) -> Result<Ended, Errno> {
-    let _nudge = sys::Nudge::every(CALL)?;
-    let dir = GroupDir::open(layout, &task.path).map_err(|error| error.errno().unwrap_or(Errno::IO))?;
-    if dir.id() != task.group {
-        return Err(Errno::NOENT);
-    }
-    let lever = Lever::of(layout, &task.path, &dir, Kind::Any, Means::Auto);
-    let mut lever = lever.map_err(|unable| unable.errno())?;
-    let how = match task.meter {
-        Meter::Kernel => try_out(slot, &dir, &mut lever, task, book).map(Ended::Tried),
-        Meter::Usage | Meter::Available | Meter::Rss(_) => {
-            press_on(slot, &dir, &mut lever, task, book).map(Ended::Shrunk)
-        }
-    };
-    lever.close(book)?;
-    how
-}
-
-fn press_on(
-    slot: &Slot,
-    dir: &GroupDir,
-    lever: &mut Lever,
-    task: &Task,
-    book: &mut dyn Book,
-) -> Result<End, Errno> {
-    let mut shrink: Option<Shrink> = None;
-    loop {
-        let (target, share) = match current(slot, task) {
-            Some(now) => now,
-            None => return Ok(End::Reached),
-        };
-        let usage = usage(dir)?;
-        let now = sys::now();
-        let shrink = shrink.get_or_insert_with(|| {
-            Shrink::new(target, Bytes(sys::page_size()), usage, now).in_pieces_of(PIECE)
-        });
-        shrink.aim(target);
-        match shrink.next(usage, now) {
-            Next::Ask(amount) => {
-                let before = sys::thread_time();
-                shrink.answered(lever.press(dir, amount, target, book)?);
-                rest(slot, task, rest_after(sys::thread_time().saturating_sub(before), share));
-            }
-            Next::Wait(time) => rest(slot, task, time),
-            Next::End(end) => return Ok(end),
-        }
-    }
-}
-
-/// Kernel memory: until it is back at its target, or a trial has shown that what is left is in use.
-fn try_out(
-    slot: &Slot,
-    dir: &GroupDir,
-    lever: &mut Lever,
-    task: &Task,
-    book: &mut dyn Book,
-) -> Result<Verdict, Errno> {
-    let mut buffer = vec![0; 4096];
-    let mut kernel = || dir.read_kernel_memory(&mut buffer)?.total.ok_or(Errno::OPNOTSUPP);
-    let mut tried = Trial::new(kernel()?, Bytes(sys::page_size()));
-    let mut worked = Duration::ZERO;
-    loop {
-        let Some((target, share)) = current(slot, task) else { return Ok(Verdict::Back) };
-        let all = usage(dir)?;
-        match tried.next(kernel()?, all, target, worked) {
-            trial::Next::Ask(amount) => {
-                let before = sys::thread_time();
-                let answer = lever.press(dir, amount, all.saturating_sub(amount), book)?;
-                let took = sys::thread_time().saturating_sub(before);
-                tried.answered(answer, amount, kernel()?);
-                worked += took;
-                // Once is no trial: the second ask does not wait for the first one's rest.
-                if worked > took || answer == Answer::Interrupted {
-                    rest(slot, task, rest_after(took, share));
-                }
-            }
-            trial::Next::Wait(time) => std::thread::sleep(time),
-            trial::Next::End(verdict) => return Ok(verdict),
-        }
-    }
-}
-
-/// The target and the share by now; `None`: it is over.
-fn current(slot: &Slot, task: &Task) -> Option<(Bytes, u16)> {
-    let word = slot.lock();
-    let now = word.task.as_ref().filter(|now| now.episode == task.episode)?;
-    (!slot.is_over()).then_some((now.target, now.share))
-}
-
-fn rest(slot: &Slot, task: &Task, time: Duration) {
-    let until = sys::now() + time;
-    while sys::now() < until && current(slot, task).is_some() {
-        std::thread::sleep(LOOK.min(until.since(sys::now())));
-    }
-}
-
-fn usage(dir: &GroupDir) -> Result<Bytes, Errno> {
-    let mut reading = Reading::default();
-    dir.read_usage(&mut [0; 64], &mut reading, &mut |_, _| {})?;
-    reading.usage.ok_or(Errno::IO)
 }
 
 #[cfg(test)]
@@ -416,7 +298,7 @@ mod tests {
             group: GroupId(number),
             path: Arc::from(&b"/a"[..]),
             meter: Meter::Usage,
-            target: Bytes(0),
+            aim: Aim::At(Bytes(0)),
             share: 10,
         }
     }
@@ -446,6 +328,27 @@ mod tests {
         end(&reclaims, 0, Ok(End::Already), false);
         assert!(reclaims.leave_word(task(1), Phase::Sustain), "whoever has a place keeps it");
         assert!(!reclaims.leave_word(task(2), Phase::Sustain));
+    }
+
+    #[test]
+    fn an_amount_is_taken_on_once() {
+        let mut reclaims = reclaims();
+        let asked = |amount| Task { aim: Aim::Gone(Some(Bytes(amount))), ..task(1) };
+        let taken_on =
+            |reclaims: &Reclaims| thread::current(reclaims.crew.slot(0), &task(1)).map(|now| now.aim);
+        assert!(reclaims.leave_word(asked(5), Phase::Begin));
+        assert_eq!(taken_on(&reclaims), Some(Aim::Gone(Some(Bytes(5)))));
+        assert_eq!(taken_on(&reclaims), Some(Aim::Gone(None)), "twice would be more than was decided");
+        // The next ask finds a thread that is about to end: it is not lost.
+        {
+            let mut word = reclaims.crew.slot(0).lock();
+            (word.asked, word.running) = (false, true);
+        }
+        assert!(reclaims.leave_word(asked(7), Phase::Sustain));
+        assert!(reclaims.crew.slot(0).lock().asked);
+        assert_eq!(taken_on(&reclaims), Some(Aim::Gone(Some(Bytes(7)))));
+        reclaims.let_go(EpisodeId(1));
+        assert_eq!(taken_on(&reclaims), None);
     }
 
     #[test]

@@ -13,14 +13,13 @@
  */
 #include "ceiling.h"
 
-char _license[] SEC("license") = "Dual MIT/GPL";
-
 /* The group went over its line: told once, until it is seen at or under it. In an interrupt or a kernel thread it is left to the next call. */
 static __always_inline void kernel_crossing(struct group_slot *slot)
 {
 	struct task_struct *task = bpf_get_current_task_btf();
 	__u64 held = kernel_of(slot);
 	struct seen seen = {};
+	struct self self;
 	__u64 now;
 
 	if (held <= slot->kernel_tell_line) {
@@ -28,7 +27,10 @@ static __always_inline void kernel_crossing(struct group_slot *slot)
 			slot->kernel_crossed = 0;
 		return;
 	}
-	if (slot->kernel_crossed || !slot->kernel_seeded || (task->flags & PF_KTHREAD) || !task->mm || in_interrupt())
+	if (slot->kernel_crossed || !slot->kernel_seeded || (task->flags & PF_KTHREAD) || in_interrupt())
+		return;
+	self = self_of(task);
+	if (!self.mm)
 		return;
 	now = bpf_ktime_get_ns();
 	if (!may_tell_crossing(slot->kernel_crossed_ns, now) || __sync_val_compare_and_swap(&slot->kernel_crossed, 0, 1))
@@ -38,7 +40,7 @@ static __always_inline void kernel_crossing(struct group_slot *slot)
 	seen.tag = slot->tag;
 	seen.usage = held;
 	seen.limit = slot->kernel_tell_line;
-	tell(EVENT_KERNEL_CROSSED, HOOK_KERNEL_MEMORY, task->group_leader, &seen, 0, now);
+	tell(EVENT_KERNEL_CROSSED, HOOK_KERNEL_MEMORY, &self, &seen, 0, now);
 }
 
 static __always_inline long count_in(__u32 index, struct walk *walk)

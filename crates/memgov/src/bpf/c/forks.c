@@ -9,8 +9,6 @@
  */
 #include "ceiling.h"
 
-char _license[] SEC("license") = "Dual MIT/GPL";
-
 static __always_inline long count_fork(__u32 index, struct walk *walk)
 {
 	struct cgroup_subsys_state *css = walk->css;
@@ -37,11 +35,18 @@ static __always_inline void forking(bool begins, __u64 flags)
 {
 	struct task_struct *task = bpf_get_current_task_btf();
 	struct walk walk = { .levels = control.kernel_levels, .all = begins };
+	struct cgroup_subsys_state *css;
+	struct self self;
 
 	if (!walk.levels || (task->flags & PF_KTHREAD))
 		return;
-	walk.line = needed_by_fork(task, flags);
-	climb_from(memory_of(task), &walk, count_fork);
+	self = self_of(task);
+	/* What it needs is found out only where somebody counts it: most forks are of other groups. */
+	css = nearest(memory_of(task), walk.levels);
+	if (!css)
+		return;
+	walk.line = needed_by_fork(&self, flags);
+	climb_from(css, &walk, count_fork);
 	if (walk.over && begins)
 		count(HOOK_KERNEL_FORKS, false);
 }

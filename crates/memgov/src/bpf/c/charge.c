@@ -10,8 +10,6 @@
  */
 #include "send.h"
 
-char _license[] SEC("license") = "Dual MIT/GPL";
-
 static __always_inline bool counts_usage_of(struct page_counter *counter, struct cgroup_subsys_state *css)
 {
 	/* The state is the first member of its mem_cgroup. Other counters are those of swap, huge pages and, on v1, kernel memory. */
@@ -24,26 +22,30 @@ static __always_inline int charged(struct page_counter *counter)
 	struct cgroup_subsys_state *css;
 	struct task_limit *limit;
 	struct seen seen = {};
+	struct self self;
 
 	if (!control.levels && !control.tasks)
 		return 0;
-	if ((task->flags & PF_KTHREAD) || !task->mm || in_interrupt())
+	if ((task->flags & PF_KTHREAD) || in_interrupt())
 		return 0;
+	self = self_of(task);
 	css = memory_of(task);
+	if (!self.mm)
+		return 0;
 	if (!counts_usage_of(counter, css)) {
-		owner = owner_of(task);
-		if (owner == task)
+		owner = owner_of(&self);
+		if (!owner || owner == task)
 			return 0;
 		css = memory_of(owner);
 		if (!counts_usage_of(counter, css))
 			return 0;
 	}
-	group_over(css, task->group_leader, HOOK_CHARGE, true, &seen);
+	group_over(css, &self, HOOK_CHARGE, true, &seen);
 	if (seen.looked)
 		count(HOOK_CHARGE, false);
-	limit = limit_of(task->group_leader);
+	limit = limit_of(self.leader);
 	if (limit)
-		meet(task, css, limit, HOOK_CHARGE);
+		meet(&self, css, limit, HOOK_CHARGE);
 	return 0;
 }
 

@@ -1,0 +1,334 @@
+//! The thread's side, and the undoing that a guardian and the next start share with it. It allocates, reads directories, and waits for the loop to write in the ledger.
+//!
+//! What is set: the receive buffer and the send buffer stop growing where they are, and unsent data is bounded, so a connection that is read and acknowledged goes on as before. One whose program
+//! has read nothing between two looks keeps no more than it has, and so does one whose other side has acknowledged nothing. No window is clamped: that bounds no memory.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::PoisonError;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use memgov_decide::decision::Operation;
+use memgov_decide::snapshot::{GroupId, ProcessId};
+
+use super::super::guard::Guard;
+use super::super::ledger::{Entry, OwnedEntry, Place, Verdict};
+use super::{AnyBook, Shared};
+use crate::kernel::pidfd::PidFd;
+use crate::kernel::socket::{Bounds, Progress, TcpSocket};
+use crate::kernel::{Errno, Layout, proc, sys};
+use crate::observe::sockets::{descriptors, processes};
+
+/// Newcomers are looked for, and who has stood still, so often.
+const LOOK: Duration = Duration::from_millis(200);
+/// Sockets that are squeezed at once: each has a slot in the ledger.
+const MOST: usize = 4096;
+/// Unsent data of a connection that moves.
+const UNSENT: u32 = 128 << 10;
+/// No buffer is made smaller than this.
+const LEAST: u32 = 64 << 10;
+/// SO_BUF_LOCK: both.
+const BOTH: u32 = 3;
+/// TCP_ESTABLISHED and TCP_CLOSE_WAIT: the states in which a program reads and writes.
+const OPEN: [u8; 2] = [1, 8];
+/// Sockets that nobody in the group has any more are looked for everywhere once in so many looks.
+const ROUNDS: u32 = 25;
+
+/// One squeezed socket.
+struct Held {
+    group: GroupId,
+    who: ProcessId,
+    fd: i32,
+    inode: u32,
+    before: Bounds,
+    set: Bounds,
+    place: Place,
+    progress: Progress,
+    /// It was seen in the last look.
+    seen: bool,
+}
+
+struct Hand<'h> {
+    shared: &'h Shared,
+    layout: &'h Layout,
+    book: AnyBook,
+    guard: Guard,
+    /// By cookie.
+    held: HashMap<u64, Held>,
+    /// Inodes that are no TCP socket, or none that can be squeezed.
+    others: HashSet<u32>,
+    round: u32,
+}
+
+/// Until memgov ends.
+pub(super) fn serve(shared: &Shared, layout: &Layout, book: AnyBook) {
+    let guard = Guard::new(layout, Vec::new(), None);
+    let mut hand =
+        Hand { shared, layout, book, guard, held: HashMap::new(), others: HashSet::new(), round: 0 };
+    while !shared.over.load(Ordering::Acquire) {
+        let now = sys::now();
+        let mut word = shared.word.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(never) = word.never.take() {
+            hand.guard.set_never(never);
+        }
+        let groups: Vec<_> = word.groups.iter().map(|a| (a.group, a.path.clone(), a.until)).collect();
+        drop(word);
+        for (group, path, until) in groups {
+            if until.is_none_or(|until| until > now) {
+                hand.squeeze(group, &path);
+            } else {
+                hand.release(|held| held.group == group);
+            }
+            hand.tell(group);
+        }
+        hand.forget_closed();
+        let word = shared.word.lock().unwrap_or_else(PoisonError::into_inner);
+        if shared.over.load(Ordering::Acquire) {
+            break;
+        }
+        // With nothing to squeeze it sleeps until somebody rings.
+        let rest = if word.groups.is_empty() { Duration::from_secs(3600) } else { LOOK };
+        drop(shared.bell.wait_timeout(word, rest));
+    }
+    hand.release(|_| true);
+}
+
+impl Hand<'_> {
+    /// How many there are of this group; whoever is asked for no more and has none left is forgotten.
+    fn tell(&mut self, group: GroupId) {
+        let count = self.held.values().filter(|held| held.group == group).count();
+        let now = sys::now();
+        let mut word = self.shared.word.lock().unwrap_or_else(PoisonError::into_inner);
+        word.groups.retain_mut(|asked| {
+            if asked.group != group {
+                return true;
+            }
+            asked.sockets = u32::try_from(count).unwrap_or(u32::MAX);
+            count > 0 || asked.until.is_none_or(|until| until > now)
+        });
+    }
+
+    fn squeeze(&mut self, group: GroupId, path: &[u8]) {
+        self.held.values_mut().filter(|held| held.group == group).for_each(|held| held.seen = false);
+        let (mut pids, mut buffer) = (Vec::new(), [0; 4096]);
+        // If it still is the one that was meant.
+        processes(self.layout, path, Some(group), &mut buffer, &mut pids);
+        let mut buffer = [0; proc::STAT_BUFFER];
+        for pid in pids {
+            let Ok(stat) = proc::read_stat(pid, &mut buffer) else { continue };
+            if self.guard.forbids(&stat).is_some() {
+                continue;
+            }
+            let Ok(process) = PidFd::open(stat.id()) else { continue };
+            for (fd, inode) in descriptors(pid).unwrap_or_default() {
+                if !self.others.contains(&inode) {
+                    self.one(group, stat.id(), &process, fd, inode);
+                }
+            }
+        }
+    }
+
+    /// One socket of one process, each time it is looked at.
+    fn one(&mut self, group: GroupId, who: ProcessId, process: &PidFd, fd: i32, inode: u32) {
+        let socket = match TcpSocket::borrow(process, fd) {
+            Ok(socket) => socket,
+            // No TCP socket, or it may not be had: neither changes.
+            Err(errno) => {
+                if matches!(errno, Errno::PERM | Errno::ACCESS) {
+                    self.shared.refused.fetch_add(1, Ordering::Relaxed);
+                }
+                if errno != Errno::BADF && errno != Errno::SRCH {
+                    self.others.insert(inode);
+                }
+                return;
+            }
+        };
+        let Ok(progress) = socket.progress() else { return };
+        let Ok(cookie) = socket.cookie() else { return };
+        if let Some(held) = self.held.get_mut(&cookie) {
+            if std::mem::replace(&mut held.seen, true) {
+                return;
+            }
+            (held.who, held.fd) = (who, fd);
+            let still = Still::of(&held.progress, &progress);
+            held.progress = progress;
+            if let Ok(wanted) = wanted(&socket, held, still)
+                && wanted != held.set
+                && socket.set_bounds(&wanted).is_ok()
+            {
+                held.set = wanted;
+            }
+            return;
+        }
+        if !OPEN.contains(&progress.state) || self.held.len() >= MOST {
+            return;
+        }
+        match self.begin(group, who, fd, inode, &socket, progress) {
+            Ok(held) => {
+                self.held.insert(cookie, held);
+                self.shared.squeezes.fetch_add(1, Ordering::Relaxed);
+            }
+            Err(_) => {
+                self.others.insert(inode);
+                self.shared.refused.fetch_add(1, Ordering::Relaxed);
+            }
+        }
+    }
+
+    fn begin(
+        &mut self,
+        group: GroupId,
+        who: ProcessId,
+        fd: i32,
+        inode: u32,
+        socket: &TcpSocket,
+        progress: Progress,
+    ) -> Result<Held, Errno> {
+        let before = socket.bounds()?;
+        let unsent = if before.unsent == 0 { UNSENT } else { before.unsent.min(UNSENT) };
+        let set = Bounds { unsent, locks: BOTH, ..before };
+        let cookie = socket.cookie()?;
+        let entry = Entry::Socket { who, fd, inode, cookie, before };
+        let place = self.book.record(&entry)?;
+        if let Err(errno) = socket.set_bounds(&set) {
+            // Whatever of it was set.
+            let _ = socket.set_bounds(&before);
+            let _ = self.book.erase(place);
+            return Err(errno);
+        }
+        Ok(Held { group, who, fd, inode, before, set, place, progress, seen: true })
+    }
+
+    /// Lets those go. Who is not where he was is looked for everywhere; whom nobody has any more is closed.
+    fn release(&mut self, which: impl Fn(&Held) -> bool) {
+        let cookies: Vec<u64> =
+            self.held.iter().filter(|(_, held)| which(held)).map(|(cookie, _)| *cookie).collect();
+        if cookies.is_empty() {
+            return;
+        }
+        let mut elsewhere = None;
+        for cookie in cookies {
+            let Some(held) = self.held.get(&cookie) else { continue };
+            let wanted =
+                Wanted { who: held.who, fd: held.fd, inode: held.inode, cookie, before: held.before };
+            // What cannot be put back now is tried again with the next look.
+            if !matches!(restore(&wanted, &mut elsewhere), Verdict::Failed(..))
+                && self.book.erase(held.place).is_ok()
+            {
+                self.held.remove(&cookie);
+                self.shared.releases.fetch_add(1, Ordering::Relaxed);
+            }
+        }
+        self.others.clear();
+    }
+
+    /// What was closed meanwhile has its place in the ledger back.
+    fn forget_closed(&mut self) {
+        self.round = (self.round + 1) % ROUNDS;
+        if self.round == 0 {
+            self.others.clear();
+            self.release(|held| !held.seen);
+        }
+    }
+}
+
+/// What has not moved between two looks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Still {
+    reader: bool,
+    receiver: bool,
+}
+
+impl Still {
+    fn of(before: &Progress, now: &Progress) -> Self {
+        Self {
+            reader: now.unread > 0 && now.read == before.read,
+            receiver: now.acknowledged == before.acknowledged,
+        }
+    }
+}
+
+/// What a socket is to have, after a look that found it so. Who has stood still and goes on has the buffers back that he had.
+fn wanted(socket: &TcpSocket, held: &Held, still: Still) -> Result<Bounds, Errno> {
+    let memory = socket.memory()?;
+    let has = |held: u64, most: u32| u32::try_from(held).unwrap_or(u32::MAX).max(LEAST).min(most);
+    let Held { set, before, .. } = held;
+    let mut wanted = Bounds { receive: before.receive, send: before.send, ..*set };
+    if still.reader {
+        wanted.receive = has(memory.receives(), set.receive) & !1;
+    }
+    if still.receiver && memory.queued > 0 {
+        wanted.send = has(memory.queued.into(), set.send) & !1;
+    }
+    Ok(wanted)
+}
+
+/// A socket that is to have its bounds back.
+struct Wanted {
+    who: ProcessId,
+    fd: i32,
+    inode: u32,
+    cookie: u64,
+    before: Bounds,
+}
+
+/// Where sockets are open on this host: read once, when the first is not where it was.
+type Elsewhere = HashMap<u32, Vec<(u32, i32)>>;
+
+/// Puts back what stands in the ledger, of a memgov that is dead.
+pub fn put_back(entries: &[&OwnedEntry]) -> Vec<Verdict> {
+    let mut elsewhere = None;
+    let each = entries.iter().map(|entry| match entry {
+        OwnedEntry::Socket { who, fd, inode, cookie, before } => {
+            let (who, fd, inode, cookie) = (*who, *fd, *inode, *cookie);
+            restore(&Wanted { who, fd, inode, cookie, before: *before }, &mut elsewhere)
+        }
+        _ => Verdict::Changed,
+    });
+    each.collect()
+}
+
+fn restore(wanted: &Wanted, elsewhere: &mut Option<Elsewhere>) -> Verdict {
+    let mut found = borrow(wanted.who, wanted.fd, wanted.cookie);
+    if matches!(found, Ok(None)) {
+        let known = elsewhere.get_or_insert_with(everywhere).get(&wanted.inode).cloned().unwrap_or_default();
+        let mut buffer = [0; proc::STAT_BUFFER];
+        for (pid, fd) in known {
+            let Ok(stat) = proc::read_stat(pid, &mut buffer) else { continue };
+            found = borrow(stat.id(), fd, wanted.cookie);
+            if !matches!(found, Ok(None)) {
+                break;
+            }
+        }
+    }
+    match found {
+        Ok(None) => Verdict::Gone,
+        Ok(Some(socket)) => match socket.set_bounds(&wanted.before) {
+            Ok(()) => Verdict::Undone,
+            Err(errno) => Verdict::Failed(Operation::Sockets, errno),
+        },
+        Err(errno) => Verdict::Failed(Operation::Sockets, errno),
+    }
+}
+
+/// `None`: it is not there.
+fn borrow(who: ProcessId, fd: i32, cookie: u64) -> Result<Option<TcpSocket>, Errno> {
+    let gone = |errno: Errno| matches!(errno, Errno::SRCH | Errno::NOENT | Errno::BADF);
+    let socket = match PidFd::open(who).and_then(|process| TcpSocket::borrow(&process, fd)) {
+        Ok(socket) => socket,
+        Err(errno) if gone(errno) => return Ok(None),
+        Err(errno) => return Err(errno),
+    };
+    Ok(Some(socket).filter(|socket| socket.cookie() == Ok(cookie)))
+}
+
+fn everywhere() -> Elsewhere {
+    let mut found = Elsewhere::new();
+    let all = std::fs::read_dir("/proc").into_iter().flatten().flatten();
+    for pid in all.filter_map(|entry| entry.file_name().to_str()?.parse().ok()) {
+        for (fd, inode) in descriptors(pid).unwrap_or_default() {
+            found.entry(inode).or_default().push((pid, fd));
+        }
+    }
+    found
+}

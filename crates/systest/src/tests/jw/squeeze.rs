@@ -1,0 +1,246 @@
+//! JW 3, 6 and 9: squeezed sockets stop growing, go on transferring, and have what they had when it is over, however it ends.
+
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, anyhow, ensure};
+
+use super::{counting_daemon, most, rule};
+use crate::harness::agent::Agent;
+use crate::harness::bench::Bench;
+use crate::harness::daemon::Daemon;
+use crate::harness::group::Group;
+use crate::harness::run::Test;
+use crate::harness::{MIB, loopback_up, mib, poll_until, process};
+
+pub fn tests() -> Vec<Test> {
+    vec![
+        Test::new("jw_03_squeezed_sockets_stop_growing", stop_growing),
+        Test::new("jw_03_a_thousand_sockets", thousand).seconds(60),
+        Test::new("jw_04_flapping_squeezes_once", flapping),
+        Test::new("jw_05_children_are_squeezed_and_siblings_not", hierarchy),
+        Test::new("jw_06_a_squeezed_transfer_goes_on", transfer),
+        Test::new("jw_09_bounds_restored_when_the_rule_goes", |bench| restored(bench, End::Reloaded)),
+        Test::new("jw_09_bounds_restored_at_the_end", |bench| restored(bench, End::Asked)),
+        Test::new("jw_09_bounds_restored_after_kill9", |bench| restored(bench, End::Killed)),
+        Test::new("jw_09_bounds_restored_by_the_next_after_kill9_of_both", |bench| {
+            restored(bench, End::Both)
+        }),
+    ]
+}
+
+/// Over this they are squeezed.
+const LINE: u64 = 8 * MIB;
+/// Connections, and what each is given every 5 ms: 50 MiB a second in all.
+const FLOOD: &str = "flood 64 4096";
+
+fn squeezed(bench: &Bench<'_>, job: &Group, flood: &str, sockets: u64) -> Result<(Agent, Daemon)> {
+    loopback_up()?;
+    let daemon = counting_daemon(bench, job, &rule(job, "sockets", LINE, "\"squeeze\""))?;
+    let mut flooder = bench.agent(job, "flooder")?;
+    flooder.ask(flood)?;
+    let path = job.path();
+    let event = daemon.event("squeeze-begin", bench.patience(), |event| {
+        event.order == "squeeze-begin" && event.is_of_group(&path)
+    })?;
+    ensure!(event.by() == "socket-options", "{event}");
+    // Both ends of each connection are the group's.
+    let all = poll_until(bench.patience(), Duration::from_millis(5), || {
+        flooder.numbers("bounds").ok().filter(|bounds| bounds[0] >= sockets)
+    });
+    all.with_context(|| daemon.explain(anyhow!("not all are squeezed: {:?}", flooder.numbers("bounds"))))?;
+    Ok((flooder, daemon))
+}
+
+/// Waits until nothing of it is bounded any more; how long after `begin` that was.
+fn let_go(bench: &Bench<'_>, daemon: &Daemon, flooder: &mut Agent, begin: Instant) -> Result<Duration> {
+    let free = poll_until(bench.patience(), Duration::from_millis(5), || {
+        flooder.numbers("bounds").ok().filter(|bounds| bounds == &[0, 0]).map(|_| begin.elapsed())
+    });
+    free.with_context(|| daemon.explain(anyhow!("still bounded: {:?}", flooder.numbers("bounds"))))
+}
+
+/// Where a flood came to rest that nobody bounds, 5 s of it come to less than a twentieth more; let go it grows on.
+fn stop_growing(bench: &mut Bench<'_>) -> Result<String> {
+    let job = bench.group("job")?;
+    let (_flooder, daemon) = squeezed(bench, &job, FLOOD, 128)?;
+    std::thread::sleep(Duration::from_secs(1) * bench.host.patience);
+    let first = job.sockets()?;
+    let last = most(Duration::from_secs(5), || job.sockets())?;
+    let status = daemon.ok(&["status"])?;
+    ensure!(last <= first + first / 20, "from {} to {} in 5 s\n{status}", mib(first), mib(last));
+    ensure!(status.contains("squeeze"), "status says nothing of it: {status}");
+    std::fs::write(daemon.config(), "")?;
+    daemon.ok(&["reload"])?;
+    let grown = poll_until(bench.patience(), Duration::from_millis(50), || {
+        job.sockets().ok().filter(|held| *held > last + last / 2)
+    });
+    let grown = grown.with_context(|| format!("let go they stay at {}", mib(job.sockets().unwrap_or(0))))?;
+    Ok(format!("{} a second after, {} 5 s later; let go {}", mib(first), mib(last), mib(grown)))
+}
+
+/// Many small ones: each is found, held and let go, and looking at them all five times a second costs little.
+fn thousand(bench: &mut Bench<'_>) -> Result<String> {
+    let job = bench.group("job")?;
+    let (mut flooder, daemon) = squeezed(bench, &job, "flood 500 256", 1000)?;
+    let spent = || process::thread_time(daemon.pid, "memgov-squeeze").context("no such thread");
+    let (begin, before) = (Instant::now(), spent()?);
+    std::thread::sleep(Duration::from_secs(3));
+    let busy = (spent()? - before) * 1000 / u64::try_from(begin.elapsed().as_nanos())?;
+    let status = daemon.ok(&["status"])?;
+    ensure!(status.contains("1000 sockets"), "status counts others: {status}");
+    let begin = Instant::now();
+    std::fs::write(daemon.config(), "")?;
+    daemon.ok(&["reload"])?;
+    let free = let_go(bench, &daemon, &mut flooder, begin)?;
+    ensure!(bench.host.patience > 1 || busy <= 100, "{busy} thousandths of a processor");
+    Ok(format!("1000 sockets for {busy} thousandths of a processor, free after {free:.0?}"))
+}
+
+/// Pressure that comes and goes twice a second is one squeeze; it ends a second after the last of it, and before another has passed.
+fn flapping(bench: &mut Bench<'_>) -> Result<String> {
+    loopback_up()?;
+    let (job, beside) = (bench.group("job")?, bench.group("beside")?);
+    let mut server = bench.agent(&beside, "server")?;
+    // Not at full speed: on a host that allows a buffer of 32 MiB, such a connection goes over the line by itself.
+    let port = server.number("serve 5")?;
+    let daemon = counting_daemon(bench, &job, &rule(&job, "sockets", LINE, "\"squeeze\""))?;
+    let (mut reader, mut flooder) = (bench.agent(&job, "reader")?, bench.agent(&job, "flooder")?);
+    reader.ask(&format!("fetch {port}"))?;
+    let (mut let_go, mut crossed, mut squeezed) = (0, 0, false);
+    for _ in 0..6 {
+        flooder.ask("flood 32")?;
+        let mut look = |during: Duration| -> Result<()> {
+            let end = Instant::now() + during;
+            while Instant::now() < end {
+                let locked = reader.numbers("bounds")?[0];
+                squeezed |= locked == 1;
+                let_go += u32::from(squeezed && locked == 0);
+                std::thread::sleep(Duration::from_millis(10));
+            }
+            Ok(())
+        };
+        look(Duration::from_millis(250))?;
+        flooder.ask("flood-end")?;
+        look(Duration::from_millis(250))?;
+    }
+    let begin = Instant::now();
+    let path = job.path();
+    for event in daemon.events() {
+        crossed += u32::from(event.order == "squeeze-begin" && event.is_of_group(&path));
+    }
+    let free = poll_until(bench.patience(), Duration::from_millis(5), || {
+        reader.numbers("bounds").ok().filter(|bounds| bounds == &[0, 0]).map(|_| begin.elapsed())
+    });
+    let free = free.with_context(|| {
+        let status = daemon.ok(&["status"]).unwrap_or_default();
+        daemon.explain(anyhow!("it is never let go: {:?}; {status}", reader.numbers("bounds")))
+    })?;
+    ensure!(squeezed, "never squeezed");
+    ensure!(crossed >= 3, "the line was crossed {crossed} times: that is no flapping");
+    ensure!(let_go == 0, "let go in {let_go} looks while pressure came and went");
+    // The last of it was a quarter of a second before.
+    let (least, allowed) = (Duration::from_millis(700), Duration::from_millis(1750) * bench.host.patience);
+    ensure!(free >= least && free <= allowed, "let go {free:?} after a quarter of a second without");
+    Ok(format!("crossed {crossed} times, squeezed all the while, let go 250 ms + {free:?} after the last"))
+}
+
+/// A line of a group is for all below it, and for nobody beside it.
+fn hierarchy(bench: &mut Bench<'_>) -> Result<String> {
+    loopback_up()?;
+    let (top, beside) = (bench.group("job")?, bench.group("beside")?);
+    top.delegate_memory()?;
+    let inner = bench.group("job/inner")?;
+    let daemon = counting_daemon(bench, &inner, &rule(&top, "sockets", LINE, "\"squeeze\""))?;
+    let mut sibling = bench.agent(&beside, "sibling")?;
+    sibling.ask("flood 4 4096")?;
+    let mut flooder = bench.agent(&inner, "flooder")?;
+    flooder.ask(FLOOD)?;
+    let all = poll_until(bench.patience(), Duration::from_millis(5), || {
+        flooder.numbers("bounds").ok().filter(|bounds| bounds[0] >= 128)
+    });
+    all.with_context(|| daemon.explain(anyhow!("not squeezed: {:?}", flooder.numbers("bounds"))))?;
+    let other = sibling.numbers("bounds")?;
+    ensure!(other == [0, 0], "the sibling's are squeezed: {other:?}");
+    Ok("128 sockets below, none beside".into())
+}
+
+/// Bytes a second over so long, and that none was wrong.
+fn speed(reader: &mut Agent, during: Duration) -> Result<u64> {
+    let before = reader.numbers("fetched")?;
+    std::thread::sleep(during);
+    let after = reader.numbers("fetched")?;
+    ensure!(after[1] == 0, "{} bytes were wrong or the stream broke off", after[1]);
+    Ok((after[0] - before[0]) * 1_000 / ((after[2] - before[2]) / 1_000_000).max(1))
+}
+
+/// A connection that is read goes on, loses nothing, and keeps half of its speed.
+fn transfer(bench: &mut Bench<'_>) -> Result<String> {
+    loopback_up()?;
+    let (job, beside) = (bench.group("job")?, bench.group("beside")?);
+    let mut server = bench.agent(&beside, "server")?;
+    let port = server.number("serve")?;
+    let mut reader = bench.agent(&job, "reader")?;
+    // A line that is not met yet: the flood is there in both, at rest.
+    let daemon = counting_daemon(bench, &job, &rule(&job, "sockets", 4096 * MIB, "\"squeeze\""))?;
+    reader.ask(&format!("fetch {port}"))?;
+    let mut flooder = bench.agent(&job, "flooder")?;
+    flooder.ask("flood 16 16384")?;
+    std::thread::sleep(Duration::from_secs(2));
+    let free = speed(&mut reader, Duration::from_secs(3))?;
+    ensure!(reader.numbers("bounds")? == [0, 0], "squeezed before the line is met");
+    std::fs::write(daemon.config(), rule(&job, "sockets", LINE, "\"squeeze\""))?;
+    daemon.ok(&["reload"])?;
+    let path = job.path();
+    daemon.event("squeeze-begin", bench.patience(), |event| {
+        event.order == "squeeze-begin" && event.is_of_group(&path)
+    })?;
+    let all = poll_until(bench.patience(), Duration::from_millis(5), || {
+        reader.numbers("bounds").ok().filter(|bounds| bounds[0] == 1)
+    });
+    all.context("the transfer is not squeezed")?;
+    std::thread::sleep(Duration::from_millis(500));
+    let under = speed(&mut reader, Duration::from_secs(3))?;
+    let locked = reader.numbers("bounds")?[0];
+    ensure!(locked == 1, "it was let go in between");
+    ensure!(under >= free / 2, "{} a second squeezed, {} free", mib(under), mib(free));
+    let untouched = server.numbers("bounds")?;
+    ensure!(untouched == [0, 0], "the neighbour's sockets are squeezed: {untouched:?}");
+    Ok(format!("{} a second free, {} squeezed", mib(free), mib(under)))
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum End {
+    Reloaded,
+    Asked,
+    Killed,
+    Both,
+}
+
+/// No buffer is locked and no unsent data bounded any more, of sockets that live on.
+fn restored(bench: &mut Bench<'_>, end: End) -> Result<String> {
+    let job = bench.group("job")?;
+    bench.daemon_group()?;
+    let (mut flooder, mut daemon) = squeezed(bench, &job, FLOOD, 128)?;
+    let before = flooder.numbers("bounds")?;
+    let begin = std::time::Instant::now();
+    match end {
+        End::Reloaded => {
+            std::fs::write(daemon.config(), "")?;
+            daemon.ok(&["reload"])?;
+        }
+        End::Asked => {
+            daemon.terminate()?;
+        }
+        End::Killed => daemon.kill9()?,
+        End::Both => {
+            daemon.kill9_with_guardian()?;
+            ensure!(flooder.numbers("bounds")?[0] == before[0], "nobody was there to let them go");
+            daemon = bench.quiet_daemon("", &[])?;
+        }
+    }
+    let free = let_go(bench, &daemon, &mut flooder, begin)?;
+    let allowed = Duration::from_secs(2) * bench.host.patience;
+    ensure!(end != End::Reloaded || free <= allowed, "let go after {free:?}");
+    ensure!(flooder.number("flooded")? > 0, "no connection lives on");
+    Ok(format!("{} sockets squeezed, all free after {free:?}", before[0]))
+}
