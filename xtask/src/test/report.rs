@@ -48,8 +48,13 @@ impl Report {
 
     fn text(&mut self, line: &str) {
         if let Some((name, first)) = line.split_once(AGAIN) {
+            println!("{}: {line}", self.target);
             let (target, name, first) = (self.target.to_owned(), name.to_owned(), first.to_owned());
             self.retried.push(Retried { target, name, first });
+            // What it printed would be taken for the next one's.
+            self.show_printed();
+            self.printed.clear();
+            return;
         }
         self.in_reason &= line.starts_with("    ");
         if let (true, Some(test)) = (self.in_reason, self.results.tests.last_mut()) {

@@ -74,23 +74,37 @@ fn stop_if_interrupted(end: End) -> Result<()> {
     Ok(())
 }
 
-/// `cargo test --workspace`: unit, property and differential tests, counted from what the harness prints.
+/// `cargo test --workspace`: unit, property and differential tests, counted from what the harness prints. Some of them start
+/// processes and wait for them, beside others that take both processors: what fails is run once more, alone, and said.
 pub fn unit_tests() -> Result<Summary> {
-    interrupt::check()?;
     println!("==> workspace: cargo test");
     let start = Instant::now();
+    let (mut said, success) = cargo_test(&[])?;
+    let failed = said.to_try_again();
+    if !failed.is_empty() {
+        println!("==> workspace: tried once more, one at a time: {}", failed.join(" "));
+        let arguments = ["--", "--exact", "--test-threads=1"].into_iter();
+        let arguments: Vec<_> = arguments.chain(failed.iter().map(String::as_str)).collect();
+        said.tried_again(&cargo_test(&arguments)?.0);
+    }
+    Ok(said.finish(success, start.elapsed()))
+}
+
+/// What the harnesses said, and whether cargo was content.
+fn cargo_test(arguments: &[&str]) -> Result<(Harness, bool)> {
+    interrupt::check()?;
     let mut tests = workspace::cargo();
-    tests.args(["test", "--workspace", "--no-fail-fast"]);
-    let mut tests_said = Harness::default();
+    tests.args(["test", "--workspace", "--no-fail-fast"]).args(arguments);
+    let mut said = Harness::default();
     let end = supervise::run(tests, LIMIT, OnInterrupt::End, &mut |stream, line| {
         let harness = stream == Stream::Out;
-        tests_said.line(line, harness);
+        said.line(line, harness);
         if !harness || !(line.is_empty() || is_passed(line)) {
             show(stream, line);
         }
     })?;
     stop_if_interrupted(end)?;
-    Ok(tests_said.finish(end.success(), start.elapsed()))
+    Ok((said, end.success()))
 }
 
 fn is_passed(line: &str) -> bool {

@@ -9,6 +9,7 @@
 //! Other lines are for people.
 
 use std::any::Any;
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::time::{Duration, Instant};
@@ -105,21 +106,6 @@ const ONLY_ON_6_12: [&str; 19] = [
     "socket",
 ];
 
-/// An emulated machine stands still at times, in ways no bound allows for: there a test that fails is run once more, and
-/// says so. On plain hardware it is run once. No machine is slow enough to excuse a panic of memgov's.
-fn tried(host: &Arc<Host>, test: &Test, number: usize) -> Verdict {
-    match isolated(host, test, number) {
-        Verdict::Failed(first) if host.patience > 1 && !first.contains(PANICKED) => {
-            println!("{}: failed, and is tried once more: {first}", test.name);
-            match isolated(host, test, number + 1000) {
-                Verdict::Passed(measured) => Verdict::Passed(format!("{measured} (at the second try)")),
-                verdict => verdict,
-            }
-        }
-        verdict => verdict,
-    }
-}
-
 /// Tests that are left to another run: where, which (by how their names begin), and what is said.
 type Left = (fn(&Host) -> bool, &'static [&'static str], &'static str);
 
@@ -157,6 +143,14 @@ fn left_to_others(host: &Host, name: &str) -> Option<String> {
     why.or(uml).map(str::to_owned)
 }
 
+/// A machine that others share stands still at times, an emulated one most of all, in ways no bound allows for: a test that fails is run once more,
+/// after all others, when whatever was in its way is over, and says so. No machine is slow enough to excuse a panic of memgov's.
+#[derive(Clone, Copy)]
+enum Try {
+    First,
+    Second,
+}
+
 /// Runs them all, once in each tier; whether none failed. `named`: they were asked for by name, and none is left to another run.
 pub fn run(host: &Host, tests: &[Test], tiers: &[Tier], named: bool) -> bool {
     println!("@@PLAN {}", tests.len() * tiers.len());
@@ -168,8 +162,10 @@ pub fn run(host: &Host, tests: &[Test], tiers: &[Tier], named: bool) -> bool {
         println!("errno {errno}: Ctrl-C will leave groups behind");
     }
     let mut results = Vec::new();
-    let all = hosts.iter().flat_map(|host| tests.iter().map(move |test| (host, test)));
-    for (number, (host, test)) in all.enumerate() {
+    let all = hosts.iter().flat_map(|host| tests.iter().map(move |test| (host, test, Try::First)));
+    let mut all: VecDeque<_> = all.collect();
+    for number in 0.. {
+        let Some((host, test, attempt)) = all.pop_front() else { break };
         if signal::was_interrupted() {
             println!("interrupted");
             return false;
@@ -178,7 +174,18 @@ pub fn run(host: &Host, tests: &[Test], tiers: &[Tier], named: bool) -> bool {
         let unmet = test.needs.iter().find_map(|need| need.unmet(host));
         let verdict = match unmet.or_else(|| left_to_others(host, test.name).filter(|_| !named)) {
             Some(why) => Verdict::NotApplicable(why),
-            None => tried(host, test, number),
+            None => isolated(host, test, number),
+        };
+        let verdict = match (verdict, attempt) {
+            (Verdict::Failed(first), Try::First) if !first.contains(PANICKED) => {
+                println!("{}: failed, and is tried once more: {first}", test.name);
+                all.push_back((host, test, Try::Second));
+                continue;
+            }
+            (Verdict::Passed(measured), Try::Second) => {
+                Verdict::Passed(format!("{measured} (at the second try)"))
+            }
+            (verdict, _) => verdict,
         };
         let (count, word, reason) = match verdict {
             Verdict::Passed(measured) => (&mut passed, "passed", measured),
