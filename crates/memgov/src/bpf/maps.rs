@@ -84,7 +84,8 @@ impl Maps {
         self.control().ids[word].store(bits, Release);
     }
 
-    /// Tells the programs at which depths they have to look.
+    /// Tells the programs at which depths they have to look, and that those remembered for kernel memory are not all, or too many.
+    /// A slot that is given back is given away again only after it, so nobody counts in another group's.
     fn publish(&self, table: &mut Table, before: &Lines, after: &Lines) {
         for (depths, had, has) in
             [(&mut table.usage, before.usage, after.usage), (&mut table.kernel, before.kernel, after.kernel)]
@@ -94,6 +95,9 @@ impl Maps {
         }
         self.control().levels.store(table.usage.bits(), Release);
         self.control().kernel_levels.store(table.kernel.bits(), Release);
+        if before.kernel != after.kernel {
+            self.control().kernel_generation.fetch_add(1, Release);
+        }
     }
 
     /// Asks nothing of a group any more; nothing happens if nothing was asked. (hot)

@@ -38,7 +38,7 @@ pub(super) struct Control {
     pub exempt_files: AtomicU32,
     pub kills_left: AtomicI64,
     pub generation: AtomicU32,
-    pub unused: AtomicU32,
+    pub kernel_generation: AtomicU32,
     pub protected_names: [[AtomicU8; 16]; super::MAX_PROTECTED_NAMES],
     pub ids: [AtomicU64; ID_WORDS],
 }
@@ -262,7 +262,7 @@ mod tests {
             exempt_files,
             kills_left,
             generation,
-            unused,
+            kernel_generation,
             protected_names,
             ids
         );

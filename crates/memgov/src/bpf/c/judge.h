@@ -201,6 +201,8 @@ static __always_inline void crossing(struct group_slot *slot, __u64 usage, __u32
  * From a group to the root, a step a level, after the first ones by bpf_loop: the verifier looks at a step once, not once for each of 64 levels, which
  * took it seconds. A step gives 1 to end the walk.
  */
+struct counting;
+
 struct walk {
 	struct cgroup_subsys_state *css;
 	const struct self *self;
@@ -209,6 +211,7 @@ struct walk {
 	__u64 levels;
 	__u64 line; /* climit, amount, what to add, or what this fork needs */
 	__u64 group; /* the one that is meant */
+	struct counting *counting; /* where it is remembered which slots were counted in */
 	__u32 hook;
 	bool all; /* of kernel memory: this is a fork, or its beginning */
 	bool over; /* or: something was found */

@@ -87,16 +87,25 @@ static __always_inline __u64 high_of(struct cgroup_subsys_state *css)
 	return pages >= (1ULL << 48) ? HIGH_MAX : pages;
 }
 
+/* Where a group's slot is. NULL: it has none. */
+static __always_inline __u32 *place_of(__u64 id)
+{
+	return bpf_map_lookup_elem(&groups, &id);
+}
+
+/* Between the look for its place and this one the slot may have become another's. */
+static __always_inline struct group_slot *slot_at(__u32 *place, __u64 id)
+{
+	struct group_slot *slot = bpf_map_lookup_elem(&slots, place);
+
+	return slot && slot->id == id ? slot : NULL;
+}
+
 static __always_inline struct group_slot *slot_of(__u64 id)
 {
-	__u32 *index = bpf_map_lookup_elem(&groups, &id);
-	struct group_slot *slot;
+	__u32 *place = place_of(id);
 
-	if (!index)
-		return NULL;
-	slot = bpf_map_lookup_elem(&slots, index);
-	/* Between the two looks the slot may have become another's. */
-	return slot && slot->id == id ? slot : NULL;
+	return place ? slot_at(place, id) : NULL;
 }
 
 /* Read at each step, not counted down: a number that is another at each step keeps the verifier from seeing that all steps are alike. */

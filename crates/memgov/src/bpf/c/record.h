@@ -45,7 +45,8 @@ struct control {
 	__s64 kills_left;
 	/* Which policy is in force: a rule's line that was told for an earlier one is looked at no more. */
 	__u32 generation;
-	__u32 unused;
+	/* Raised whenever other groups have a line for kernel memory: what processors remember of that is worth nothing then. */
+	__u32 kernel_generation;
 	char protected_names[PROTECTED_NAMES][COMM_LEN];
 	/* Bit n: a group whose id is n, modulo all bits, has a line. Where it is not set none has, and nothing need be looked up. */
 	__u64 ids[ID_WORDS];
