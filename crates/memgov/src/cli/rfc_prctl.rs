@@ -5,6 +5,7 @@ use std::collections::HashSet;
 use std::io;
 use std::os::fd::{AsRawFd as _, OwnedFd};
 use std::path::{Path, PathBuf};
+use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 
@@ -24,7 +25,7 @@ use crate::kernel::{Errno, proc, sys};
 use crate::serve::client::Client;
 use crate::terminal;
 
-/// So many calls are answered at once: one that the daemon keeps waiting delays no other, until it is this many.
+/// So many of the letter's calls are answered at once: one that the daemon keeps waiting delays no other, until it is this many. Mainline's are none of them.
 const DESKS: usize = 4;
 
 /// What a call means.
@@ -133,13 +134,15 @@ impl Door {
 fn open(ours: &OwnedFd, socket: PathBuf) -> io::Result<()> {
     // The child has said why it hands nothing over, and its exit code says the rest.
     let Some(listener) = seccomp::receive_descriptor(ours)? else { return Ok(()) };
-    let desk = Arc::new(Desk { listener: Listener::new(listener), socket, switched: Mutex::default() });
-    for _ in 1..DESKS {
-        let desk = Arc::clone(&desk);
-        thread::Builder::new().name("rfc-prctl".into()).spawn(move || desk.serve())?;
+    let desk = Arc::new(Desk { listener: Listener::new(listener), socket });
+    let (letters, waiting) = channel();
+    let waiting = Arc::new(Mutex::new(waiting));
+    for _ in 0..DESKS {
+        let (desk, waiting) = (Arc::clone(&desk), Arc::clone(&waiting));
+        thread::Builder::new().name("rfc-prctl".into()).spawn(move || desk.serve(&waiting))?;
     }
     rustix::io::write(ours, &[1])?;
-    desk.serve();
+    Porter { desk, letters, switched: HashSet::new() }.serve();
     Ok(())
 }
 
@@ -160,33 +163,62 @@ pub(super) fn hand_over(number: i32) -> anyhow::Result<()> {
     }
 }
 
-/// Where calls are answered. When the last of its threads ends it is closed, so that no caller waits for nobody.
+/// Receives every call. Mainline's go on at once, however many of the letter's wait for the daemon.
+struct Porter {
+    desk: Arc<Desk>,
+    letters: Sender<(Call, Form)>,
+    /// Threads that have switched syscall user dispatch on.
+    switched: HashSet<ProcessId>,
+}
+
+impl Porter {
+    fn serve(&mut self) {
+        while let Ok(Some(call)) = self.desk.listener.receive() {
+            match form(&call, self.has_switched(&call)) {
+                Form::Mainline => {
+                    self.remember(&call);
+                    self.desk.answer(&call, Answer::GoOn);
+                }
+                // The desks are there as long as this is.
+                form => drop(self.letters.send((call, form))),
+            }
+        }
+    }
+
+    fn has_switched(&self, call: &Call) -> bool {
+        !self.switched.is_empty() && thread_of(call).is_some_and(|thread| self.switched.contains(&thread))
+    }
+
+    /// Keeps in mind which threads have switched it on. Children do not inherit it. exec ends it, which nobody tells of: one question goes to the kernel then.
+    fn remember(&mut self, call: &Call) {
+        let Some(on) = switch(call) else { return };
+        let Some(thread) = thread_of(call) else { return };
+        self.switched.retain(|&known| known != thread && proc::is_there(known));
+        if on {
+            self.switched.insert(thread);
+        }
+    }
+}
+
+/// Where the letter's calls are answered. When the last thread that has it ends the listener is closed, so that no caller waits for nobody.
 struct Desk {
     listener: Listener,
     /// The daemon's.
     socket: PathBuf,
-    /// Threads that have switched syscall user dispatch on.
-    switched: Mutex<HashSet<ProcessId>>,
 }
 
 impl Desk {
-    fn serve(&self) {
-        while let Ok(Some(call)) = self.listener.receive() {
-            // Fails only if the caller was killed meanwhile.
-            let _ = self.listener.answer(&call, self.answer(&call));
+    fn serve(&self, waiting: &Mutex<Receiver<(Call, Form)>>) {
+        let next = || waiting.lock().unwrap_or_else(PoisonError::into_inner).recv();
+        while let Ok((call, form)) = next() {
+            let answer = self.ask(&call, form).map_or_else(Answer::Failure, Answer::Value);
+            self.answer(&call, answer);
         }
     }
 
-    fn answer(&self, call: &Call) -> Answer {
-        let form = form(call, self.has_switched(call));
-        if form == Form::Mainline {
-            self.remember(call);
-            return Answer::GoOn;
-        }
-        match self.ask(call, form) {
-            Ok(value) => Answer::Value(value),
-            Err(errno) => Answer::Failure(errno),
-        }
+    fn answer(&self, call: &Call, answer: Answer) {
+        // Fails only if the caller was killed meanwhile.
+        let _ = self.listener.answer(call, answer);
     }
 
     /// What the daemon says, asked as the user the caller is: it may do for itself what it might without this, and no more.
@@ -216,22 +248,6 @@ impl Desk {
                 })
             }
             Form::Mainline => Err(Errno::NOSYS),
-        }
-    }
-
-    fn has_switched(&self, call: &Call) -> bool {
-        let switched = self.switched.lock().unwrap_or_else(PoisonError::into_inner);
-        !switched.is_empty() && thread_of(call).is_some_and(|thread| switched.contains(&thread))
-    }
-
-    /// Keeps in mind which threads have switched it on. Children do not inherit it. exec ends it, which nobody tells of: one question goes to the kernel then.
-    fn remember(&self, call: &Call) {
-        let Some(on) = switch(call) else { return };
-        let Some(thread) = thread_of(call) else { return };
-        let mut switched = self.switched.lock().unwrap_or_else(PoisonError::into_inner);
-        switched.retain(|&known| known != thread && proc::is_there(known));
-        if on {
-            switched.insert(thread);
         }
     }
 }

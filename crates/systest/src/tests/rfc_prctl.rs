@@ -2,7 +2,7 @@
 
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, anyhow, ensure};
 
@@ -23,6 +23,7 @@ pub fn tests() -> Vec<Test> {
         Test::new("rfc_prctl_is_for_threads_children_and_programs", descendants),
         Test::new("rfc_prctl_lets_mainlines_forms_through", mainline),
         Test::new("rfc_prctl_without_a_daemon_fails_in_time", no_daemon).seconds(90),
+        Test::new("rfc_prctl_holds_up_no_call_of_mainlines", held_up).seconds(90),
         Test::new("rfc_prctl_without_its_launcher_fails", no_launcher),
         Test::new("rfc_prctl_is_answered_by_one", nested),
         Test::new("rfc_prctl_acts_as_its_caller", users),
@@ -226,6 +227,34 @@ fn no_daemon(bench: &mut Bench<'_>) -> Result<String> {
     expect(agent, [SET, EXAMPLE, 0, 0, 0], (0, 0))?;
     expect_memctl(&daemon, agent.pid, "16845315 0 0")?;
     Ok(String::new())
+}
+
+/// More of the letter's calls wait for a daemon that hangs than are answered at once.
+fn held_up(bench: &mut Bench<'_>) -> Result<String> {
+    let daemon = bench.daemon("")?;
+    let mut launched = Launched::start(bench, &daemon)?;
+    let agent = &mut launched.0;
+    let mut waiting = Vec::new();
+    for _ in 0..6 {
+        waiting.push(agent.offspring("thread", &bench.dir)?);
+    }
+    daemon.signal(libc::SIGSTOP)?;
+    for thread in &mut waiting {
+        thread.say(&format!("prctl {SET} 1 0 0 0"))?;
+    }
+    std::thread::sleep(Duration::from_millis(300));
+    let begin = Instant::now();
+    let went_on = expect(agent, [GET, 1, 0, EVERYWHERE, 0], (0, 0));
+    let took = begin.elapsed();
+    daemon.signal(libc::SIGCONT)?;
+    went_on?;
+    for thread in &mut waiting {
+        let answer = thread.answer(bench.patience() + Duration::from_secs(15))?;
+        ensure!(answer == "0 0", "once the daemon goes on: {answer}");
+    }
+    ensure!(took < Duration::from_secs(1) * bench.host.patience, "mainline's call took {took:?}");
+    expect_memctl(&daemon, agent.pid, "1 0 0")?;
+    Ok(format!("it took {took:.1?} while six waited"))
 }
 
 /// The launcher is killed: both numbers fail from then on, and nobody waits.
