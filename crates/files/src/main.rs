@@ -41,6 +41,9 @@ struct Arguments {
     /// The control socket of memgov
     #[arg(long, value_name = "PATH", default_value = memgov_client::SOCKET)]
     socket: PathBuf,
+    /// End when this process ends, which must be the one that has started it
+    #[arg(long, value_name = "PID", hide = true)]
+    with_parent: Option<u32>,
 }
 
 /// Threads that look at directories. They wait for nobody but the kernel.
@@ -61,6 +64,9 @@ fn main() -> ! {
 fn run(arguments: Arguments) -> Result<()> {
     if !rustix::process::geteuid().is_root() {
         anyhow::bail!("root is needed: it mounts, and asks in the name of each user");
+    }
+    if let Some(parent) = arguments.with_parent {
+        end_with(parent)?;
     }
     let mountinfo =
         std::fs::read_to_string("/proc/self/mountinfo").context("reading /proc/self/mountinfo")?;
@@ -98,6 +104,16 @@ fn run(arguments: Arguments) -> Result<()> {
         Some(Ok(())) => Err(anyhow!("{} was unmounted by somebody else", place.dir().display())),
         Some(Err(error)) => Err(error).context("the kernel's end of the file system"),
     }
+}
+
+/// SIGTERM when the parent ends, however it does (PR_SET_PDEATHSIG). What memgov has put on for itself is not for its child.
+fn end_with(parent: u32) -> Result<()> {
+    use rustix::process::{Signal, getppid, set_parent_process_death_signal};
+    set_parent_process_death_signal(Some(Signal::TERM)).context("asking for a signal at the parent's end")?;
+    let is_parent = getppid().is_some_and(|pid| u32::try_from(pid.as_raw_nonzero().get()) == Ok(parent));
+    anyhow::ensure!(is_parent, "process {parent}, with which this was to end, has ended");
+    // The OOM killer may choose this one: it can be started anew.
+    std::fs::write("/proc/self/oom_score_adj", "0").context("writing /proc/self/oom_score_adj")
 }
 
 fn options() -> Config {

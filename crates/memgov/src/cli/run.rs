@@ -4,6 +4,8 @@ use std::path::PathBuf;
 
 use clap::Args;
 
+use crate::config::Files;
+
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Reads FILE and the drop-ins in memgov.d/ beside it. Prints `memgov: ready` on stderr when it governs (and tells systemd).
@@ -28,11 +30,18 @@ pub(crate) struct Run {
     /// Where enforcement is done [default: the configuration's, else portable].
     #[arg(long, value_name = "TIER")]
     tier: Option<crate::config::Tier>,
+    /// Mount the letters' files here [default: the configuration's, else `fs` in the state directory; not in a dry run].
+    #[arg(long, value_name = "DIR", conflicts_with = "no_files")]
+    files: Option<PathBuf>,
+    /// Do not mount the letters' files.
+    #[arg(long)]
+    no_files: bool,
 }
 
 impl Run {
     pub(crate) fn run(self, socket: Option<PathBuf>) -> anyhow::Result<()> {
-        let Self { config, state_dir, dry_run, trace, tier } = self;
-        crate::daemon::run(crate::daemon::Options { config, state_dir, socket, dry_run, trace, tier })
+        let Self { config, state_dir, dry_run, trace, tier, files, no_files } = self;
+        let files = if no_files { Some(Files::Off) } else { files.map(Files::At) };
+        crate::daemon::run(crate::daemon::Options { config, state_dir, socket, dry_run, trace, tier, files })
     }
 }

@@ -26,7 +26,7 @@ use std::path::{Path, PathBuf};
 use memgov_decide::policy::{Policy, Rule, Scope};
 
 pub use error::{ConfigErrors, Problem};
-pub use settings::{Settings, Tier};
+pub use settings::{Files, Settings, Tier};
 
 use error::{Findings, Source};
 use passwd::Users;

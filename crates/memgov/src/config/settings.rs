@@ -35,6 +35,9 @@ impl Tier {
     }
 }
 
+/// Instead of a path: nowhere.
+const OFF: &str = "off";
+
 /// The part of `[memgov]` that is not policy.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Settings {
@@ -54,6 +57,20 @@ pub struct Settings {
     pub trace: Option<PathBuf>,
     /// Where enforcement is done.
     pub tier: Tier,
+    /// Where the letters' files are mounted.
+    pub files: Files,
+}
+
+/// Where the letters' files are mounted.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum Files {
+    /// In the state directory.
+    #[default]
+    InStateDir,
+    /// Here.
+    At(PathBuf),
+    /// Nowhere.
+    Off,
 }
 
 impl Default for Settings {
@@ -67,6 +84,7 @@ impl Default for Settings {
             lease: Duration::from_secs(10),
             trace: None,
             tier: Tier::Portable,
+            files: Files::default(),
         }
     }
 }
@@ -90,6 +108,10 @@ pub(crate) fn apply(
                 findings.error(typed.at, super::text::none_of("tier", &typed.it, &known, &[]));
             }
         }
+    }
+    match text.files.as_ref() {
+        Some(word) if word.it == OFF => settings.files = Files::Off,
+        word => path(word, findings, &mut |p| settings.files = Files::At(p)),
     }
     if let Some(At { it, .. }) = text.dry_run {
         settings.dry_run = it;

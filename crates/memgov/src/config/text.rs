@@ -28,6 +28,7 @@ pub(crate) struct SettingsText {
     pub(crate) never: Vec<MatchText>,
     pub(crate) never_defaults: Option<At<bool>>,
     pub(crate) tier: Option<At<String>>,
+    pub(crate) files: Option<At<String>>,
 }
 
 /// Words that name processes.
@@ -83,7 +84,7 @@ pub(crate) struct StepText {
 const FILE: Schema = Schema {
     name: "the configuration",
     keys: &["memgov", "group", "rule"],
-    later: &["host", "hook", "metrics", "files", "balance"],
+    later: &["host", "hook", "metrics", "balance"],
 };
 const SETTINGS: Schema = Schema {
     name: "[memgov]",
@@ -100,8 +101,9 @@ const SETTINGS: Schema = Schema {
         "lease",
         "trace",
         "tier",
+        "files",
     ],
-    later: &["metrics", "journal", "files", "hooks"],
+    later: &["metrics", "journal", "hooks"],
 };
 const KILLS: Schema = Schema { name: "`kills`", keys: &["count", "window"], later: &[] };
 const PACE: Schema = Schema { name: "`pace`", keys: &["fastest", "slowest"], later: &[] };
@@ -189,6 +191,7 @@ fn settings(fields: &Fields<'_, '_>, findings: &mut Findings<'_>) -> SettingsTex
         never: never(fields, findings),
         never_defaults: fields.boolean("never-defaults", findings),
         tier: fields.word("tier", findings),
+        files: fields.word("files", findings),
     }
 }
 

@@ -6,6 +6,7 @@ mod answers;
 mod desk;
 mod examiner;
 mod exemptions;
+mod files;
 mod governing;
 mod handling;
 mod happenings;
@@ -72,6 +73,8 @@ pub struct Options {
     pub trace: Option<PathBuf>,
     /// Where enforcement is done.
     pub tier: Option<crate::config::Tier>,
+    /// Where the letters' files are mounted.
+    pub files: Option<crate::config::Files>,
 }
 
 /// How long shrinks are waited for at the end. They end with the process in any case, and whatever limit one has lowered the guardian raises.
@@ -103,12 +106,24 @@ pub fn run(options: Options) -> anyhow::Result<()> {
     let (ledger, undone) = open_ledger(&state)?;
     undo_strays(&layout);
     let signals = signals::open()?;
+    let socket = options.socket.clone().or_else(|| config.settings.socket.clone());
+    let socket = socket.unwrap_or_else(|| state.join(SOCKET));
+    let files = options.files.as_ref().unwrap_or(&config.settings.files);
+    let files = files::mount_point(files, &state).filter(|_| !dry_run);
+    let mut files = files.and_then(|mount| files::Files::begin(mount, socket.clone()));
     let own_group = protection::Protection::put_on(&layout, dry_run);
     // After what memgov does for itself: what the guardian inherits of that it needs as much.
     let succession = Succession::begin(&ledger, config.settings.lease);
-    let mut started = Started::new(&options, config, layout, state, ledger, succession, signals)?;
+    let paths = Paths { state, socket };
+    let mut started = Started::new(&options, config, layout, paths, ledger, succession, signals)?;
     started.governing.actor.take_over(&undone);
+    if let Some(files) = &mut files {
+        files.watch();
+    }
     let result = started.govern();
+    if let Some(files) = files {
+        files.end();
+    }
     started.stop(own_group);
     result
 }
@@ -148,6 +163,12 @@ fn undo_strays(layout: &Layout) {
     }
 }
 
+/// Where things of this daemon's are.
+struct Paths {
+    state: PathBuf,
+    socket: PathBuf,
+}
+
 /// Everything that runs, in the order in which it is ended.
 struct Started {
     governing: Governing,
@@ -175,7 +196,7 @@ impl Started {
         options: &Options,
         config: Config,
         layout: Layout,
-        state: PathBuf,
+        Paths { state, socket }: Paths,
         ledger: Ledger,
         succession: Succession,
         signals: rustix::fd::OwnedFd,
@@ -269,7 +290,6 @@ impl Started {
             jobs: jobs::Jobs::new(hierarchy.clone(), asker.clone()),
             handlers: actor.handlers(),
         });
-        let socket = options.socket.clone().or(settings.socket).unwrap_or_else(|| state.join(SOCKET));
         let serving = serve::start(&socket, Arc::clone(&desk) as Arc<dyn Governed>, serve::Limits::default())
             .with_context(|| format!("listening on {}", socket.display()))?;
         let waker = serving.waker();

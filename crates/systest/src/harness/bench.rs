@@ -63,6 +63,17 @@ pub struct Bench<'a> {
     name: String,
 }
 
+/// How a daemon is started, beside what it is told.
+struct Extras {
+    tier: Tier,
+    locks: bool,
+    files: bool,
+}
+
+impl Extras {
+    const NONE: Self = Self { tier: Tier::Portable, locks: true, files: false };
+}
+
 impl<'a> Bench<'a> {
     /// Makes the scratch tree `name` and a directory of the same name.
     pub fn new(host: &'a Host, name: &str) -> Result<Self> {
@@ -117,22 +128,30 @@ impl<'a> Bench<'a> {
 
     /// A daemon whose events nobody follows.
     pub fn quiet_daemon(&self, config: &str, arguments: &[&str]) -> Result<Daemon> {
-        self.placed_daemon(config, arguments, self.host.tier, true)
+        self.placed_daemon(config, arguments, Extras { tier: self.host.tier, ..Extras::NONE })
     }
 
     /// The same in a tier of its own.
     pub fn quiet_daemon_of(&self, tier: Tier, config: &str, arguments: &[&str]) -> Result<Daemon> {
-        self.placed_daemon(config, arguments, tier, true)
+        self.placed_daemon(config, arguments, Extras { tier, ..Extras::NONE })
     }
 
     /// A daemon that may not lock its memory, its events followed.
     pub fn daemon_without_ipc_lock(&self, config: &str) -> Result<Daemon> {
-        let mut daemon = self.placed_daemon(config, &[], self.host.tier, false)?;
+        let extras = Extras { tier: self.host.tier, locks: false, ..Extras::NONE };
+        let mut daemon = self.placed_daemon(config, &[], extras)?;
         daemon.follow()?;
         Ok(daemon)
     }
 
-    fn placed_daemon(&self, config: &str, arguments: &[&str], tier: Tier, locks: bool) -> Result<Daemon> {
+    /// A daemon that mounts the letters' files as it is told to, or by itself.
+    pub fn daemon_with_files(&self, config: &str, arguments: &[&str]) -> Result<Daemon> {
+        let extras = Extras { tier: self.host.tier, files: true, ..Extras::NONE };
+        self.placed_daemon(config, arguments, extras)
+    }
+
+    fn placed_daemon(&self, config: &str, arguments: &[&str], extras: Extras) -> Result<Daemon> {
+        let Extras { tier, locks, files } = extras;
         let group = self.daemon_group()?;
         let place = Place {
             memgov: &self.host.memgov,
@@ -141,6 +160,7 @@ impl<'a> Bench<'a> {
             patience: self.patience(),
             tier,
             locks,
+            files,
         };
         Daemon::start(&place, config, arguments)
     }

@@ -57,6 +57,8 @@ pub struct Place<'a> {
     pub tier: Tier,
     /// Whether it may lock its memory.
     pub locks: bool,
+    /// Whether it mounts the letters' files where it is told to, or by itself. Most tests of them start `memgov-files` themselves.
+    pub files: bool,
 }
 
 impl Daemon {
@@ -70,7 +72,11 @@ impl Daemon {
         let seen = fs::metadata(&log)?.len();
         let mut command = Command::new(place.memgov);
         command.arg("run").arg("--config").arg(&file).arg("--state-dir").arg(&state);
-        command.arg("--tier").arg(place.tier.name()).args(arguments);
+        command.arg("--tier").arg(place.tier.name());
+        if !place.files {
+            command.arg("--no-files");
+        }
+        command.args(arguments);
         command.stdin(Stdio::null()).stdout(output.try_clone()?).stderr(output);
         // Programs of the test's own come before those of the system.
         let path = std::env::var("PATH").unwrap_or_default();

@@ -3,6 +3,7 @@
 mod container;
 mod gone;
 mod rig;
+mod run;
 mod worth;
 
 use std::fs::{self, File};
@@ -34,6 +35,7 @@ pub fn tests() -> Vec<Test> {
     ];
     tests.extend(container::tests());
     tests.extend(gone::tests());
+    tests.extend(run::tests());
     tests.extend(worth::tests());
     tests
 }

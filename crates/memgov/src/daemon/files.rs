@@ -1,0 +1,162 @@
+//! The letters' files, for whoever starts memgov by hand: `memgov-files` as a child, mounted with memgov and gone with it. It stays a program of its own: whatever becomes
+//! of a file system, memgov governs on. Under systemd it is a unit of its own, for what memgov's unit mounts nobody else would see.
+//!
+//! The child ends with memgov however that ends (its parent-death signal, which it asks for itself).
+
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use super::say;
+use crate::config;
+use crate::kernel::pidfd::PidFd;
+
+/// The program, beside memgov's own or in PATH.
+const PROGRAM: &str = "memgov-files";
+/// In the state directory.
+const MOUNT: &str = "fs";
+/// So many deaths within [`WHILE`], and it is given up, like a guardian.
+const MOST_DEATHS: usize = 3;
+const WHILE: Duration = Duration::from_secs(60);
+/// Between a death and the next start.
+const REST: Duration = Duration::from_secs(1);
+/// It unmounts and ends at once; longer it is not waited for.
+const ENDS_WITHIN: Duration = Duration::from_secs(2);
+const SIGTERM: u8 = 15;
+
+/// The child in office.
+pub(super) struct Files {
+    start: Start,
+    office: Arc<Mutex<Office>>,
+    first: Option<Child>,
+}
+
+/// What the next one is started with.
+#[derive(Clone)]
+struct Start {
+    program: PathBuf,
+    mount: PathBuf,
+    socket: PathBuf,
+}
+
+#[derive(Default)]
+struct Office {
+    child: Option<PidFd>,
+    /// memgov goes: nobody is to be started any more.
+    over: bool,
+}
+
+/// Where they are to be mounted; `None`: nowhere.
+pub(super) fn mount_point(wanted: &config::Files, state: &Path) -> Option<PathBuf> {
+    match wanted {
+        config::Files::InStateDir => Some(state.join(MOUNT)),
+        config::Files::At(dir) => Some(dir.clone()),
+        config::Files::Off => None,
+    }
+}
+
+impl Files {
+    /// Starts it, before memgov has put on anything for itself that a child would have from it (its group, its OOM score): it asks for the
+    /// socket until there is one. Without it memgov governs all the same.
+    pub fn begin(mount: PathBuf, socket: PathBuf) -> Option<Self> {
+        let Some(program) = program() else {
+            say(&format!(
+                "memgov: no files on {}: {PROGRAM} is neither beside memgov nor in PATH (--no-files, or files = \"off\", goes without)",
+                mount.display()
+            ));
+            return None;
+        };
+        let start = Start { program, mount, socket };
+        let office = Arc::<Mutex<Office>>::default();
+        let first = start.fill(&office)?;
+        Some(Self { start, office, first: Some(first) })
+    }
+
+    /// From here on another is started when it has died, by a thread of its own.
+    pub fn watch(&mut self) {
+        let Some(first) = self.first.take() else { return };
+        let (start, office) = (self.start.clone(), Arc::clone(&self.office));
+        let started =
+            thread::Builder::new().name(PROGRAM.into()).spawn(move || start.succeed(first, &office));
+        if let Err(error) = started {
+            say(&format!("memgov: starting a thread: {error}; {PROGRAM} is not started anew if it dies"));
+        }
+    }
+
+    /// Unmounted and gone.
+    pub fn end(self) {
+        let child = {
+            let mut office = lock(&self.office);
+            office.over = true;
+            office.child.take()
+        };
+        let Some(child) = child else { return };
+        // Gone already: nothing is left to be told.
+        let _ = child.send(SIGTERM);
+        let until = Instant::now() + ENDS_WITHIN;
+        while !child.exited().unwrap_or(true) && Instant::now() < until {
+            thread::sleep(Duration::from_millis(5));
+        }
+    }
+}
+
+impl Start {
+    fn fill(&self, office: &Mutex<Office>) -> Option<Child> {
+        let mut office = lock(office);
+        if office.over {
+            return None;
+        }
+        let mut command = Command::new(&self.program);
+        command.arg("--mount").arg(&self.mount).arg("--socket").arg(&self.socket);
+        command.arg("--with-parent").arg(std::process::id().to_string());
+        command.stdin(Stdio::null()).stdout(Stdio::null());
+        let complain = |error: &dyn std::fmt::Display| {
+            say(&format!("memgov: starting {}: {error}", self.program.display()));
+        };
+        let child = command.spawn().inspect_err(|error| complain(error)).ok()?;
+        office.child = PidFd::of_child(child.id()).inspect_err(|errno| complain(errno)).ok();
+        Some(child)
+    }
+
+    /// One after the other, until memgov goes or it is given up.
+    fn succeed(&self, first: Child, office: &Mutex<Office>) {
+        let (mut child, mut deaths) = (first, Vec::new());
+        loop {
+            let how = child.wait().map_or_else(|error| error.to_string(), |status| status.to_string());
+            {
+                let mut office = lock(office);
+                office.child = None;
+                if office.over {
+                    return;
+                }
+            }
+            let now = Instant::now();
+            deaths.retain(|then| now.duration_since(*then) < WHILE);
+            deaths.push(now);
+            if deaths.len() >= MOST_DEATHS {
+                return say(&format!(
+                    "memgov: {PROGRAM} has ended ({how}), {MOST_DEATHS} times in a minute; no other is started: there are no files on {}",
+                    self.mount.display()
+                ));
+            }
+            say(&format!("memgov: {PROGRAM} has ended ({how}); another is started"));
+            thread::sleep(REST);
+            let Some(next) = self.fill(office) else { return };
+            child = next;
+        }
+    }
+}
+
+/// A program that was built or installed with this one comes before one of another version.
+fn program() -> Option<PathBuf> {
+    let beside = std::env::current_exe().ok().and_then(|exe| Some(exe.parent()?.join(PROGRAM)));
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let in_path: Vec<_> = std::env::split_paths(&path).map(|dir| dir.join(PROGRAM)).collect();
+    beside.into_iter().chain(in_path).find(|program| program.is_file())
+}
+
+fn lock(office: &Mutex<Office>) -> MutexGuard<'_, Office> {
+    office.lock().unwrap_or_else(PoisonError::into_inner)
+}
