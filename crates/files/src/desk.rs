@@ -157,7 +157,9 @@ impl Desk {
             }
             (Command::Control(control), Subject::Process(pid, _)) => {
                 let (climit, plimit) = (control.climit.0, control.plimit.0);
-                let asked = json!({ "pid": pid, "word": control.word(), "climit_bytes": climit, "plimit_bytes": plimit });
+                let asked = json!({
+                    "pid": pid, "word": control.word(), "climit_bytes": climit, "plimit_bytes": plimit, "as_file": true,
+                });
                 self.call("SetControl", &asked).map(|_| ())
             }
             _ => Err(Errno::EINVAL),

@@ -6,8 +6,6 @@ use memgov_decide::units::Bytes;
 
 use crate::node::{File, Metered};
 
-/// `/proc/PID/memctl` of the letter looks at so many bytes. What is longer is refused here, not cut.
-const MOST_MEMCTL: usize = 79;
 /// The longest number with its sign, prefix and white space is shorter.
 const MOST_NUMBER: usize = 64;
 
@@ -33,9 +31,11 @@ pub enum Command {
 impl Command {
     /// What these bytes, written to this file, ask for.
     pub fn parse(file: File, bytes: &[u8], page: u64) -> Result<Self, Errno> {
-        let most = if file == File::Memctl { MOST_MEMCTL } else { MOST_NUMBER };
-        let text = std::str::from_utf8(bytes).ok().filter(|text| text.len() <= most);
-        let text = text.ok_or(Errno::EINVAL)?;
+        let text = std::str::from_utf8(bytes).map_err(|_| Errno::EINVAL)?;
+        // What is longer is refused, not cut; the letter's own file says itself how much it looks at.
+        if file != File::Memctl && text.len() > MOST_NUMBER {
+            return Err(Errno::EINVAL);
+        }
         match file {
             File::Shrink => size(text).map(Self::Shrink),
             File::Limit(of) => limit(text).map(|line| Self::Limit(of, line)),
@@ -178,11 +178,17 @@ mod tests {
         let parse = |text: &str| Command::parse(File::Memctl, text.as_bytes(), 4096);
         let Ok(Command::Control(control)) = parse("0x01010a03 1000001 5000\n") else { panic!("refused") };
         assert_eq!(control.text(), "16845315 1003520 8192\n");
-        for refused in ["", "1", "1 2", "5 0 0", "x 0 0", "0x4000 0 0", "1 -1 0"] {
+        for refused in ["", "1", "1 2", "5 0 0", "x 0 0", "0x800000 0 0", "0x4000 0 0", "1 -1 0"] {
             assert_eq!(parse(refused), Err(Errno::EINVAL), "{refused:?}");
         }
-        let fits = format!("{:<79}", "1 2 3");
-        assert!(parse(&fits).is_ok() && parse(&format!("{fits} ")) == Err(Errno::EINVAL), "79 bytes");
+        // DIRECT without a kind or a plimit, and limits beside NONE, are refused and forgotten by the letter's prctl, not by its file.
+        for (taken, shown) in [("0x20001 0 0", "131073 0 0\n"), ("0 1 1", "0 4096 4096\n")] {
+            let Ok(Command::Control(control)) = parse(taken) else { panic!("{taken} refused") };
+            assert_eq!(control.text(), shown);
+        }
+        let longer = format!("{:<79} and more", "1 2 3");
+        assert_eq!(parse(&longer), parse("1 2 3"), "no more than 79 bytes are looked at");
+        assert_eq!(parse(&format!("1 2 {:>76}", 33)), Err(Errno::EINVAL), "a number that is cut there");
     }
 
     #[test]
@@ -210,7 +216,7 @@ mod tests {
             for file in all() {
                 let parsed = Command::parse(file, &bytes, 4096);
                 prop_assert!(parsed.is_ok() || parsed == Err(Errno::EINVAL));
-                prop_assert!(parsed.is_err() || bytes.len() <= MOST_MEMCTL);
+                prop_assert!(parsed.is_err() || bytes.len() <= MOST_NUMBER || file == File::Memctl);
             }
         }
 

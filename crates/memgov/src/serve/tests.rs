@@ -17,6 +17,7 @@ use super::varlink::Call;
 use super::*;
 
 mod any_request;
+mod files;
 mod handlers;
 mod jobs;
 

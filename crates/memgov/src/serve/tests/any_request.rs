@@ -39,8 +39,9 @@ const METHODS: [&str; 25] = [
     "",
 ];
 
-const KEYS: [&str; 36] = [
+const KEYS: [&str; 37] = [
     "pid",
+    "as_file",
     "word",
     "climit_bytes",
     "plimit_bytes",

@@ -132,13 +132,18 @@ fn memctl(bench: &mut Bench<'_>) -> Result<String> {
     for shown in [fs::read_to_string(&path)?, fs::read_to_string(&thread)?, daemon.memctl(pid)?] {
         ensure!(shown == expected, "got {shown:?}");
     }
-    let long = format!("{:<80}", "1 2 3");
+    let long = format!("1 2 {:>76}", 33);
     for garbage in ["", "1 2", "5 0 0", "0x4003 0 0", "x y z", long.as_str()] {
         // Nothing at all is no write.
         if !garbage.is_empty() {
             refused(garbage, fs::write(&path, garbage), libc::EINVAL)?;
         }
         ensure!(fs::read_to_string(&path)? == expected, "{garbage:?} changed something");
+    }
+    // What only the letter's prctl refuses and forgets: DIRECT with nothing to compare, and limits beside NONE.
+    for (taken, shown) in [("0x20001 0 0", "131073 0 0\n"), ("0 4097 0", "0 8192 0\n")] {
+        fs::write(&path, taken).with_context(|| format!("writing {taken}"))?;
+        ensure!(fs::read_to_string(&path)? == shown, "{taken} became {:?}", fs::read_to_string(&path)?);
     }
     fs::write(&thread, "0 0 0\n")?;
     ensure!(fs::read_to_string(&path)? == "0 0 0\n", "a thread's file is its process's");
