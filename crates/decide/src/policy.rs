@@ -622,7 +622,8 @@ mod tests {
 
     #[test]
     fn a_control_with_nothing_to_compare_never_acts() {
-        let of = |word: u64| MemControl::from_file(word, Bytes(0), Bytes(0), Bytes(4096)).unwrap().condition();
+        let of =
+            |word: u64| MemControl::from_file(word, Bytes(0), Bytes(0), Bytes(4096)).unwrap().condition();
         assert_eq!(of(0x0002_0004), None, "DIRECT without a kind");
         let all = RssOver { kinds: Kinds::of(Flags::RSS_ANON), over: Bytes(0) };
         assert_eq!(of(0x0102_0004), Some(Condition { group: None, rss: Some(all) }));

@@ -51,7 +51,6 @@ pub struct Desk {
 
 #[derive(Deserialize)]
 struct Mark {
-    target: Value,
     line_bytes: u64,
     #[serde(default)]
     peak_bytes: Option<u64>,
@@ -180,11 +179,9 @@ impl Desk {
 
     /// What the daemon keeps of this group's kernel memory, if a rule has a line for it.
     fn mark(&self, path: &str) -> Result<Option<Mark>, Errno> {
-        let answer = self.call("Status", &json!({}))?;
-        let marks = answer.pointer("/status/kernel").and_then(Value::as_array);
-        let marks = marks.map(Vec::as_slice).unwrap_or_default();
-        let mut marks = marks.iter().filter_map(|mark| Mark::deserialize(mark).ok());
-        Ok(marks.find(|mark| mark.target.get("path").and_then(Value::as_str) == Some(path)))
+        let answer = self.call("GetKernelMark", &json!({ "path": path }))?;
+        let mark = answer.get("mark").unwrap_or(&Value::Null);
+        Option::<Mark>::deserialize(mark).map_err(|_| Errno::EPROTO)
     }
 
     /// What is not set need not be taken back: as of a line.
@@ -307,6 +304,7 @@ fn errno(error: &Error) -> Errno {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::fake::Fake;
 
     #[test]
     fn ends_are_errnos() {
@@ -330,6 +328,58 @@ mod tests {
     #[test]
     fn no_limit_is_the_kernels_number() {
         assert_eq!(unlimited(4096), 9_223_372_036_854_771_712);
+    }
+
+    /// A desk over a hierarchy that has one group, `g`, and that.
+    fn desk(answers: impl Fn(&str, &Value) -> Option<Value> + Send + Sync + 'static) -> Rig {
+        let (fake, top) = (Fake::start(answers), tempfile::tempdir().unwrap());
+        std::fs::create_dir(top.path().join("g")).unwrap();
+        let mounts = format!("30 23 0:26 / {} rw - cgroup2 cgroup2 rw\n", top.path().display());
+        let groups = Groups::find(&mounts, "").unwrap();
+        let memgov = fake.memgov(Duration::from_secs(5));
+        let desk = Desk { memgov, groups, counts: Arc::default(), page: 4096 };
+        Rig { desk, top, _fake: fake }
+    }
+
+    struct Rig {
+        desk: Desk,
+        top: tempfile::TempDir,
+        _fake: Fake,
+    }
+
+    impl Rig {
+        fn read(&self, file: File) -> Result<String, Errno> {
+            use std::os::unix::fs::MetadataExt as _;
+            let id = self.top.path().join("g").metadata().unwrap().ino();
+            self.desk.read(file, Subject::Group(b"g", id)).map(|(text, _)| text).map_err(|(errno, _)| errno)
+        }
+    }
+
+    #[test]
+    fn kernel_memory_is_asked_of_the_one_group() {
+        let rig = desk(|method, asked| match (method, asked["path"].as_str()) {
+            // As of the 513th group that has a line.
+            ("Status", _) => Some(json!({ "status": { "kernel": [], "truncated": 1 } })),
+            ("GetGroupRule", _) => Some(json!({ "rule": null })),
+            ("GetKernelMark", Some("/g")) => {
+                Some(json!({ "mark": { "line_bytes": 8 << 20, "hits": 3, "peak_bytes": 9 << 20, "new": 1 } }))
+            }
+            _ => None,
+        });
+        assert_eq!(rig.read(File::KernelFailures), Ok("3\n".into()));
+        assert_eq!(rig.read(File::Limit(Metered::Kernel)), Ok("8388608\n".into()));
+        assert_eq!(rig.read(File::KernelPeak), Ok("9437184\n".into()));
+    }
+
+    #[test]
+    fn without_a_line_for_kernel_memory() {
+        let rig = desk(|method, _| match method {
+            "GetGroupRule" => Some(json!({ "rule": null })),
+            _ => Some(json!({ "mark": null })),
+        });
+        assert_eq!(rig.read(File::KernelFailures), Ok("0\n".into()));
+        assert_eq!(rig.read(File::Limit(Metered::Kernel)), Ok("9223372036854771712\n".into()));
+        assert_eq!(rig.read(File::KernelPeak), Err(Errno::ENODATA), "nobody keeps it");
     }
 
     #[test]

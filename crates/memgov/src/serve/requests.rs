@@ -178,6 +178,7 @@ fn ours(method: &str, value: &Value, peer: Peer, governed: &dyn Governed) -> Res
         "GetJob" => worth::get(&parameters(value)?, peer, governed),
         "SetJob" => worth::set(&parameters(value)?, peer, governed),
         "ClearJob" => worth::clear(&parameters(value)?, peer, governed),
+        "GetKernelMark" => kernel_mark(&parameters(value)?, peer, governed),
         "ResetKernelPeak" => reset_kernel_peak(&parameters(value)?, peer, governed),
         "Events" => {
             let from = parameters::<EventsFrom>(value)?.place();
@@ -275,6 +276,12 @@ fn clear_group_rule(asked: &Path, peer: Peer, governed: &dyn Governed) -> Result
     }
     governed.group_rule_clear(&facts)?;
     Ok(json!({}))
+}
+
+fn kernel_mark(asked: &Path, peer: Peer, governed: &dyn Governed) -> Result<Value, Failure> {
+    let facts = governed.group(path(&asked.path)?)?;
+    permit::group(peer, &facts)?;
+    Ok(json!({ "mark": governed.kernel_mark(&facts)? }))
 }
 
 fn reset_kernel_peak(asked: &Path, peer: Peer, governed: &dyn Governed) -> Result<Value, Failure> {
