@@ -14,7 +14,7 @@ use crate::events::{Counts, Seen};
 use crate::groups::Groups;
 use crate::node::{File, Metered};
 use crate::processes;
-use crate::text::Command;
+use crate::text::{Command, unlimited};
 
 /// The daemon answers in 2 s, or says that it is busy.
 pub const PATIENCE: Duration = Duration::from_secs(5);
@@ -22,10 +22,6 @@ pub const PATIENCE: Duration = Duration::from_secs(5);
 const ASKED_EVERY: Duration = Duration::from_millis(50);
 /// One that takes long is asked about less often: as many as may wait at a time would be a load of their own.
 const AT_LAST: Duration = Duration::from_millis(200);
-/// As a v1 kernel shows that there is no limit, on a machine with this page size: PAGE_COUNTER_MAX pages.
-const fn unlimited(page: u64) -> u64 {
-    i64::MAX.unsigned_abs() / page * page
-}
 
 /// Whom an open file is about, with what tells him from another of the same name.
 #[derive(Clone, Copy, Debug)]
@@ -323,11 +319,6 @@ mod tests {
         for (state, number, expected) in table {
             assert_eq!(ended(&job(state, number)), Err(expected), "{state}");
         }
-    }
-
-    #[test]
-    fn no_limit_is_the_kernels_number() {
-        assert_eq!(unlimited(4096), 9_223_372_036_854_771_712);
     }
 
     /// A desk over a hierarchy that has one group, `g`, and that.

@@ -38,21 +38,30 @@ impl Command {
         }
         match file {
             File::Shrink => size(text).map(Self::Shrink),
-            File::Limit(of) => limit(text).map(|line| Self::Limit(of, line)),
+            File::Limit(of) => {
+                let line = amount(text);
+                // What is read where there is no limit says when it is written back that there is none.
+                line.map(|line| Self::Limit(of, line.filter(|&bytes| bytes < unlimited(page))))
+            }
             // As the kernel's own: whatever is written.
             File::KernelPeak | File::KernelFailures => Some(Self::ResetKernel),
             File::Memctl => MemControl::from_text(text, Bytes(page)).ok().map(Self::Control),
             File::Priority => signed(text).map(Self::Priority),
-            File::Reservation => limit(text).map(Self::Reservation),
-            File::OomReserve => limit(text).map(Self::OomReserve),
+            File::Reservation => amount(text).map(Self::Reservation),
+            File::OomReserve => amount(text).map(Self::OomReserve),
             File::KernelUsage | File::KernelStat | File::SocketUsage | File::Events => None,
         }
         .ok_or(Errno::EINVAL)
     }
 }
 
-/// A limit: an amount, or -1 for none.
-fn limit(text: &str) -> Option<Option<u64>> {
+/// As a v1 kernel shows that there is no limit, on a machine with this page size: PAGE_COUNTER_MAX pages.
+pub const fn unlimited(page: u64) -> u64 {
+    i64::MAX.unsigned_abs() / page * page
+}
+
+/// An amount, or -1 for none.
+fn amount(text: &str) -> Option<Option<u64>> {
     if text.trim_ascii() == "-1" { Some(None) } else { size(text).map(Some) }
 }
 
@@ -137,9 +146,9 @@ mod tests {
         for (text, expected) in table {
             assert_eq!(size(text), expected, "{text:?}");
         }
-        assert_eq!(limit("-1\n"), Some(None));
-        assert_eq!(limit("-2"), None);
-        assert_eq!(limit("4k"), Some(Some(4096)));
+        assert_eq!(amount("-1\n"), Some(None));
+        assert_eq!(amount("-2"), None);
+        assert_eq!(amount("4k"), Some(Some(4096)));
     }
 
     #[test]
@@ -201,11 +210,22 @@ mod tests {
     }
 
     #[test]
+    fn no_limit_is_the_kernels_number() {
+        assert_eq!(unlimited(4096), 9_223_372_036_854_771_712);
+        let of_64k = Command::parse(File::Limit(Metered::Kernel), b"9223372036854710272", 65536);
+        assert_eq!(of_64k, Ok(Command::Limit(Metered::Kernel, None)), "of the machine's page size");
+    }
+
+    #[test]
     fn a_line_is_of_its_own_file() {
         for of in [Metered::Kernel, Metered::Sockets] {
             let parse = |text: &str| Command::parse(File::Limit(of), text.as_bytes(), 4096);
             assert_eq!(parse("8M\n"), Ok(Command::Limit(of, Some(8 << 20))));
-            assert_eq!(parse("-1"), Ok(Command::Limit(of, None)));
+            for none in ["-1", "9223372036854771712\n", "9223372036854775807", "0xffffffffffffffff"] {
+                assert_eq!(parse(none), Ok(Command::Limit(of, None)), "{none}");
+            }
+            let most = 9_223_372_036_854_771_711;
+            assert_eq!(parse(&most.to_string()), Ok(Command::Limit(of, Some(most))));
         }
         assert_eq!(Command::parse(File::SocketUsage, b"0", 4096), Err(Errno::EINVAL));
     }

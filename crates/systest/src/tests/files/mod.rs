@@ -174,9 +174,14 @@ fn kernel(bench: &mut Bench<'_>) -> Result<String> {
     poll_until(bench.patience(), Duration::from_millis(20), peak).context("no peak")?;
     fs::write(at("memory.kmem.max_usage_in_bytes"), "0")?;
     fs::write(at("memory.kmem.failcnt"), "0")?;
-    fs::write(at(LIMIT), "-1")?;
-    fs::write(at(LIMIT), "-1").context("twice")?;
-    ensure!(read(LIMIT)? == UNLIMITED, "it is still there");
+    for none in ["-1", UNLIMITED] {
+        fs::write(at(LIMIT), "512M")?;
+        fs::write(at(LIMIT), none)?;
+        fs::write(at(LIMIT), none).context("twice")?;
+        ensure!(read(LIMIT)? == UNLIMITED, "it is still there after {none}");
+        let left = daemon.cli(&["get", "--group", &job.path()])?;
+        ensure!(left.code == 5, "{none} has left a rule: {}", left.stdout);
+    }
     // A group has one rule, and another's is not replaced by a number.
     daemon.ok(&["set", "--group", &job.path(), "--over", "1GiB", "--do", "deny"])?;
     refused("over a rule of another meter", fs::write(at(LIMIT), "1M"), libc::EBUSY)?;
