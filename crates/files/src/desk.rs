@@ -30,6 +30,8 @@ pub enum Subject<'a> {
     Group(&'a [u8], u64),
     /// A process and when it started.
     Process(u32, u64),
+    /// One of a process's threads (pid, tid) and when that started. What it is told its process is told, but only while the thread is there.
+    Thread(u32, u32, u64),
 }
 
 /// Where everything is asked.
@@ -74,6 +76,9 @@ impl Desk {
             Subject::Process(pid, start) => {
                 (processes::start(pid)? == start).then_some(()).ok_or(Errno::ESRCH)
             }
+            Subject::Thread(pid, tid, start) => {
+                (processes::thread_start(pid, tid)? == start).then_some(()).ok_or(Errno::ESRCH)
+            }
         }
     }
 
@@ -87,7 +92,7 @@ impl Desk {
         }
         let text = match subject {
             Subject::Group(path, _) => self.read_group(file, path).map_err(early)?,
-            Subject::Process(pid, _) => {
+            Subject::Process(pid, _) | Subject::Thread(pid, ..) => {
                 let answer = self.call("GetControl", &json!({ "pid": pid })).map_err(early)?;
                 let memctl = answer.pointer("/control/memctl").and_then(Value::as_str);
                 memctl.map(|text| format!("{text}\n")).ok_or((Errno::EPROTO, 0))?
@@ -150,7 +155,7 @@ impl Desk {
                     other => other.map(|_| ()).map_err(|error| errno(&error)),
                 }
             }
-            (Command::Control(control), Subject::Process(pid, _)) => {
+            (Command::Control(control), Subject::Process(pid, _) | Subject::Thread(pid, ..)) => {
                 let (climit, plimit) = (control.climit.0, control.plimit.0);
                 let asked = json!({
                     "pid": pid, "word": control.word(), "climit_bytes": climit, "plimit_bytes": plimit, "as_file": true,
@@ -301,6 +306,7 @@ fn errno(error: &Error) -> Errno {
 mod tests {
     use super::*;
     use crate::fake::Fake;
+    use memgov_decide::control::MemControl;
 
     #[test]
     fn ends_are_errnos() {
@@ -371,6 +377,23 @@ mod tests {
         assert_eq!(rig.read(File::KernelFailures), Ok("0\n".into()));
         assert_eq!(rig.read(File::Limit(Metered::Kernel)), Ok("9223372036854771712\n".into()));
         assert_eq!(rig.read(File::KernelPeak), Err(Errno::ENODATA), "nobody keeps it");
+    }
+
+    #[test]
+    fn who_has_another_start_is_another() {
+        let rig = desk(|_, _| Some(json!({ "control": { "memctl": "0 0 0" } })));
+        let pid = std::process::id();
+        let (start, control) = (processes::start(pid).unwrap(), Command::Control(MemControl::default()));
+        let write = |subject| rig.desk.write(control, subject, &|| false);
+        assert_eq!(write(Subject::Thread(pid, pid, start)), Ok(()));
+        for gone in [
+            Subject::Process(pid, start + 1),
+            Subject::Thread(pid, pid, start + 1),
+            Subject::Thread(pid, u32::MAX, start),
+        ] {
+            assert_eq!(write(gone), Err(Errno::ESRCH), "{gone:?}");
+            assert_eq!(rig.desk.read(File::Memctl, gone), Err((Errno::ESRCH, 0)), "{gone:?}");
+        }
     }
 
     #[test]

@@ -87,7 +87,8 @@ pub fn names(groups: &Groups, dir: &Dir) -> Result<Names, Errno> {
 pub fn identify(groups: &Groups, dir: &Dir) -> Result<u64, Errno> {
     match dir {
         Dir::Group(path) => Ok(std::fs::symlink_metadata(groups.dir(path))?.ino()),
-        Dir::Process(pid) | Dir::Task(pid, _) => processes::start(*pid),
+        Dir::Process(pid) => processes::start(*pid),
+        Dir::Task(pid, tid) => processes::thread_start(*pid, *tid),
         _ => Err(Errno::EINVAL),
     }
 }
