@@ -87,8 +87,7 @@ impl Desk {
         let early = |errno| (errno, 0);
         self.confirm(subject).map_err(early)?;
         if let (File::Events, Subject::Group(path, id)) = (file, subject) {
-            let (text, seen) = self.counts.text(&daemons_path(path).map_err(early)?, id, PATIENCE);
-            return text.map(|text| (text, seen)).map_err(|errno| (errno, seen));
+            return self.events(&daemons_path(path).map_err(early)?, id);
         }
         let text = match subject {
             Subject::Group(path, _) => self.read_group(file, path).map_err(early)?,
@@ -99,6 +98,18 @@ impl Desk {
             }
         };
         Ok((text, 0))
+    }
+
+    /// Counts as they are now, and not as they were when a daemon stopped that has not spoken since.
+    fn events(&self, path: &str, id: u64) -> Result<(String, Seen), (Errno, Seen)> {
+        if self.counts.is_quiet() {
+            // After the last decision there can be: none is sent, and the loop is not asked.
+            let none = json!({ "since": i64::MAX });
+            self.call("Events", &none).map_err(|errno| (errno, 0))?;
+            self.counts.heard();
+        }
+        let (text, seen) = self.counts.text(path, id, PATIENCE);
+        text.map(|text| (text, seen)).map_err(|errno| (errno, seen))
     }
 
     fn read_group(&self, file: File, path: &[u8]) -> Result<String, Errno> {
@@ -307,6 +318,7 @@ mod tests {
     use super::*;
     use crate::fake::Fake;
     use memgov_decide::control::MemControl;
+    use std::sync::atomic::{AtomicBool, Ordering};
 
     #[test]
     fn ends_are_errnos() {
@@ -366,6 +378,31 @@ mod tests {
         assert_eq!(rig.read(File::KernelFailures), Ok("3\n".into()));
         assert_eq!(rig.read(File::Limit(Metered::Kernel)), Ok("8388608\n".into()));
         assert_eq!(rig.read(File::KernelPeak), Ok("9437184\n".into()));
+    }
+
+    /// Takes as long as a stream may be quiet.
+    #[test]
+    fn a_daemon_that_stops_after_its_stream_stands() {
+        let stopped = Arc::new(AtomicBool::new(false));
+        let rig = desk({
+            let stopped = Arc::clone(&stopped);
+            move |_, _| {
+                let page = json!({ "events": [], "missed": 0, "cursor": 0 });
+                (!stopped.load(Ordering::SeqCst)).then_some(page)
+            }
+        });
+        rig.desk.counts.follow(rig.desk.memgov.clone()).unwrap();
+        assert!(rig.read(File::Events).unwrap().starts_with("warning 0\n"));
+        let patient = rig.desk.memgov.clone();
+        let rig =
+            Rig { desk: Desk { memgov: patient.patience(Duration::from_millis(50)), ..rig.desk }, ..rig };
+        stopped.store(true, Ordering::SeqCst);
+        thread::sleep(Duration::from_millis(2100));
+        for _ in 0..2 {
+            assert_eq!(rig.read(File::Events), Err(Errno::ETIMEDOUT));
+        }
+        stopped.store(false, Ordering::SeqCst);
+        assert!(rig.read(File::Events).is_ok());
     }
 
     #[test]

@@ -4,7 +4,7 @@ use std::collections::{HashMap, VecDeque};
 use std::fmt::Write as _;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use fuser::{Errno, PollNotifier};
 use memgov_client::{Error, Memgov};
@@ -36,6 +36,8 @@ const MOST_GROUPS: usize = 4096;
 const REMEMBERED: usize = 1024;
 /// Between two tries to reach a daemon.
 const RETRY: Duration = Duration::from_secs(1);
+/// A stream that says nothing is that of a daemon to which nothing happens, or of one that stands still: after so long who reads has to ask it.
+const QUIET: Duration = Duration::from_secs(2);
 
 #[derive(Deserialize)]
 struct Event {
@@ -82,8 +84,12 @@ struct Inner {
     /// When all changed at once: the daemon came or went.
     epoch: u64,
     connected: bool,
+    /// When the daemon last said anything.
+    heard: Option<Instant>,
     /// Times a daemon was looked for.
     tries: u64,
+    /// What came of the last try that came to nothing.
+    failure: Option<Errno>,
     waiting: HashMap<u64, (String, PollNotifier)>,
 }
 
@@ -114,7 +120,8 @@ impl Counts {
             inner = waited.unwrap_or_else(PoisonError::into_inner).0;
         }
         if !inner.connected {
-            let error = if inner.tries == before { Errno::ETIMEDOUT } else { Errno::ENOTCONN };
+            // The try that ended may have begun before this reader came: what it says of the daemon holds for him too.
+            let error = inner.failure.filter(|_| inner.tries != before).unwrap_or(Errno::ETIMEDOUT);
             return (Err(error), inner.clock);
         }
         let row = inner.groups.get(path).filter(|row| row.id.is_none_or(|known| known == id));
@@ -124,6 +131,17 @@ impl Counts {
             let _infallible = writeln!(text, "{key} {count}");
         }
         (Ok(text), inner.clock)
+    }
+
+    /// Whether the daemon has to be asked if it is there, before counts are told as what they are now.
+    pub fn is_quiet(&self) -> bool {
+        let inner = self.lock();
+        inner.connected && inner.heard.is_none_or(|heard| heard.elapsed() > QUIET)
+    }
+
+    /// It has said something.
+    pub fn heard(&self) {
+        self.lock().heard = Some(Instant::now());
     }
 
     /// Whether there is news for this reader; if not, he is told when there is.
@@ -142,10 +160,15 @@ impl Counts {
         self.lock().waiting.remove(&handle);
     }
 
-    /// The stream is there, or has ended.
-    fn connected(&self, connected: bool) {
+    /// The stream is there, or there is none, and why.
+    fn connected(&self, came: Result<(), Errno>) {
         let mut inner = self.lock();
         inner.tries += 1;
+        inner.failure = came.err();
+        let connected = came.is_ok();
+        if connected {
+            inner.heard = Some(Instant::now());
+        }
         if inner.connected != connected {
             inner.connected = connected;
             inner.clock += 1;
@@ -170,6 +193,7 @@ impl Counts {
         // An event of a newer daemon's that is not understood is not counted.
         let events = events.iter().filter_map(|event| Event::deserialize(event).ok());
         let mut inner = self.lock();
+        inner.heard = Some(Instant::now());
         let changed: Vec<String> = events.filter_map(|event| inner.count(event)).collect();
         let woken: Vec<u64> =
             inner.waiting.iter().filter(|(_, (path, _))| changed.contains(path)).map(|(&at, _)| at).collect();
@@ -183,9 +207,8 @@ impl Counts {
         let counts = Arc::clone(self);
         let body = move || {
             loop {
-                // Why it ended is told to whoever reads.
-                let _ended = counts.count_from(&memgov);
-                counts.connected(false);
+                let ended = counts.count_from(&memgov);
+                counts.connected(Err(why(&ended)));
                 let inner = counts.lock();
                 drop(counts.wanted.wait_timeout(inner, RETRY).unwrap_or_else(PoisonError::into_inner));
             }
@@ -209,11 +232,19 @@ impl Counts {
         }
         let from = cursor.map_or(json!({}), |cursor| json!({ "cursor": cursor }));
         let stream = memgov.stream("Events", from)?;
-        self.connected(true);
+        self.connected(Ok(()));
         for page in stream {
             self.add(&page?);
         }
         Ok(())
+    }
+}
+
+/// Why there is nobody to follow. Who has closed the connection has ended, or is about to say why not in the next try.
+fn why(ended: &Result<(), Error>) -> Errno {
+    match ended {
+        Ok(()) | Err(Error::Closed) => Errno::ENOTCONN,
+        Err(error) => Errno::from_i32(error.errno()),
     }
 }
 
@@ -280,7 +311,7 @@ mod tests {
     #[test]
     fn counted_once_and_for_the_group_that_has_the_path_now() {
         let counts = Counts::default();
-        counts.connected(true);
+        counts.connected(Ok(()));
         let group = |id: u64| json!({ "kind": "group", "path": "/a", "id": id, "owner": 0 });
         counts.add(&event(1, "kill", group(5), "pending"));
         counts.add(&event(1, "kill", group(5), "done"));
@@ -308,7 +339,7 @@ mod tests {
         let counts = Counts::default();
         let (text, seen) = counts.text("/a", 1, Duration::ZERO);
         assert_eq!(text, Err(Errno::ETIMEDOUT), "nobody has looked for a daemon yet");
-        counts.connected(true);
+        counts.connected(Ok(()));
         assert!(counts.poll(1, "/a", seen, None), "the daemon has come");
         let (_, seen) = counts.text("/a", 1, Duration::ZERO);
         assert!(!counts.poll(1, "/a", seen, None));
@@ -317,14 +348,54 @@ mod tests {
         counts.add(&event(2, "kill", json!({ "kind": "group", "path": "/a", "id": 1 }), "done"));
         assert!(counts.poll(1, "/a", seen, None));
         let (_, seen) = counts.text("/a", 1, Duration::ZERO);
-        counts.connected(false);
+        counts.connected(Err(Errno::ENOTCONN));
         assert!(counts.poll(1, "/a", seen, None), "it has gone");
+    }
+
+    #[test]
+    fn a_reader_in_the_middle_of_a_try_is_told_what_comes_of_it() {
+        for (ended, expected) in [
+            (Err(Error::Silent), Errno::ETIMEDOUT),
+            (Err(Error::Closed), Errno::ENOTCONN),
+            (
+                Err(Error::NotRunning { socket: "x".into(), source: std::io::Error::other("x") }),
+                Errno::ENOTCONN,
+            ),
+            (Ok(()), Errno::ENOTCONN),
+        ] {
+            let counts = Arc::new(Counts::default());
+            let reader = {
+                let counts = Arc::clone(&counts);
+                thread::spawn(move || counts.text("/a", 1, Duration::from_secs(60)).0)
+            };
+            while !reader.is_finished() {
+                counts.connected(Err(why(&ended)));
+                thread::sleep(Duration::from_millis(1));
+            }
+            assert_eq!(reader.join().unwrap(), Err(expected), "{ended:?}");
+        }
+    }
+
+    #[test]
+    fn only_a_stream_that_stands_gets_quiet() {
+        let counts = Counts::default();
+        assert!(!counts.is_quiet(), "who is not there is looked for anyhow");
+        counts.connected(Ok(()));
+        assert!(!counts.is_quiet(), "it has just come");
+        let ago = || Instant::now().checked_sub(QUIET + Duration::from_millis(1)).unwrap();
+        counts.lock().heard = Some(ago());
+        assert!(counts.is_quiet());
+        counts.heard();
+        assert!(!counts.is_quiet());
+        counts.lock().heard = Some(ago());
+        counts.add(&json!({ "events": [] }));
+        assert!(!counts.is_quiet());
     }
 
     #[test]
     fn bounded() {
         let counts = Counts::default();
-        counts.connected(true);
+        counts.connected(Ok(()));
         for id in 0..=MOST_GROUPS as u64 {
             let target = json!({ "kind": "group", "path": format!("/{id}"), "id": id });
             counts.add(&event(id, "kill", target, "done"));
