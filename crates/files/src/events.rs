@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use fuser::{Errno, PollNotifier};
 use memgov_client::{Error, Memgov};
+use memgov_decide::decision::UNDONE;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
@@ -30,6 +31,9 @@ const KEYS: [(&str, &str); 15] = [
     ("oom_kill", "oom-kill"),
 ];
 
+/// Of them, what tells and does nothing to anybody: `nothing` is what comes of it.
+const TELL: [&str; 4] = ["record", "ask", "relieved", "oom"];
+
 /// Groups that are counted for; beyond that the one that has been quiet for longest starts from 0.
 const MOST_GROUPS: usize = 4096;
 /// A decision is told again when its outcome is known, within two seconds.
@@ -45,6 +49,15 @@ struct Event {
     order: String,
     target: Target,
     outcome: Outcome,
+}
+
+impl Event {
+    /// Something was done, as far as that is known; it comes again when more is.
+    fn is_done(&self) -> bool {
+        let outcome = self.outcome.kind.as_str();
+        let only_tells = outcome == "nothing" && TELL.contains(&self.order.as_str());
+        only_tells || outcome != "pending" && !UNDONE.contains(&outcome)
+    }
 }
 
 #[derive(Deserialize)]
@@ -259,8 +272,7 @@ impl Inner {
     /// The path of the group that this changes; `None`: it is nothing new, or about no group.
     fn count(&mut self, event: Event) -> Option<String> {
         let at = KEYS.iter().position(|(_, order)| *order == event.order)?;
-        // Only what was done.
-        if matches!(event.outcome.kind.as_str(), "dry-run" | "withheld") || self.told.contains(&event.id) {
+        if !event.is_done() || self.told.contains(&event.id) {
             return None;
         }
         let (path, id) = match event.target {
@@ -322,7 +334,7 @@ mod tests {
             "done",
         ));
         assert_eq!(count(&counts, "/a", 5, "kill"), 2);
-        for outcome in ["dry-run", "withheld"] {
+        for outcome in UNDONE.into_iter().chain(["pending"]) {
             counts.add(&event(3, "deny-begin", group(5), outcome));
         }
         counts.add(&event(4, "deny-end", group(5), "done"));
@@ -332,6 +344,24 @@ mod tests {
         assert_eq!(count(&counts, "/a", 6, "kill"), 0, "another group of the same path");
         counts.add(&event(6, "relieved", group(6), "done"));
         assert_eq!((count(&counts, "/a", 6, "kill"), count(&counts, "/a", 6, "relieved")), (0, 1));
+    }
+
+    #[test]
+    fn what_only_tells_is_counted_and_what_was_first_refused_may_be_done() {
+        let counts = Counts::default();
+        counts.connected(Ok(()));
+        let group = json!({ "kind": "group", "path": "/a", "id": 5 });
+        for (id, order) in (1..).zip(["record", "ask", "relieved", "oom"]) {
+            counts.add(&event(id, order, group.clone(), "nothing"));
+            counts.add(&event(id + 10, order, group.clone(), "withheld"));
+        }
+        for key in ["warning", "ask", "relieved", "oom"] {
+            assert_eq!(count(&counts, "/a", 5, key), 1, "{key}");
+        }
+        for outcome in ["pending", "refused", "done", "dead"] {
+            counts.add(&event(30, "kill", group.clone(), outcome));
+        }
+        assert_eq!(count(&counts, "/a", 5, "kill"), 1);
     }
 
     #[test]
