@@ -94,8 +94,10 @@ struct Inner {
     told: VecDeque<u64>,
     /// Grows with each change of anything.
     clock: u64,
-    /// When all changed at once: the daemon came or went.
+    /// When all changed at once: the daemon came or went, or events were missed.
     epoch: u64,
+    /// Events that the daemon no longer had when they were to be told, of whatever group.
+    missed: u64,
     connected: bool,
     /// When the daemon last said anything.
     heard: Option<Instant>,
@@ -143,6 +145,7 @@ impl Counts {
         for ((key, _), count) in KEYS.iter().zip(counts) {
             let _infallible = writeln!(text, "{key} {count}");
         }
+        let _infallible = writeln!(text, "missed {}", inner.missed);
         (Ok(text), inner.clock)
     }
 
@@ -198,6 +201,7 @@ impl Counts {
         let mut inner = self.lock();
         inner.groups.clear();
         inner.told.clear();
+        inner.missed = 0;
     }
 
     /// Counts a page of events and wakes whom they concern.
@@ -208,8 +212,15 @@ impl Counts {
         let mut inner = self.lock();
         inner.heard = Some(Instant::now());
         let changed: Vec<String> = events.filter_map(|event| inner.count(event)).collect();
-        let woken: Vec<u64> =
-            inner.waiting.iter().filter(|(_, (path, _))| changed.contains(path)).map(|(&at, _)| at).collect();
+        // Whose they were nobody knows.
+        let missed = page.get("missed").and_then(Value::as_u64).unwrap_or(0);
+        if missed > 0 {
+            inner.missed += missed;
+            inner.clock += 1;
+            inner.epoch = inner.clock;
+        }
+        let concerned = inner.waiting.iter().filter(|(_, (path, _))| missed > 0 || changed.contains(path));
+        let woken: Vec<u64> = concerned.map(|(&at, _)| at).collect();
         let notifiers: Vec<_> = woken.iter().filter_map(|at| inner.waiting.remove(at)).collect();
         drop(inner);
         wake(notifiers.into_iter().map(|(_, notifier)| notifier));
@@ -362,6 +373,22 @@ mod tests {
             counts.add(&event(30, "kill", group.clone(), outcome));
         }
         assert_eq!(count(&counts, "/a", 5, "kill"), 1);
+    }
+
+    #[test]
+    fn what_was_missed_is_said_to_everybody() {
+        let counts = Counts::default();
+        counts.connected(Ok(()));
+        let (_, seen) = counts.text("/a", 1, Duration::ZERO);
+        counts.add(&json!({ "events": [], "missed": 3 }));
+        assert!(counts.poll(1, "/a", seen, None), "its counts may be short");
+        counts.add(&json!({ "events": [], "missed": 4 }));
+        assert_eq!((count(&counts, "/a", 1, "missed"), count(&counts, "/b", 2, "missed")), (7, 7));
+        let (_, seen) = counts.text("/a", 1, Duration::ZERO);
+        counts.add(&json!({ "events": [], "missed": 0 }));
+        assert!(!counts.poll(1, "/a", seen, None));
+        counts.forget_all();
+        assert_eq!(count(&counts, "/a", 1, "missed"), 0, "another daemon");
     }
 
     #[test]
