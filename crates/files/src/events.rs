@@ -215,7 +215,7 @@ impl Counts {
         // Whose they were nobody knows.
         let missed = page.get("missed").and_then(Value::as_u64).unwrap_or(0);
         if missed > 0 {
-            inner.missed += missed;
+            inner.missed = inner.missed.saturating_add(missed);
             inner.clock += 1;
             inner.epoch = inner.clock;
         }

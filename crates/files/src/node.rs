@@ -127,6 +127,11 @@ impl File {
         }
     }
 
+    /// The same where the owner has lent his rights to his directory's group.
+    pub const fn lent_mode(self) -> u16 {
+        self.mode() | self.mode() >> 3 & 0o070
+    }
+
     /// Whether it is its owner's and root's only, whoever may pass over its mode.
     pub const fn is_private(self) -> bool {
         self.mode() & 0o077 == 0

@@ -23,6 +23,8 @@ pub struct OpenFile {
     pub id: u64,
     /// By whom: as of the kernel's own files, it is his rights that count, whoever writes.
     pub caller: Caller,
+    /// In whose name the daemon is asked: his own, or that of the owner who has lent him his rights.
+    pub name: Caller,
     /// What the last read from the start gave, so that a text read in pieces is one text.
     pub text: Mutex<Arc<str>>,
     /// How far the events were read.

@@ -49,6 +49,17 @@ pub fn is_interrupted(tid: u32) -> bool {
     (mask("SigPnd:") | mask("ShdPnd:")) & !mask("SigBlk:") != 0
 }
 
+/// Whether this is one of the further groups of a thread (its first the caller is told of). One that is out of sight (0) has none.
+pub fn is_in_group(tid: u32, gid: u32) -> bool {
+    let status = fs::read_to_string(dir(tid).join("status")).unwrap_or_default();
+    lists(&status, gid)
+}
+
+fn lists(status: &str, gid: u32) -> bool {
+    let groups = line(status, "Groups:").unwrap_or_default();
+    groups.split_ascii_whitespace().any(|group| group.parse() == Ok(gid))
+}
+
 fn line<'a>(status: &'a str, key: &str) -> Option<&'a str> {
     status.lines().find_map(|line| line.strip_prefix(key)).map(str::trim)
 }
@@ -62,6 +73,13 @@ mod tests {
         let stat = "7 (a) S 1 2) 3 (b) S 1 7 7 0 -1 4194560 1 2 3 4 5 6 7 8 20 0 1 0 4711 1 2";
         assert_eq!(start_in(stat), Some(4711));
         assert_eq!(start_in("7 (a"), None);
+    }
+
+    #[test]
+    fn further_groups() {
+        let status = "Name:\tx\nUid:\t7\t7\t7\t7\nGid:\t8\t8\t8\t8\nGroups:\t4 27 1000 \n";
+        assert!(lists(status, 27) && lists(status, 1000) && !lists(status, 2) && !lists(status, 7));
+        assert!(!lists("Groups:\t \n", 0) && !lists("", 0) && !is_in_group(0, 0));
     }
 
     #[test]
