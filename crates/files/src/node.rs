@@ -176,6 +176,13 @@ mod tests {
     use super::*;
 
     #[test]
+    fn what_is_lent_is_what_the_owner_may() {
+        let lent: Vec<u16> =
+            [File::Shrink, File::KernelPeak, File::Events, File::KernelStat].map(File::lent_mode).into();
+        assert_eq!(lent, [0o220, 0o660, 0o440, 0o444]);
+    }
+
+    #[test]
     fn names_lead_to_directories() {
         let down = |names: &[&str]| names.iter().try_fold(Dir::Root, |dir, name| dir.below(OsStr::new(name)));
         assert_eq!(down(&["cgroup", "a", "b"]), Some(Dir::Group((*b"a/b").into())));
