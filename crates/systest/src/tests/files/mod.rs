@@ -33,11 +33,11 @@ pub fn tests() -> Vec<Test> {
         Test::new("files_events_wake_who_polls", events).needs(&[Need::Fuse]).seconds(60),
         Test::new("files_find_is_quick", find).needs(&[Need::Fuse]).seconds(120),
     ];
-    tests.extend(container::tests());
-    tests.extend(gone::tests());
     tests.extend(kernel::tests());
     tests.extend(memctl::tests());
     tests.extend(modes::tests());
+    tests.extend(container::tests());
+    tests.extend(gone::tests());
     tests.extend(worth::tests());
     tests
 }
