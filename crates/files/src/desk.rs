@@ -402,7 +402,8 @@ mod tests {
             assert_eq!(rig.read(File::Events), Err(Errno::ETIMEDOUT));
         }
         stopped.store(false, Ordering::SeqCst);
-        assert!(rig.read(File::Events).is_ok());
+        // So little patience may be too little on a busy machine.
+        assert!((0..200).any(|_| rig.read(File::Events).is_ok()));
     }
 
     #[test]

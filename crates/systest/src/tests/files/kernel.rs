@@ -12,7 +12,7 @@ use super::{LIMIT, UNLIMITED};
 use crate::harness::agent::Agent;
 use crate::harness::bench::Bench;
 use crate::harness::group::Group;
-use crate::harness::host::{NOBODY, Need, Tier, Version};
+use crate::harness::host::{NOBODY, Need, Tier};
 use crate::harness::run::Test;
 use crate::harness::{MIB, poll_until};
 use crate::tests::gk::{fork_slowly, shielded};
@@ -71,37 +71,36 @@ fn lines(text: &str) -> Result<BTreeMap<&str, u64>> {
 /// Of 100 threads, 16 KiB each.
 const STACKS: u64 = 100 << 14;
 
-/// The lines that `memory.stat` has for it, with what it says there; where nobody divides it (v1) the total, and sockets if somebody counts them.
+/// The lines that `memory.stat` has for it, with what it says there; where nobody divides it (v1) the total.
 fn by_kind(bench: &mut Bench<'_>) -> Result<String> {
     let job = bench.group("job")?;
     let files = Files::start(bench, &bench.dir.join("nobody.sock"))?;
     let mut hog = bench.worker(&job, "hog")?;
     hog.ask("hoard threads 100")?;
-    let shown = || fs::read_to_string(files.of(&job, STAT));
-    let total = |text: &str| lines(text).ok().and_then(|lines| lines.get("kernel").copied());
-    // The kernel adds up every 2 s on v2.
-    let taken = || shown().ok().filter(|text| total(text).is_some_and(|kernel| kernel >= STACKS));
-    let text = poll_until(bench.patience(), Duration::from_millis(100), taken);
-    let text = text.with_context(|| format!("it shows {:?}", shown()))?;
+    // The kernel adds up every 2 s on v2, and may do so between the two looks.
+    let same = poll_until(bench.patience(), Duration::from_millis(100), || compared(&files, &job).ok());
+    let count = same.map_or_else(|| compared(&files, &job), Ok)?;
+    Ok(format!("{count} lines"))
+}
+
+fn compared(files: &Files, job: &Group) -> Result<usize> {
+    let text = fs::read_to_string(files.of(job, STAT))?;
     let shown = lines(&text)?;
-    let theirs = match bench.host.version {
-        Version::V1 => format!("kernel {}\n", job.read("memory.kmem.usage_in_bytes")?.trim()),
-        Version::V2 => job.read("memory.stat")?,
-    };
-    let theirs = lines(&theirs)?;
+    let divided = job.read("memory.stat")?;
+    let is_v1 = job.dir().join("memory.kmem.usage_in_bytes").exists();
+    let theirs = if is_v1 { BTreeMap::from([("kernel", job.kernel()?)]) } else { lines(&divided)? };
     for (key, bytes) in &shown {
         let is = theirs.get(key).with_context(|| format!("`{key}` is nowhere in memory.stat"))?;
         ensure!(bytes.abs_diff(*is) <= MIB, "{key} {bytes}, and the kernel says {is}");
     }
-    if bench.host.version == Version::V2 {
-        let kinds = ["kernel", "kernel_stack", "pagetables", "percpu", "sock", "slab", "slab_reclaimable"];
-        for kind in kinds.into_iter().filter(|kind| theirs.contains_key(kind)) {
-            ensure!(shown.contains_key(kind), "no `{kind}` in {text}");
-        }
-        ensure!(shown["kernel_stack"] >= STACKS, "the stacks of 100 threads: {text}");
-        ensure!(!shown.contains_key("anon") && !shown.contains_key("file"), "user memory is in {text}");
+    let kinds = ["kernel", "kernel_stack", "pagetables", "percpu", "slab", "slab_reclaimable"];
+    for kind in kinds.into_iter().filter(|kind| theirs.contains_key(kind)) {
+        ensure!(shown.contains_key(kind), "no `{kind}` in {text}");
     }
-    Ok(format!("{} lines", shown.len()))
+    let stacks = if is_v1 { "kernel" } else { "kernel_stack" };
+    ensure!(shown[stacks] >= STACKS, "the stacks of 100 threads: {text}");
+    ensure!(!shown.contains_key("anon") && !shown.contains_key("file"), "user memory is in {text}");
+    Ok(shown.len())
 }
 
 /// Written by root and by the owner: over it they are refused, it is counted, and a write has count and peak start anew.
