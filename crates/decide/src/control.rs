@@ -86,6 +86,9 @@ pub struct MemControl {
     pub plimit: Bytes,
 }
 
+/// So many bytes of its text are looked at.
+const LOOKED_AT: usize = 79;
+
 /// Why a control is refused; each is EINVAL in the letter.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ControlError {
@@ -114,11 +117,28 @@ pub enum ControlError {
 }
 
 impl MemControl {
-    /// From the letter's word and limits in bytes; limits are rounded up to pages. NONE forgets both limits.
+    /// From the letter's word and limits in bytes, by the rules of its prctl: limits are rounded up to pages, NONE forgets both, and DIRECT needs something to compare.
     ///
     /// # Errors
     /// Each is EINVAL in the letter; nothing is half-stored.
     pub fn from_word(word: u64, climit: Bytes, plimit: Bytes, page: Bytes) -> Result<Self, ControlError> {
+        let control = Self::from_file(word, climit, plimit, page)?;
+        let compares = control.flags.any(Flags::RSS) && control.plimit.0 > 0;
+        if control.flags.has(Flags::DIRECT) && !compares {
+            return Err(ControlError::Direct);
+        }
+        match control.action {
+            ControlAction::None => Ok(Self { climit: Bytes(0), plimit: Bytes(0), ..control }),
+            _ => Ok(control),
+        }
+    }
+
+    /// The same by the rules of the letter's `/proc/PID/memctl`, which looks at each number by itself: NONE keeps the limits that are written with it, and DIRECT without a kind
+    /// compares nothing, so that it never acts.
+    ///
+    /// # Errors
+    /// As [`MemControl::from_word`], without [`ControlError::Direct`].
+    pub fn from_file(word: u64, climit: Bytes, plimit: Bytes, page: Bytes) -> Result<Self, ControlError> {
         let word = u32::try_from(word).map_err(|_| ControlError::Word)?;
         let [action, signal, low, high] = word.to_le_bytes();
         let flag_bits = u16::from_le_bytes([low, high]);
@@ -134,14 +154,7 @@ impl MemControl {
             return Err(ControlError::Signal(signal));
         }
         let flags = Flags::from_bits(flag_bits).ok_or(ControlError::Flags(flag_bits))?;
-        if flags.has(Flags::DIRECT) && (!flags.any(Flags::RSS) || plimit.0 == 0) {
-            return Err(ControlError::Direct);
-        }
-        let (climit, plimit) = match action {
-            ControlAction::None => (Bytes(0), Bytes(0)),
-            _ => (climit.round_up(page), plimit.round_up(page)),
-        };
-        Ok(Self { action, signal, flags, climit, plimit })
+        Ok(Self { action, signal, flags, climit: climit.round_up(page), plimit: plimit.round_up(page) })
     }
 
     /// The letter's action word.
@@ -150,21 +163,22 @@ impl MemControl {
     }
 
     /// From the text form of `/proc/PID/memctl`: three numbers, white space between, base by prefix. Only the first 79
-    /// bytes are looked at, as there.
+    /// bytes are looked at, as there; but a number that goes on beyond them is refused, where the letter took what it had of it.
     ///
     /// # Errors
-    /// As [`MemControl::from_word`], and [`ControlError::Text`] for what is not three numbers.
+    /// As [`MemControl::from_file`], and [`ControlError::Text`] for what is not three numbers.
     pub fn from_text(text: &str, page: Bytes) -> Result<Self, ControlError> {
-        let end = text
-            .char_indices()
-            .map(|(at, c)| at + c.len_utf8())
-            .take_while(|&end| end <= 79)
-            .last()
-            .unwrap_or(0);
-        let mut numbers = text[..end].split_ascii_whitespace().map(number);
-        let mut next = || numbers.next().flatten().ok_or(ControlError::Text);
+        let end = (0..=LOOKED_AT.min(text.len())).rev().find(|&at| text.is_char_boundary(at)).unwrap_or(0);
+        let (seen, rest) = text.split_at(end);
+        let is_space = |c: char| c.is_ascii_whitespace();
+        let is_cut = !rest.is_empty() && !rest.starts_with(is_space) && !seen.ends_with(is_space);
+        let mut words = seen.split_ascii_whitespace();
+        let mut next = || words.next().and_then(number).ok_or(ControlError::Text);
         let (word, climit, plimit) = (next()?, next()?, next()?);
-        Self::from_word(word, Bytes(climit), Bytes(plimit), page)
+        if is_cut && words.next().is_none() {
+            return Err(ControlError::Text);
+        }
+        Self::from_file(word, Bytes(climit), Bytes(plimit), page)
     }
 
     /// The text form, newline included: decimal word, climit and plimit in bytes.
@@ -173,8 +187,9 @@ impl MemControl {
     }
 }
 
-/// `kstrtoul` with base 0: `0x` hexadecimal, leading `0` octal, decimal otherwise.
+/// `kstrtoul` with base 0: `0x` hexadecimal, leading `0` octal, decimal otherwise, and one plus sign in front.
 fn number(text: &str) -> Option<u64> {
+    let text = text.strip_prefix('+').unwrap_or(text);
     if let Some(hex) = text.strip_prefix("0x").or_else(|| text.strip_prefix("0X")) {
         return if hex.starts_with('+') { None } else { u64::from_str_radix(hex, 16).ok() };
     }
@@ -217,7 +232,7 @@ mod tests {
         assert_eq!(from(0x0102_0001, 0), Err(ControlError::Direct));
         assert!(from(0x0102_0001, 1).is_ok());
         assert!(from(0x0004_0001, 0).is_ok(), "LOG is settable");
-        for bad in ["", "1", "1 2", "x 1 2", "1 2 -3", "1 2 08", "+1 2 3", "0x 1 2"] {
+        for bad in ["", "1", "1 2", "x 1 2", "1 2 -3", "1 2 08", "++1 2 3", "0x+1 2 3", "0x 1 2"] {
             assert_eq!(MemControl::from_text(bad, PAGE), Err(ControlError::Text), "{bad}");
         }
         assert_eq!(MemControl::from_text("01 010 0x10", PAGE).unwrap().climit, Bytes(4096));
@@ -227,5 +242,29 @@ mod tests {
     fn none_forgets_its_limits() {
         let none = MemControl::from_word(10 << 8, Bytes(9), Bytes(9), PAGE).unwrap();
         assert_eq!((none.climit, none.plimit, none.signal), (Bytes(0), Bytes(0), 10));
+    }
+
+    #[test]
+    fn the_file_has_rules_of_its_own() {
+        let of = |text: &str| MemControl::from_text(text, PAGE);
+        assert_eq!(of("0 4097 1").unwrap().text(), "0 8192 4096\n", "NONE keeps its limits");
+        for direct in ["0x20001 0 4096", "0x1020001 0 0"] {
+            let control = of(direct).unwrap();
+            assert!(control.flags.has(Flags::DIRECT), "{direct} is prctl's to refuse");
+            assert_eq!(of(&control.text()), Ok(control));
+        }
+        assert_eq!(of("5 0 0"), Err(ControlError::Action(5)));
+        assert_eq!(of("+1 +4096 0"), of("1 4096 0"), "kstrtoul() takes one");
+    }
+
+    #[test]
+    fn no_more_than_79_bytes_are_looked_at() {
+        let of = |text: &str| MemControl::from_text(text, PAGE);
+        let last = format!("1 2 {:>75}", 4096);
+        assert_eq!((last.len(), of(&last)), (79, of("1 2 4096")));
+        assert_eq!(of(&format!("{last} x y z")), of("1 2 4096"));
+        assert_eq!(of(&format!("{last}0")), Err(ControlError::Text), "a number that is cut");
+        assert_eq!(of(&format!("1 2 {:>76}", 4096)), Err(ControlError::Text));
+        assert_eq!(of(&format!("1 2{:>78}", 3)), Err(ControlError::Text), "the third is beyond them");
     }
 }

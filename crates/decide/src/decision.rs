@@ -687,6 +687,9 @@ pub enum Outcome {
     Withheld,
 }
 
+/// The outcomes by which nothing was done to anybody, as events say them (`outcome.kind`, docs/cli.md). `nothing` is also what comes of an order that only tells.
+pub const UNDONE: [&str; 6] = ["nothing", "refused", "gone", "ledger-full", "dry-run", "withheld"];
+
 /// An outcome on its way back to `decide`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Report {

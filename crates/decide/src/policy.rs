@@ -601,7 +601,7 @@ impl Default for KillBudget {
 }
 
 impl MemControl {
-    /// When this control acts; `None` for NONE, and for a signal already spent.
+    /// When this control acts; `None` for NONE, for a signal already spent, and where there is nothing to compare.
     pub fn condition(&self) -> Option<Condition> {
         let acts = match self.action {
             ControlAction::None => false,
@@ -611,13 +611,23 @@ impl MemControl {
         let kinds = Kinds::of(self.flags);
         let rss = kinds.any().then_some(RssOver { kinds, over: self.plimit });
         let group = (!self.flags.has(Flags::DIRECT)).then_some(Over::High { plus: self.climit });
-        acts.then_some(Condition { group, rss })
+        // DIRECT without a kind, which the letter's file takes: of no memory at all there is never more than the plimit.
+        (acts && (rss.is_some() || group.is_some())).then_some(Condition { group, rss })
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_control_with_nothing_to_compare_never_acts() {
+        let of =
+            |word: u64| MemControl::from_file(word, Bytes(0), Bytes(0), Bytes(4096)).unwrap().condition();
+        assert_eq!(of(0x0002_0004), None, "DIRECT without a kind");
+        let all = RssOver { kinds: Kinds::of(Flags::RSS_ANON), over: Bytes(0) };
+        assert_eq!(of(0x0102_0004), Some(Condition { group: None, rss: Some(all) }));
+    }
 
     #[test]
     fn a_group_is_named_by_itself_and_by_those_above() {

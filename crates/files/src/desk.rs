@@ -14,7 +14,7 @@ use crate::events::{Counts, Seen};
 use crate::groups::Groups;
 use crate::node::{File, Metered};
 use crate::processes;
-use crate::text::Command;
+use crate::text::{Command, unlimited};
 
 /// The daemon answers in 2 s, or says that it is busy.
 pub const PATIENCE: Duration = Duration::from_secs(5);
@@ -22,10 +22,6 @@ pub const PATIENCE: Duration = Duration::from_secs(5);
 const ASKED_EVERY: Duration = Duration::from_millis(50);
 /// One that takes long is asked about less often: as many as may wait at a time would be a load of their own.
 const AT_LAST: Duration = Duration::from_millis(200);
-/// As a v1 kernel shows that there is no limit, on a machine with this page size: PAGE_COUNTER_MAX pages.
-const fn unlimited(page: u64) -> u64 {
-    i64::MAX.unsigned_abs() / page * page
-}
 
 /// Whom an open file is about, with what tells him from another of the same name.
 #[derive(Clone, Copy, Debug)]
@@ -34,6 +30,8 @@ pub enum Subject<'a> {
     Group(&'a [u8], u64),
     /// A process and when it started.
     Process(u32, u64),
+    /// One of a process's threads (pid, tid) and when that started. What it is told its process is told, but only while the thread is there.
+    Thread(u32, u32, u64),
 }
 
 /// Where everything is asked.
@@ -51,7 +49,6 @@ pub struct Desk {
 
 #[derive(Deserialize)]
 struct Mark {
-    target: Value,
     line_bytes: u64,
     #[serde(default)]
     peak_bytes: Option<u64>,
@@ -79,6 +76,9 @@ impl Desk {
             Subject::Process(pid, start) => {
                 (processes::start(pid)? == start).then_some(()).ok_or(Errno::ESRCH)
             }
+            Subject::Thread(pid, tid, start) => {
+                (processes::thread_start(pid, tid)? == start).then_some(()).ok_or(Errno::ESRCH)
+            }
         }
     }
 
@@ -87,18 +87,29 @@ impl Desk {
         let early = |errno| (errno, 0);
         self.confirm(subject).map_err(early)?;
         if let (File::Events, Subject::Group(path, id)) = (file, subject) {
-            let (text, seen) = self.counts.text(&daemons_path(path).map_err(early)?, id, PATIENCE);
-            return text.map(|text| (text, seen)).map_err(|errno| (errno, seen));
+            return self.events(&daemons_path(path).map_err(early)?, id);
         }
         let text = match subject {
             Subject::Group(path, _) => self.read_group(file, path).map_err(early)?,
-            Subject::Process(pid, _) => {
+            Subject::Process(pid, _) | Subject::Thread(pid, ..) => {
                 let answer = self.call("GetControl", &json!({ "pid": pid })).map_err(early)?;
                 let memctl = answer.pointer("/control/memctl").and_then(Value::as_str);
                 memctl.map(|text| format!("{text}\n")).ok_or((Errno::EPROTO, 0))?
             }
         };
         Ok((text, 0))
+    }
+
+    /// Counts as they are now, and not as they were when a daemon stopped that has not spoken since.
+    fn events(&self, path: &str, id: u64) -> Result<(String, Seen), (Errno, Seen)> {
+        if self.counts.is_quiet() {
+            // After the last decision there can be: none is sent, and the loop is not asked.
+            let none = json!({ "since": i64::MAX });
+            self.call("Events", &none).map_err(|errno| (errno, 0))?;
+            self.counts.heard();
+        }
+        let (text, seen) = self.counts.text(path, id, PATIENCE);
+        text.map(|text| (text, seen)).map_err(|errno| (errno, seen))
     }
 
     fn read_group(&self, file: File, path: &[u8]) -> Result<String, Errno> {
@@ -155,9 +166,11 @@ impl Desk {
                     other => other.map(|_| ()).map_err(|error| errno(&error)),
                 }
             }
-            (Command::Control(control), Subject::Process(pid, _)) => {
+            (Command::Control(control), Subject::Process(pid, _) | Subject::Thread(pid, ..)) => {
                 let (climit, plimit) = (control.climit.0, control.plimit.0);
-                let asked = json!({ "pid": pid, "word": control.word(), "climit_bytes": climit, "plimit_bytes": plimit });
+                let asked = json!({
+                    "pid": pid, "word": control.word(), "climit_bytes": climit, "plimit_bytes": plimit, "as_file": true,
+                });
                 self.call("SetControl", &asked).map(|_| ())
             }
             _ => Err(Errno::EINVAL),
@@ -178,11 +191,9 @@ impl Desk {
 
     /// What the daemon keeps of this group's kernel memory, if a rule has a line for it.
     fn mark(&self, path: &str) -> Result<Option<Mark>, Errno> {
-        let answer = self.call("Status", &json!({}))?;
-        let marks = answer.pointer("/status/kernel").and_then(Value::as_array);
-        let marks = marks.map(Vec::as_slice).unwrap_or_default();
-        let mut marks = marks.iter().filter_map(|mark| Mark::deserialize(mark).ok());
-        Ok(marks.find(|mark| mark.target.get("path").and_then(Value::as_str) == Some(path)))
+        let answer = self.call("GetKernelMark", &json!({ "path": path }))?;
+        let mark = answer.get("mark").unwrap_or(&Value::Null);
+        Option::<Mark>::deserialize(mark).map_err(|_| Errno::EPROTO)
     }
 
     /// What is not set need not be taken back: as of a line.
@@ -305,6 +316,9 @@ fn errno(error: &Error) -> Errno {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::fake::Fake;
+    use memgov_decide::control::MemControl;
+    use std::sync::atomic::{AtomicBool, Ordering};
 
     #[test]
     fn ends_are_errnos() {
@@ -325,9 +339,99 @@ mod tests {
         }
     }
 
+    /// A desk over a hierarchy that has one group, `g`, and that.
+    fn desk(answers: impl Fn(&str, &Value) -> Option<Value> + Send + Sync + 'static) -> Rig {
+        let (fake, top) = (Fake::start(answers), tempfile::tempdir().unwrap());
+        std::fs::create_dir(top.path().join("g")).unwrap();
+        let mounts = format!("30 23 0:26 / {} rw - cgroup2 cgroup2 rw\n", top.path().display());
+        let groups = Groups::find(&mounts, "").unwrap();
+        let memgov = fake.memgov(Duration::from_secs(5));
+        let desk = Desk { memgov, groups, counts: Arc::default(), page: 4096 };
+        Rig { desk, top, _fake: fake }
+    }
+
+    struct Rig {
+        desk: Desk,
+        top: tempfile::TempDir,
+        _fake: Fake,
+    }
+
+    impl Rig {
+        fn read(&self, file: File) -> Result<String, Errno> {
+            use std::os::unix::fs::MetadataExt as _;
+            let id = self.top.path().join("g").metadata().unwrap().ino();
+            self.desk.read(file, Subject::Group(b"g", id)).map(|(text, _)| text).map_err(|(errno, _)| errno)
+        }
+    }
+
     #[test]
-    fn no_limit_is_the_kernels_number() {
-        assert_eq!(unlimited(4096), 9_223_372_036_854_771_712);
+    fn kernel_memory_is_asked_of_the_one_group() {
+        let rig = desk(|method, asked| match (method, asked["path"].as_str()) {
+            // As of the 513th group that has a line.
+            ("Status", _) => Some(json!({ "status": { "kernel": [], "truncated": 1 } })),
+            ("GetGroupRule", _) => Some(json!({ "rule": null })),
+            ("GetKernelMark", Some("/g")) => {
+                Some(json!({ "mark": { "line_bytes": 8 << 20, "hits": 3, "peak_bytes": 9 << 20, "new": 1 } }))
+            }
+            _ => None,
+        });
+        assert_eq!(rig.read(File::KernelFailures), Ok("3\n".into()));
+        assert_eq!(rig.read(File::Limit(Metered::Kernel)), Ok("8388608\n".into()));
+        assert_eq!(rig.read(File::KernelPeak), Ok("9437184\n".into()));
+    }
+
+    /// Takes as long as a stream may be quiet.
+    #[test]
+    fn a_daemon_that_stops_after_its_stream_stands() {
+        let stopped = Arc::new(AtomicBool::new(false));
+        let rig = desk({
+            let stopped = Arc::clone(&stopped);
+            move |_, _| {
+                let page = json!({ "events": [], "missed": 0, "cursor": 0 });
+                (!stopped.load(Ordering::SeqCst)).then_some(page)
+            }
+        });
+        rig.desk.counts.follow(rig.desk.memgov.clone()).unwrap();
+        assert!(rig.read(File::Events).unwrap().starts_with("warning 0\n"));
+        let patient = rig.desk.memgov.clone();
+        let rig =
+            Rig { desk: Desk { memgov: patient.patience(Duration::from_millis(50)), ..rig.desk }, ..rig };
+        stopped.store(true, Ordering::SeqCst);
+        thread::sleep(Duration::from_millis(2100));
+        for _ in 0..2 {
+            assert_eq!(rig.read(File::Events), Err(Errno::ETIMEDOUT));
+        }
+        stopped.store(false, Ordering::SeqCst);
+        // So little patience may be too little on a busy machine.
+        assert!((0..200).any(|_| rig.read(File::Events).is_ok()));
+    }
+
+    #[test]
+    fn without_a_line_for_kernel_memory() {
+        let rig = desk(|method, _| match method {
+            "GetGroupRule" => Some(json!({ "rule": null })),
+            _ => Some(json!({ "mark": null })),
+        });
+        assert_eq!(rig.read(File::KernelFailures), Ok("0\n".into()));
+        assert_eq!(rig.read(File::Limit(Metered::Kernel)), Ok("9223372036854771712\n".into()));
+        assert_eq!(rig.read(File::KernelPeak), Err(Errno::ENODATA), "nobody keeps it");
+    }
+
+    #[test]
+    fn who_has_another_start_is_another() {
+        let rig = desk(|_, _| Some(json!({ "control": { "memctl": "0 0 0" } })));
+        let pid = std::process::id();
+        let (start, control) = (processes::start(pid).unwrap(), Command::Control(MemControl::default()));
+        let write = |subject| rig.desk.write(control, subject, &|| false);
+        assert_eq!(write(Subject::Thread(pid, pid, start)), Ok(()));
+        for gone in [
+            Subject::Process(pid, start + 1),
+            Subject::Thread(pid, pid, start + 1),
+            Subject::Thread(pid, u32::MAX, start),
+        ] {
+            assert_eq!(write(gone), Err(Errno::ESRCH), "{gone:?}");
+            assert_eq!(rig.desk.read(File::Memctl, gone), Err((Errno::ESRCH, 0)), "{gone:?}");
+        }
     }
 
     #[test]

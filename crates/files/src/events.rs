@@ -4,10 +4,11 @@ use std::collections::{HashMap, VecDeque};
 use std::fmt::Write as _;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use fuser::{Errno, PollNotifier};
 use memgov_client::{Error, Memgov};
+use memgov_decide::decision::UNDONE;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
@@ -30,12 +31,17 @@ const KEYS: [(&str, &str); 15] = [
     ("oom_kill", "oom-kill"),
 ];
 
+/// Of them, what tells and does nothing to anybody: `nothing` is what comes of it.
+const TELL: [&str; 4] = ["record", "ask", "relieved", "oom"];
+
 /// Groups that are counted for; beyond that the one that has been quiet for longest starts from 0.
 const MOST_GROUPS: usize = 4096;
 /// A decision is told again when its outcome is known, within two seconds.
 const REMEMBERED: usize = 1024;
 /// Between two tries to reach a daemon.
 const RETRY: Duration = Duration::from_secs(1);
+/// A stream that says nothing is that of a daemon to which nothing happens, or of one that stands still: after so long who reads has to ask it.
+const QUIET: Duration = Duration::from_secs(2);
 
 #[derive(Deserialize)]
 struct Event {
@@ -43,6 +49,15 @@ struct Event {
     order: String,
     target: Target,
     outcome: Outcome,
+}
+
+impl Event {
+    /// Something was done, as far as that is known; it comes again when more is.
+    fn is_done(&self) -> bool {
+        let outcome = self.outcome.kind.as_str();
+        let only_tells = outcome == "nothing" && TELL.contains(&self.order.as_str());
+        only_tells || outcome != "pending" && !UNDONE.contains(&outcome)
+    }
 }
 
 #[derive(Deserialize)]
@@ -79,11 +94,17 @@ struct Inner {
     told: VecDeque<u64>,
     /// Grows with each change of anything.
     clock: u64,
-    /// When all changed at once: the daemon came or went.
+    /// When all changed at once: the daemon came or went, or events were missed.
     epoch: u64,
+    /// Events that the daemon no longer had when they were to be told, of whatever group.
+    missed: u64,
     connected: bool,
+    /// When the daemon last said anything.
+    heard: Option<Instant>,
     /// Times a daemon was looked for.
     tries: u64,
+    /// What came of the last try that came to nothing.
+    failure: Option<Errno>,
     waiting: HashMap<u64, (String, PollNotifier)>,
 }
 
@@ -114,7 +135,8 @@ impl Counts {
             inner = waited.unwrap_or_else(PoisonError::into_inner).0;
         }
         if !inner.connected {
-            let error = if inner.tries == before { Errno::ETIMEDOUT } else { Errno::ENOTCONN };
+            // The try that ended may have begun before this reader came: what it says of the daemon holds for him too.
+            let error = inner.failure.filter(|_| inner.tries != before).unwrap_or(Errno::ETIMEDOUT);
             return (Err(error), inner.clock);
         }
         let row = inner.groups.get(path).filter(|row| row.id.is_none_or(|known| known == id));
@@ -123,7 +145,19 @@ impl Counts {
         for ((key, _), count) in KEYS.iter().zip(counts) {
             let _infallible = writeln!(text, "{key} {count}");
         }
+        let _infallible = writeln!(text, "missed {}", inner.missed);
         (Ok(text), inner.clock)
+    }
+
+    /// Whether the daemon has to be asked if it is there, before counts are told as what they are now.
+    pub fn is_quiet(&self) -> bool {
+        let inner = self.lock();
+        inner.connected && inner.heard.is_none_or(|heard| heard.elapsed() > QUIET)
+    }
+
+    /// It has said something.
+    pub fn heard(&self) {
+        self.lock().heard = Some(Instant::now());
     }
 
     /// Whether there is news for this reader; if not, he is told when there is.
@@ -142,10 +176,15 @@ impl Counts {
         self.lock().waiting.remove(&handle);
     }
 
-    /// The stream is there, or has ended.
-    fn connected(&self, connected: bool) {
+    /// The stream is there, or there is none, and why.
+    fn connected(&self, came: Result<(), Errno>) {
         let mut inner = self.lock();
         inner.tries += 1;
+        inner.failure = came.err();
+        let connected = came.is_ok();
+        if connected {
+            inner.heard = Some(Instant::now());
+        }
         if inner.connected != connected {
             inner.connected = connected;
             inner.clock += 1;
@@ -162,6 +201,7 @@ impl Counts {
         let mut inner = self.lock();
         inner.groups.clear();
         inner.told.clear();
+        inner.missed = 0;
     }
 
     /// Counts a page of events and wakes whom they concern.
@@ -170,9 +210,17 @@ impl Counts {
         // An event of a newer daemon's that is not understood is not counted.
         let events = events.iter().filter_map(|event| Event::deserialize(event).ok());
         let mut inner = self.lock();
+        inner.heard = Some(Instant::now());
         let changed: Vec<String> = events.filter_map(|event| inner.count(event)).collect();
-        let woken: Vec<u64> =
-            inner.waiting.iter().filter(|(_, (path, _))| changed.contains(path)).map(|(&at, _)| at).collect();
+        // Whose they were nobody knows.
+        let missed = page.get("missed").and_then(Value::as_u64).unwrap_or(0);
+        if missed > 0 {
+            inner.missed = inner.missed.saturating_add(missed);
+            inner.clock += 1;
+            inner.epoch = inner.clock;
+        }
+        let concerned = inner.waiting.iter().filter(|(_, (path, _))| missed > 0 || changed.contains(path));
+        let woken: Vec<u64> = concerned.map(|(&at, _)| at).collect();
         let notifiers: Vec<_> = woken.iter().filter_map(|at| inner.waiting.remove(at)).collect();
         drop(inner);
         wake(notifiers.into_iter().map(|(_, notifier)| notifier));
@@ -183,9 +231,8 @@ impl Counts {
         let counts = Arc::clone(self);
         let body = move || {
             loop {
-                // Why it ended is told to whoever reads.
-                let _ended = counts.count_from(&memgov);
-                counts.connected(false);
+                let ended = counts.count_from(&memgov);
+                counts.connected(Err(why(&ended)));
                 let inner = counts.lock();
                 drop(counts.wanted.wait_timeout(inner, RETRY).unwrap_or_else(PoisonError::into_inner));
             }
@@ -209,11 +256,19 @@ impl Counts {
         }
         let from = cursor.map_or(json!({}), |cursor| json!({ "cursor": cursor }));
         let stream = memgov.stream("Events", from)?;
-        self.connected(true);
+        self.connected(Ok(()));
         for page in stream {
             self.add(&page?);
         }
         Ok(())
+    }
+}
+
+/// Why there is nobody to follow. Who has closed the connection has ended, or is about to say why not in the next try.
+fn why(ended: &Result<(), Error>) -> Errno {
+    match ended {
+        Ok(()) | Err(Error::Closed) => Errno::ENOTCONN,
+        Err(error) => Errno::from_i32(error.errno()),
     }
 }
 
@@ -228,8 +283,7 @@ impl Inner {
     /// The path of the group that this changes; `None`: it is nothing new, or about no group.
     fn count(&mut self, event: Event) -> Option<String> {
         let at = KEYS.iter().position(|(_, order)| *order == event.order)?;
-        // Only what was done.
-        if matches!(event.outcome.kind.as_str(), "dry-run" | "withheld") || self.told.contains(&event.id) {
+        if !event.is_done() || self.told.contains(&event.id) {
             return None;
         }
         let (path, id) = match event.target {
@@ -280,7 +334,7 @@ mod tests {
     #[test]
     fn counted_once_and_for_the_group_that_has_the_path_now() {
         let counts = Counts::default();
-        counts.connected(true);
+        counts.connected(Ok(()));
         let group = |id: u64| json!({ "kind": "group", "path": "/a", "id": id, "owner": 0 });
         counts.add(&event(1, "kill", group(5), "pending"));
         counts.add(&event(1, "kill", group(5), "done"));
@@ -291,7 +345,7 @@ mod tests {
             "done",
         ));
         assert_eq!(count(&counts, "/a", 5, "kill"), 2);
-        for outcome in ["dry-run", "withheld"] {
+        for outcome in UNDONE.into_iter().chain(["pending"]) {
             counts.add(&event(3, "deny-begin", group(5), outcome));
         }
         counts.add(&event(4, "deny-end", group(5), "done"));
@@ -304,11 +358,45 @@ mod tests {
     }
 
     #[test]
+    fn what_only_tells_is_counted_and_what_was_first_refused_may_be_done() {
+        let counts = Counts::default();
+        counts.connected(Ok(()));
+        let group = json!({ "kind": "group", "path": "/a", "id": 5 });
+        for (id, order) in (1..).zip(["record", "ask", "relieved", "oom"]) {
+            counts.add(&event(id, order, group.clone(), "nothing"));
+            counts.add(&event(id + 10, order, group.clone(), "withheld"));
+        }
+        for key in ["warning", "ask", "relieved", "oom"] {
+            assert_eq!(count(&counts, "/a", 5, key), 1, "{key}");
+        }
+        for outcome in ["pending", "refused", "done", "dead"] {
+            counts.add(&event(30, "kill", group.clone(), outcome));
+        }
+        assert_eq!(count(&counts, "/a", 5, "kill"), 1);
+    }
+
+    #[test]
+    fn what_was_missed_is_said_to_everybody() {
+        let counts = Counts::default();
+        counts.connected(Ok(()));
+        let (_, seen) = counts.text("/a", 1, Duration::ZERO);
+        counts.add(&json!({ "events": [], "missed": 3 }));
+        assert!(counts.poll(1, "/a", seen, None), "its counts may be short");
+        counts.add(&json!({ "events": [], "missed": 4 }));
+        assert_eq!((count(&counts, "/a", 1, "missed"), count(&counts, "/b", 2, "missed")), (7, 7));
+        let (_, seen) = counts.text("/a", 1, Duration::ZERO);
+        counts.add(&json!({ "events": [], "missed": 0 }));
+        assert!(!counts.poll(1, "/a", seen, None));
+        counts.forget_all();
+        assert_eq!(count(&counts, "/a", 1, "missed"), 0, "another daemon");
+    }
+
+    #[test]
     fn news_is_what_came_after_the_last_look() {
         let counts = Counts::default();
         let (text, seen) = counts.text("/a", 1, Duration::ZERO);
         assert_eq!(text, Err(Errno::ETIMEDOUT), "nobody has looked for a daemon yet");
-        counts.connected(true);
+        counts.connected(Ok(()));
         assert!(counts.poll(1, "/a", seen, None), "the daemon has come");
         let (_, seen) = counts.text("/a", 1, Duration::ZERO);
         assert!(!counts.poll(1, "/a", seen, None));
@@ -317,14 +405,54 @@ mod tests {
         counts.add(&event(2, "kill", json!({ "kind": "group", "path": "/a", "id": 1 }), "done"));
         assert!(counts.poll(1, "/a", seen, None));
         let (_, seen) = counts.text("/a", 1, Duration::ZERO);
-        counts.connected(false);
+        counts.connected(Err(Errno::ENOTCONN));
         assert!(counts.poll(1, "/a", seen, None), "it has gone");
+    }
+
+    #[test]
+    fn a_reader_in_the_middle_of_a_try_is_told_what_comes_of_it() {
+        for (ended, expected) in [
+            (Err(Error::Silent), Errno::ETIMEDOUT),
+            (Err(Error::Closed), Errno::ENOTCONN),
+            (
+                Err(Error::NotRunning { socket: "x".into(), source: std::io::Error::other("x") }),
+                Errno::ENOTCONN,
+            ),
+            (Ok(()), Errno::ENOTCONN),
+        ] {
+            let counts = Arc::new(Counts::default());
+            let reader = {
+                let counts = Arc::clone(&counts);
+                thread::spawn(move || counts.text("/a", 1, Duration::from_secs(60)).0)
+            };
+            while !reader.is_finished() {
+                counts.connected(Err(why(&ended)));
+                thread::sleep(Duration::from_millis(1));
+            }
+            assert_eq!(reader.join().unwrap(), Err(expected), "{ended:?}");
+        }
+    }
+
+    #[test]
+    fn only_a_stream_that_stands_gets_quiet() {
+        let counts = Counts::default();
+        assert!(!counts.is_quiet(), "who is not there is looked for anyhow");
+        counts.connected(Ok(()));
+        assert!(!counts.is_quiet(), "it has just come");
+        let ago = || Instant::now().checked_sub(QUIET + Duration::from_millis(1)).unwrap();
+        counts.lock().heard = Some(ago());
+        assert!(counts.is_quiet());
+        counts.heard();
+        assert!(!counts.is_quiet());
+        counts.lock().heard = Some(ago());
+        counts.add(&json!({ "events": [] }));
+        assert!(!counts.is_quiet());
     }
 
     #[test]
     fn bounded() {
         let counts = Counts::default();
-        counts.connected(true);
+        counts.connected(Ok(()));
         for id in 0..=MOST_GROUPS as u64 {
             let target = json!({ "kind": "group", "path": format!("/{id}"), "id": id });
             counts.add(&event(id, "kill", target, "done"));

@@ -87,14 +87,20 @@ impl Files {
     fn open_file(&self, request: &Request, number: INodeNo) -> Result<u64, Errno> {
         let (dir, Some(file)) = self.place(number)? else { return Err(Errno::EISDIR) };
         let caller = Caller { uid: request.uid(), gid: request.gid() };
+        let mut name = caller;
         // The kernel has looked at the mode; it lets pass whoever may pass over modes, and the daemon does not know him.
         if file.is_private() && caller.uid != 0 {
-            let owner = look::metadata(&self.desk.groups, &dir)?.ok_or(Errno::ENOENT)?.uid();
-            (owner == caller.uid).then_some(()).ok_or(Errno::EACCES)?;
+            let found = look::metadata(&self.desk.groups, &dir)?.ok_or(Errno::ENOENT)?;
+            if found.uid() != caller.uid {
+                let writers = look::writers(&found).ok_or(Errno::EACCES)?;
+                let is_one = caller.gid == writers || processes::is_in_group(request.pid(), writers);
+                is_one.then_some(()).ok_or(Errno::EACCES)?;
+                name = Caller { uid: found.uid(), gid: found.gid() };
+            }
         }
         let id = look::identify(&self.desk.groups, &dir)?;
         let (text, seen) = (std::sync::Mutex::new("".into()), AtomicU64::new(0));
-        self.handles.file(OpenFile { dir, file, id, caller, text, seen }).ok_or(Errno::EMFILE)
+        self.handles.file(OpenFile { dir, file, id, caller, name, text, seen }).ok_or(Errno::EMFILE)
     }
 
     /// From the start on a text is made anew; further on it goes on where that was.
@@ -105,7 +111,7 @@ impl Files {
         }
         let Some(place) = self.asking.enter(open.caller.uid) else { return reply.error(Errno::EAGAIN) };
         let (desk, open) = (Arc::clone(&self.desk), Arc::clone(open));
-        let caller = open.caller;
+        let name = open.name;
         let work = move || {
             let read = desk.read(open.file, open.subject().ok_or(Errno::EINVAL)?);
             let (text, seen) = read.map_err(|(errno, seen)| {
@@ -116,7 +122,7 @@ impl Files {
             open.read(Arc::clone(&text), seen);
             Ok(text)
         };
-        on_behalf(caller, place, work, move |text| match text {
+        on_behalf(name, place, work, move |text| match text {
             Ok(text) => reply.data(piece(&text, offset, size)),
             Err(errno) => reply.error(errno),
         });
@@ -129,12 +135,12 @@ impl Files {
         };
         let gate = if matches!(command, Command::Shrink(_)) { &self.shrinking } else { &self.asking };
         let Some(place) = gate.enter(open.caller.uid) else { return reply.error(Errno::EAGAIN) };
-        let (desk, caller, tid) = (Arc::clone(&self.desk), open.caller, request.pid());
+        let (desk, name, tid) = (Arc::clone(&self.desk), open.name, request.pid());
         // 0: in a pid namespace that is not below ours, and out of sight.
         let stop = move || tid != 0 && processes::is_interrupted(tid);
         let work = move || desk.write(command, open.subject().ok_or(Errno::EINVAL)?, &stop);
         let written = u32::try_from(data.len()).unwrap_or(0);
-        on_behalf(caller, place, work, move |done| match done {
+        on_behalf(name, place, work, move |done| match done {
             Ok(()) => reply.written(written),
             Err(errno) => reply.error(errno),
         });

@@ -31,12 +31,18 @@ pub fn metadata(groups: &Groups, dir: &Dir) -> Result<Option<Metadata>, Errno> {
 /// As sysfs says of its files: what is longer than any text. Of a file that says 0 sendfile(2) reads nothing (filemap_splice_read in mm/filemap.c), and `cat` of busybox uses that.
 const SIZE: u64 = 4096;
 
+/// Which group may do what the owner may, because he has made his directory writable for it. root lends its rights to nobody: at the daemon they know no limit.
+pub fn writers(dir: &Metadata) -> Option<u32> {
+    (dir.mode() & 0o020 != 0 && dir.uid() != 0).then(|| dir.gid())
+}
+
 /// What stat(2) says of a directory or of a file in it.
 pub fn attributes(groups: &Groups, number: u64, dir: &Dir, file: Option<File>) -> Result<FileAttr, Errno> {
     let metadata = metadata(groups, dir)?;
     let of_group = matches!(dir, Dir::Group(_));
     let mode =
         metadata.as_ref().filter(|_| of_group).and_then(|found| u16::try_from(found.mode() & 0o7777).ok());
+    let lent = of_group && metadata.as_ref().and_then(writers).is_some();
     let time = metadata.as_ref().and_then(|found| found.modified().ok()).unwrap_or(UNIX_EPOCH);
     Ok(FileAttr {
         ino: INodeNo(number),
@@ -47,7 +53,7 @@ pub fn attributes(groups: &Groups, number: u64, dir: &Dir, file: Option<File>) -
         ctime: time,
         crtime: time,
         kind: if file.is_some() { FileType::RegularFile } else { FileType::Directory },
-        perm: file.map_or(mode.unwrap_or(0o555), File::mode),
+        perm: file.map_or(mode.unwrap_or(0o555), |file| if lent { file.lent_mode() } else { file.mode() }),
         nlink: if file.is_some() { 1 } else { 2 },
         uid: metadata.as_ref().map_or(0, Metadata::uid),
         gid: metadata.as_ref().map_or(0, Metadata::gid),
@@ -87,7 +93,8 @@ pub fn names(groups: &Groups, dir: &Dir) -> Result<Names, Errno> {
 pub fn identify(groups: &Groups, dir: &Dir) -> Result<u64, Errno> {
     match dir {
         Dir::Group(path) => Ok(std::fs::symlink_metadata(groups.dir(path))?.ino()),
-        Dir::Process(pid) | Dir::Task(pid, _) => processes::start(*pid),
+        Dir::Process(pid) => processes::start(*pid),
+        Dir::Task(pid, tid) => processes::thread_start(*pid, *tid),
         _ => Err(Errno::EINVAL),
     }
 }

@@ -6,6 +6,8 @@
 mod caller;
 mod desk;
 mod events;
+#[cfg(test)]
+mod fake;
 mod fs;
 mod groups;
 mod look;

@@ -127,6 +127,11 @@ impl File {
         }
     }
 
+    /// The same where the owner has lent his rights to his directory's group.
+    pub const fn lent_mode(self) -> u16 {
+        self.mode() | self.mode() >> 3 & 0o070
+    }
+
     /// Whether it is its owner's and root's only, whoever may pass over its mode.
     pub const fn is_private(self) -> bool {
         self.mode() & 0o077 == 0
@@ -169,6 +174,13 @@ pub fn pid(text: &str) -> Option<u32> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_is_lent_is_what_the_owner_may() {
+        let lent: Vec<u16> =
+            [File::Shrink, File::KernelPeak, File::Events, File::KernelStat].map(File::lent_mode).into();
+        assert_eq!(lent, [0o220, 0o660, 0o440, 0o444]);
+    }
 
     #[test]
     fn names_lead_to_directories() {

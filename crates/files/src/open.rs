@@ -19,10 +19,12 @@ pub struct OpenFile {
     pub dir: Arc<Dir>,
     /// Which.
     pub file: File,
-    /// Who it was then: a group's inode, a process's start.
+    /// Who it was then: a group's inode, the start of a process or thread.
     pub id: u64,
     /// By whom: as of the kernel's own files, it is his rights that count, whoever writes.
     pub caller: Caller,
+    /// In whose name the daemon is asked: his own, or that of the owner who has lent him his rights.
+    pub name: Caller,
     /// What the last read from the start gave, so that a text read in pieces is one text.
     pub text: Mutex<Arc<str>>,
     /// How far the events were read.
@@ -34,7 +36,8 @@ impl OpenFile {
     pub fn subject(&self) -> Option<Subject<'_>> {
         match &*self.dir {
             Dir::Group(path) => Some(Subject::Group(path, self.id)),
-            Dir::Process(pid) | Dir::Task(pid, _) => Some(Subject::Process(*pid, self.id)),
+            Dir::Process(pid) => Some(Subject::Process(*pid, self.id)),
+            Dir::Task(pid, tid) => Some(Subject::Thread(*pid, *tid, self.id)),
             _ => None,
         }
     }

@@ -6,8 +6,6 @@ use memgov_decide::units::Bytes;
 
 use crate::node::{File, Metered};
 
-/// `/proc/PID/memctl` of the letter looks at so many bytes. What is longer is refused here, not cut.
-const MOST_MEMCTL: usize = 79;
 /// The longest number with its sign, prefix and white space is shorter.
 const MOST_NUMBER: usize = 64;
 
@@ -33,26 +31,37 @@ pub enum Command {
 impl Command {
     /// What these bytes, written to this file, ask for.
     pub fn parse(file: File, bytes: &[u8], page: u64) -> Result<Self, Errno> {
-        let most = if file == File::Memctl { MOST_MEMCTL } else { MOST_NUMBER };
-        let text = std::str::from_utf8(bytes).ok().filter(|text| text.len() <= most);
-        let text = text.ok_or(Errno::EINVAL)?;
+        let text = std::str::from_utf8(bytes).map_err(|_| Errno::EINVAL)?;
+        // What is longer is refused, not cut; the letter's own file says itself how much it looks at.
+        if file != File::Memctl && text.len() > MOST_NUMBER {
+            return Err(Errno::EINVAL);
+        }
         match file {
             File::Shrink => size(text).map(Self::Shrink),
-            File::Limit(of) => limit(text).map(|line| Self::Limit(of, line)),
+            File::Limit(of) => {
+                let line = amount(text);
+                // What is read where there is no limit says when it is written back that there is none.
+                line.map(|line| Self::Limit(of, line.filter(|&bytes| bytes < unlimited(page))))
+            }
             // As the kernel's own: whatever is written.
             File::KernelPeak | File::KernelFailures => Some(Self::ResetKernel),
             File::Memctl => MemControl::from_text(text, Bytes(page)).ok().map(Self::Control),
             File::Priority => signed(text).map(Self::Priority),
-            File::Reservation => limit(text).map(Self::Reservation),
-            File::OomReserve => limit(text).map(Self::OomReserve),
+            File::Reservation => amount(text).map(Self::Reservation),
+            File::OomReserve => amount(text).map(Self::OomReserve),
             File::KernelUsage | File::KernelStat | File::SocketUsage | File::Events => None,
         }
         .ok_or(Errno::EINVAL)
     }
 }
 
-/// A limit: an amount, or -1 for none.
-fn limit(text: &str) -> Option<Option<u64>> {
+/// As a v1 kernel shows that there is no limit, on a machine with this page size: PAGE_COUNTER_MAX pages.
+pub const fn unlimited(page: u64) -> u64 {
+    i64::MAX.unsigned_abs() / page * page
+}
+
+/// An amount, or -1 for none.
+fn amount(text: &str) -> Option<Option<u64>> {
     if text.trim_ascii() == "-1" { Some(None) } else { size(text).map(Some) }
 }
 
@@ -137,9 +146,9 @@ mod tests {
         for (text, expected) in table {
             assert_eq!(size(text), expected, "{text:?}");
         }
-        assert_eq!(limit("-1\n"), Some(None));
-        assert_eq!(limit("-2"), None);
-        assert_eq!(limit("4k"), Some(Some(4096)));
+        assert_eq!(amount("-1\n"), Some(None));
+        assert_eq!(amount("-2"), None);
+        assert_eq!(amount("4k"), Some(Some(4096)));
     }
 
     #[test]
@@ -178,11 +187,17 @@ mod tests {
         let parse = |text: &str| Command::parse(File::Memctl, text.as_bytes(), 4096);
         let Ok(Command::Control(control)) = parse("0x01010a03 1000001 5000\n") else { panic!("refused") };
         assert_eq!(control.text(), "16845315 1003520 8192\n");
-        for refused in ["", "1", "1 2", "5 0 0", "x 0 0", "0x4000 0 0", "1 -1 0"] {
+        for refused in ["", "1", "1 2", "5 0 0", "x 0 0", "0x800000 0 0", "0x4000 0 0", "1 -1 0"] {
             assert_eq!(parse(refused), Err(Errno::EINVAL), "{refused:?}");
         }
-        let fits = format!("{:<79}", "1 2 3");
-        assert!(parse(&fits).is_ok() && parse(&format!("{fits} ")) == Err(Errno::EINVAL), "79 bytes");
+        // DIRECT without a kind or a plimit, and limits beside NONE, are refused and forgotten by the letter's prctl, not by its file.
+        for (taken, shown) in [("0x20001 0 0", "131073 0 0\n"), ("0 1 1", "0 4096 4096\n")] {
+            let Ok(Command::Control(control)) = parse(taken) else { panic!("{taken} refused") };
+            assert_eq!(control.text(), shown);
+        }
+        let longer = format!("{:<79} and more", "1 2 3");
+        assert_eq!(parse(&longer), parse("1 2 3"), "no more than 79 bytes are looked at");
+        assert_eq!(parse(&format!("1 2 {:>76}", 33)), Err(Errno::EINVAL), "a number that is cut there");
     }
 
     #[test]
@@ -195,11 +210,22 @@ mod tests {
     }
 
     #[test]
+    fn no_limit_is_the_kernels_number() {
+        assert_eq!(unlimited(4096), 9_223_372_036_854_771_712);
+        let of_64k = Command::parse(File::Limit(Metered::Kernel), b"9223372036854710272", 65536);
+        assert_eq!(of_64k, Ok(Command::Limit(Metered::Kernel, None)), "of the machine's page size");
+    }
+
+    #[test]
     fn a_line_is_of_its_own_file() {
         for of in [Metered::Kernel, Metered::Sockets] {
             let parse = |text: &str| Command::parse(File::Limit(of), text.as_bytes(), 4096);
             assert_eq!(parse("8M\n"), Ok(Command::Limit(of, Some(8 << 20))));
-            assert_eq!(parse("-1"), Ok(Command::Limit(of, None)));
+            for none in ["-1", "9223372036854771712\n", "9223372036854775807", "0xffffffffffffffff"] {
+                assert_eq!(parse(none), Ok(Command::Limit(of, None)), "{none}");
+            }
+            let most = 9_223_372_036_854_771_711;
+            assert_eq!(parse(&most.to_string()), Ok(Command::Limit(of, Some(most))));
         }
         assert_eq!(Command::parse(File::SocketUsage, b"0", 4096), Err(Errno::EINVAL));
     }
@@ -210,7 +236,7 @@ mod tests {
             for file in all() {
                 let parsed = Command::parse(file, &bytes, 4096);
                 prop_assert!(parsed.is_ok() || parsed == Err(Errno::EINVAL));
-                prop_assert!(parsed.is_err() || bytes.len() <= MOST_MEMCTL);
+                prop_assert!(parsed.is_err() || bytes.len() <= MOST_NUMBER || file == File::Memctl);
             }
         }
 

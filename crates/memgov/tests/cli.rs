@@ -203,6 +203,9 @@ impl Governed for Fake {
         *self.control.lock().unwrap() = MemControl::default();
         Ok(())
     }
+    fn kernel_mark(&self, _: &GroupFacts) -> Result<Option<wire::KernelMark>, Failure> {
+        Ok(None)
+    }
     fn kernel_peak_reset(&self, _: &GroupFacts) -> Result<(), Failure> {
         Ok(())
     }

@@ -44,9 +44,14 @@ impl Governor {
         })
     }
 
+    /// What is kept of one group, if a rule has a line for its kernel memory.
+    pub fn kernel_mark(&self, id: GroupId, snap: &Snapshot) -> Option<KernelMark> {
+        self.kernel_marks(snap).find(|mark| mark.id == id)
+    }
+
     /// Peak and hits of a group start anew; `false`: no rule has a line for its kernel memory.
     pub fn reset_kernel_mark(&mut self, id: GroupId, at: Time, snap: &Snapshot) -> bool {
-        let slot = self.kernel_marks(snap).find(|mark| mark.id == id).map(|mark| mark.slot);
+        let slot = self.kernel_mark(id, snap).map(|mark| mark.slot);
         let state = slot.and_then(|slot| self.groups.get_mut(slot.0 as usize));
         state.map(|state| state.kernel_mark.reset(at)).is_some()
     }

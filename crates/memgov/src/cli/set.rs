@@ -204,7 +204,10 @@ impl ControlArgs {
     fn meaning(&self) -> anyhow::Result<MemControl> {
         let page = Bytes(sys::page_size());
         if let Some(text) = &self.memctl {
-            return MemControl::from_text(text, page).map_err(|e| usage(format!("--memctl: {e}")));
+            // The text is that of the letter's file; what it may say is what its prctl took, for a control that never acts is a slip of the hand here.
+            let said = MemControl::from_text(text, page);
+            let control = said.and_then(|c| MemControl::from_word(c.word().into(), c.climit, c.plimit, page));
+            return control.map_err(|e| usage(format!("--memctl: {e}")));
         }
         let action = self.action.as_ref().ok_or_else(|| {
             usage("say what happens: --action deny|slow|signal|kill|none, or the letter's own text with --memctl")

@@ -6,7 +6,7 @@ use memgov_decide::control::MemControl;
 use memgov_decide::decision::{Source, Target};
 use memgov_decide::governor::{EpisodeView, KernelMark};
 use memgov_decide::question::QuestionView;
-use memgov_decide::snapshot::{GroupId, Lost, ProcessId};
+use memgov_decide::snapshot::{GroupId, Lost, ProcessId, Snapshot};
 use memgov_decide::units::{Bytes, Time};
 
 use super::governing::Governing;
@@ -34,6 +34,13 @@ pub(super) struct Running {
     pub limit: Option<Bytes>,
 }
 
+/// What is kept of the kernel memory of a group, and when that was said.
+pub(super) struct Marked {
+    pub at: Time,
+    pub mark: KernelMark,
+    pub names: Names,
+}
+
 /// Room for a status, brought by whoever asks.
 pub(super) struct StatusBuffer {
     pub at: Time,
@@ -43,7 +50,7 @@ pub(super) struct StatusBuffer {
     /// Who was refused something inside the kernel, and how many calls.
     pub refused: Vec<(Target, Names, u64)>,
     /// Groups whose kernel memory has a line.
-    pub kernel: Vec<(KernelMark, Names)>,
+    pub kernel: Vec<Marked>,
     /// Open questions.
     pub questions: Vec<(QuestionView, Names)>,
     /// Records of what the kernel did by itself that were left out.
@@ -103,6 +110,11 @@ pub(super) fn answer(governing: &mut Governing, request: Request) {
         }
         Request::Status { buffer, reply } => {
             let _ = reply.try_send(status(governing, buffer));
+        }
+        Request::KernelMark { group, reply } => {
+            let Governing { governor, snap, .. } = governing;
+            let mark = governor.kernel_mark(group, snap);
+            let _ = reply.try_send(mark.map(|mark| marked(mark, snap, sys::now())));
         }
         Request::ResetKernelPeak { group, reply } => {
             let Governing { governor, snap, .. } = governing;
@@ -254,9 +266,7 @@ fn status(governing: &Governing, mut buffer: Box<StatusBuffer>) -> Box<StatusBuf
         });
     }
     for mark in governor.kernel_marks(snap) {
-        let target = Target::Group(mark.id, mark.slot);
-        let names = Names::of_target(Source::Control, target, None, snap, |_| None);
-        keep(&mut buffer.kernel, &mut buffer.left_out, (mark, names));
+        keep(&mut buffer.kernel, &mut buffer.left_out, marked(mark, snap, buffer.at));
     }
     for view in actor.holds() {
         let mut names = Names::default();
@@ -277,6 +287,11 @@ fn status(governing: &Governing, mut buffer: Box<StatusBuffer>) -> Box<StatusBuf
         keep(&mut buffer.holds, &mut buffer.left_out, Held { view, names });
     }
     buffer
+}
+
+fn marked(mark: KernelMark, snap: &Snapshot, at: Time) -> Marked {
+    let target = Target::Group(mark.id, mark.slot);
+    Marked { at, mark, names: Names::of_target(Source::Control, target, None, snap, |_| None) }
 }
 
 /// Who a hold holds.

@@ -218,7 +218,7 @@ impl Governed for Desk {
             episodes: buffer.episodes.iter().map(|e| view::episode(e, buffer.at)).collect(),
             holds: buffer.holds.iter_mut().map(view::hold).collect(),
             denials: buffer.refused.iter().map(view::denials).collect(),
-            kernel: buffer.kernel.iter().map(|mark| view::kernel(mark, &self.layout, buffer.at)).collect(),
+            kernel: buffer.kernel.iter().map(|mark| view::kernel(mark, &self.layout)).collect(),
             controls: buffer
                 .controls
                 .iter()
@@ -340,6 +340,11 @@ impl Governed for Desk {
         let former = in_force.group_rules.clone();
         in_force.group_rules.retain(|r| r.id != group.id);
         self.put_in_force(&in_force).inspect_err(|_| in_force.group_rules = former)
+    }
+
+    fn kernel_mark(&self, group: &GroupFacts) -> Result<Option<wire::KernelMark>, Failure> {
+        let mark = self.asker.ask(|reply| Request::KernelMark { group: group.id, reply })?;
+        Ok(mark.map(|mark| view::kernel(&mark, &self.layout)))
     }
 
     fn kernel_peak_reset(&self, group: &GroupFacts) -> Result<(), Failure> {

@@ -13,7 +13,7 @@ use memgov_decide::kernel_memory::{Breakdown, Holding, diagnose, offenders};
 use memgov_decide::snapshot::GroupId;
 use memgov_decide::units::{Bytes, Time};
 
-use super::answers::StatusBuffer;
+use super::answers::{Marked, StatusBuffer};
 use super::desk::Desk;
 use super::queue::Request;
 use crate::kernel::{GroupDir, Layout, MemoryVersion, sys};
@@ -101,8 +101,8 @@ impl<'a> Examiner<'a> {
         // Busy or stopping: what was known stays.
         let Ok(buffer) = self.desk.asker.ask(|reply| Request::Status { buffer, reply }) else { return true };
         let there: Vec<_> = buffer.kernel.iter().take(GROUPS).collect();
-        self.before.retain(|id, _| there.iter().any(|(mark, _)| mark.id == *id));
-        for (mark, names) in there {
+        self.before.retain(|id, _| there.iter().any(|marked| marked.mark.id == *id));
+        for Marked { mark, names, .. } in there {
             let Some((kernel, _)) = mark.mark.last().filter(|(kernel, _)| *kernel <= mark.line) else {
                 continue;
             };

@@ -13,7 +13,7 @@ use memgov_decide::snapshot::{GroupId, ProcessId};
 use rustix::event::{EventfdFlags, eventfd};
 use rustix::fd::{AsFd, OwnedFd};
 
-use super::answers::StatusBuffer;
+use super::answers::{Marked, StatusBuffer};
 use super::succession::Sentry;
 use crate::act::ledger::{OwnedEntry, Place};
 use crate::kernel::{Errno, Error};
@@ -61,6 +61,11 @@ pub(super) enum Request {
     Status {
         buffer: Box<StatusBuffer>,
         reply: Reply<Box<StatusBuffer>>,
+    },
+    /// What is kept of the kernel memory of one group, if a rule has a line for it.
+    KernelMark {
+        group: GroupId,
+        reply: Reply<Option<Marked>>,
     },
     /// The peak of a group's kernel memory starts anew; whether a rule has a line for it.
     ResetKernelPeak {

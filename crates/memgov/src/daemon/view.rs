@@ -9,7 +9,7 @@ use memgov_decide::question::QuestionView;
 use memgov_decide::snapshot::{GroupId, GroupSlot, ProcessId, ProcessSlot};
 use memgov_decide::units::{Bytes, Time};
 
-use super::answers::{Held, Running, StatusBuffer, Subject, who_is_held};
+use super::answers::{Held, Marked, Running, StatusBuffer, Subject, who_is_held};
 use crate::act::HoldView;
 use crate::config::ask::verdict_text;
 use crate::config::describe;
@@ -125,8 +125,8 @@ pub(super) fn denials((target, names, calls): &(Target, Names, u64)) -> wire::De
 }
 
 /// The watermark of a group's kernel memory. Where the kernel keeps a peak itself (v1), that is told: it misses nothing.
-pub(super) fn kernel((seen, names): &(KernelMark, Names), layout: &Layout, at: Time) -> wire::KernelMark {
-    let KernelMark { id, slot, line, only_tracks, mark } = *seen;
+pub(super) fn kernel(seen: &Marked, layout: &Layout) -> wire::KernelMark {
+    let Marked { at, mark: KernelMark { id, slot, line, only_tracks, mark }, ref names } = *seen;
     let own = names.group.as_deref().and_then(|path| kernels_peak(layout, path, id));
     let read = mark.peak();
     wire::KernelMark {

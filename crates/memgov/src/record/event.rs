@@ -515,6 +515,25 @@ mod tests {
     use super::*;
 
     #[test]
+    fn what_was_not_done_is_told_by_its_words() {
+        use wire::OutcomeKind::*;
+        // Without a wildcard: whoever adds an outcome says which it is.
+        let undone = |kind| match kind {
+            Nothing | Refused | Gone | LedgerFull | DryRun | Withheld => true,
+            Done | Partial | Dead | Pinned | Begun | Ran | Pending => false,
+        };
+        let all = [
+            Done, Nothing, Partial, Refused, Dead, Gone, LedgerFull, Pinned, DryRun, Withheld, Pending,
+            Begun, Ran,
+        ];
+        for kind in all {
+            let word = serde_json::to_value(kind).unwrap();
+            let is_listed = memgov_decide::decision::UNDONE.iter().any(|undone| word == *undone);
+            assert_eq!(is_listed, undone(kind), "{kind:?}");
+        }
+    }
+
+    #[test]
     fn outcomes_go_round() {
         let by = Mechanism::Pidfd;
         for original in [

@@ -469,7 +469,7 @@ impl Player {
         match words.frame.words[0] {
             "control" => {
                 let (climit, plimit) = (Bytes(words.number(4)?), Bytes(words.number(5)?));
-                let control = MemControl::from_word(words.number(3)?, climit, plimit, self.snap.host.page)
+                let control = MemControl::from_file(words.number(3)?, climit, plimit, self.snap.host.page)
                     .map_err(|e| words.bad(&e.to_string()))?;
                 // Room was found when it was recorded; what has none here is counted by the governor.
                 let _ = self.governor.set_control(who(1)?, control);

@@ -76,6 +76,8 @@ pub trait Governed:
     fn group_rule_set(&self, group: &GroupFacts, rule: GroupRule, by: u32) -> Result<(), Failure>;
     /// Takes it away.
     fn group_rule_clear(&self, group: &GroupFacts) -> Result<(), Failure>;
+    /// What is kept of its kernel memory; `None`: no rule has a line for it.
+    fn kernel_mark(&self, group: &GroupFacts) -> Result<Option<wire::KernelMark>, Failure>;
     /// The peak of its kernel memory starts anew, and so does the count of hits.
     fn kernel_peak_reset(&self, group: &GroupFacts) -> Result<(), Failure>;
     /// At most `most` records from there on, oldest first. Reads the journal, not the loop.

@@ -55,6 +55,9 @@ pub(crate) struct SetControl {
     pub(crate) word: u64,
     pub(crate) climit_bytes: u64,
     pub(crate) plimit_bytes: u64,
+    /// By the rules of the letter's file, not of its prctl.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) as_file: Option<bool>,
 }
 
 #[derive(Deserialize)]
@@ -175,6 +178,7 @@ fn ours(method: &str, value: &Value, peer: Peer, governed: &dyn Governed) -> Res
         "GetJob" => worth::get(&parameters(value)?, peer, governed),
         "SetJob" => worth::set(&parameters(value)?, peer, governed),
         "ClearJob" => worth::clear(&parameters(value)?, peer, governed),
+        "GetKernelMark" => kernel_mark(&parameters(value)?, peer, governed),
         "ResetKernelPeak" => reset_kernel_peak(&parameters(value)?, peer, governed),
         "Events" => {
             let from = parameters::<EventsFrom>(value)?.place();
@@ -230,7 +234,8 @@ fn get_control(asked: Pid, peer: Peer, governed: &dyn Governed) -> Result<Value,
 
 fn set_control(asked: &SetControl, peer: Peer, governed: &dyn Governed) -> Result<Value, Failure> {
     let (climit, plimit) = (Bytes(asked.climit_bytes), Bytes(asked.plimit_bytes));
-    let control = MemControl::from_word(asked.word, climit, plimit, governed.page())
+    let checked = if asked.as_file == Some(true) { MemControl::from_file } else { MemControl::from_word };
+    let control = checked(asked.word, climit, plimit, governed.page())
         .map_err(|error| FailureKind::InvalidControl.because(error.to_string()))?;
     let facts = governed.process(whose(asked.pid, peer)?)?;
     permit::process(peer, &facts)?;
@@ -271,6 +276,12 @@ fn clear_group_rule(asked: &Path, peer: Peer, governed: &dyn Governed) -> Result
     }
     governed.group_rule_clear(&facts)?;
     Ok(json!({}))
+}
+
+fn kernel_mark(asked: &Path, peer: Peer, governed: &dyn Governed) -> Result<Value, Failure> {
+    let facts = governed.group(path(&asked.path)?)?;
+    permit::group(peer, &facts)?;
+    Ok(json!({ "mark": governed.kernel_mark(&facts)? }))
 }
 
 fn reset_kernel_peak(asked: &Path, peer: Peer, governed: &dyn Governed) -> Result<Value, Failure> {

@@ -11,7 +11,7 @@ use super::{Fake, Peer, ROOT, USER};
 /// Who owns nothing here.
 const STRANGER: Peer = Peer { uid: 65534, pid: Some(9) };
 
-const METHODS: [&str; 25] = [
+const METHODS: [&str; 26] = [
     "Status",
     "GetControl",
     "SetControl",
@@ -22,6 +22,7 @@ const METHODS: [&str; 25] = [
     "GetJob",
     "SetJob",
     "ClearJob",
+    "GetKernelMark",
     "ResetKernelPeak",
     "Events",
     "Watch",
@@ -39,8 +40,9 @@ const METHODS: [&str; 25] = [
     "",
 ];
 
-const KEYS: [&str; 36] = [
+const KEYS: [&str; 37] = [
     "pid",
+    "as_file",
     "word",
     "climit_bytes",
     "plimit_bytes",
@@ -251,7 +253,7 @@ proptest! {
                 }
                 prop_assert!(serde_json::to_vec(&reply).is_ok());
                 // What leaves no trace in the daemon of these tests, which does it all.
-                let does = ["Shrink", "CancelShrink", "ResetKernelPeak", "Reload", "Answer"];
+                let does = ["Shrink", "CancelShrink", "GetKernelMark", "ResetKernelPeak", "Reload", "Answer"];
                 if peer.uid == STRANGER.uid && does.iter().any(|name| call.method == format!("org.memgov.{name}")) {
                     prop_assert!(reply.error.is_some(), "a stranger may {call:?}");
                 }

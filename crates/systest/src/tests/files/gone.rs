@@ -4,7 +4,7 @@ use std::fs::{self, File};
 use std::io::Write as _;
 use std::os::unix::net::UnixListener;
 use std::os::unix::process::CommandExt as _;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -21,6 +21,7 @@ pub fn tests() -> Vec<Test> {
     vec![
         Test::new("files_without_a_daemon_are_enotconn", dead).needs(&[Need::Fuse]).seconds(60),
         Test::new("files_of_a_silent_daemon_are_etimedout", silent).needs(&[Need::Fuse]).seconds(60),
+        Test::new("files_of_a_stopped_daemon_are_etimedout", stopped).needs(&[Need::Fuse]).seconds(60),
         Test::new("files_stuck_writers_stop_nobody", stuck).needs(&[Need::Fuse]).seconds(60),
         Test::new("files_killed_and_started_anew", killed).needs(&[Need::Fuse]).seconds(60),
     ]
@@ -64,6 +65,50 @@ fn silent(bench: &mut Bench<'_>) -> Result<String> {
     let took = begin.elapsed();
     ensure!(took < Duration::from_secs(8) * bench.host.patience, "after {took:?}");
     Ok(format!("after {took:.1?}"))
+}
+
+/// One file of each kind, while the daemon stands still and when it goes on. Nothing is held meanwhile, or its guardian would end it.
+fn stopped(bench: &mut Bench<'_>) -> Result<String> {
+    let job = bench.group("job")?;
+    let daemon = bench.quiet_daemon("", &[])?;
+    let files = Files::start(bench, &daemon.socket())?;
+    let hog = bench.agent(&job, "hog")?;
+    let ways: [(&str, PathBuf, Option<&str>); 6] = [
+        ("memctl", files.memctl(hog.pid), None),
+        ("setting memctl", files.memctl(hog.pid), Some("1 4096 0")),
+        ("the limit", files.of(&job, LIMIT), None),
+        ("failcnt", files.of(&job, "memory.kmem.failcnt"), None),
+        ("shrinking", files.of(&job, SHRINK), Some("1G")),
+        ("events", files.of(&job, "memgov.events"), None),
+    ];
+    let each = || {
+        let way = |(what, path, text): &(&'static str, PathBuf, Option<&str>)| {
+            (*what, text.map_or_else(|| fs::read(path).map(drop), |text| fs::write(path, text)))
+        };
+        std::thread::scope(|scope| {
+            let all: Vec<_> = ways.iter().map(|one| scope.spawn(move || way(one))).collect();
+            all.into_iter().filter_map(|one| one.join().ok()).collect::<Vec<_>>()
+        })
+    };
+    for (what, done) in each() {
+        done.with_context(|| format!("{what}, before"))?;
+    }
+    // So long counts may be told as they were when the daemon last spoke.
+    std::thread::sleep(Duration::from_millis(2500));
+    daemon.signal(libc::SIGSTOP)?;
+    let begin = Instant::now();
+    let stood = each();
+    let took = begin.elapsed();
+    daemon.signal(libc::SIGCONT)?;
+    ensure!(stood.len() == ways.len(), "somebody panicked");
+    for (what, done) in stood {
+        refused(what, done, libc::ETIMEDOUT)?;
+    }
+    ensure!(took < Duration::from_secs(8) * bench.host.patience, "after {took:?}");
+    let again = || each().into_iter().all(|(_, done)| done.is_ok()).then_some(());
+    poll_until(bench.patience(), Duration::from_millis(50), again)
+        .with_context(|| format!("when it goes on: {:?}", each()))?;
+    Ok(format!("{} ways, all in {took:.1?}", ways.len()))
 }
 
 /// A shell that waits in a shrink.

@@ -2,6 +2,9 @@
 
 mod container;
 mod gone;
+mod kernel;
+mod memctl;
+mod modes;
 mod rig;
 mod run;
 mod worth;
@@ -26,13 +29,14 @@ pub fn tests() -> Vec<Test> {
         Test::new("files_shrink_is_the_letters_line", shrink)
             .needs(&[Need::Fuse, Need::CleanCache])
             .seconds(60),
-        Test::new("files_memctl_round_trip", memctl).needs(&[Need::Fuse]),
-        Test::new("files_kernel_memory", kernel).needs(&[Need::Fuse, Need::KernelAccounting]),
         Test::new("files_bound_sockets", sockets).needs(&[Need::Fuse]),
         Test::new("files_owner_and_stranger", permissions).needs(&[Need::Fuse]).seconds(60),
         Test::new("files_events_wake_who_polls", events).needs(&[Need::Fuse]).seconds(60),
         Test::new("files_find_is_quick", find).needs(&[Need::Fuse]).seconds(120),
     ];
+    tests.extend(kernel::tests());
+    tests.extend(memctl::tests());
+    tests.extend(modes::tests());
     tests.extend(container::tests());
     tests.extend(gone::tests());
     tests.extend(run::tests());
@@ -119,65 +123,6 @@ fn shrink(bench: &mut Bench<'_>) -> Result<String> {
     own.remove()?;
     refused("a group that is gone", gone.write_all(b"0"), libc::ENODEV)?;
     Ok(format!("150 MiB -> {usage}"))
-}
-
-fn memctl(bench: &mut Bench<'_>) -> Result<String> {
-    let job = bench.group("job")?;
-    let daemon = bench.daemon("")?;
-    let files = Files::start(bench, &daemon.socket())?;
-    let hog = bench.agent(&job, "hog")?;
-    let (pid, path) = (hog.pid, files.memctl(hog.pid));
-    ensure!(fs::read_to_string(&path)? == "0 0 0\n", "not all zero before it is set");
-    fs::write(&path, "0x01010a03 1000001 5000")?;
-    let expected = "16845315 1003520 8192\n";
-    let thread = files.mount.join(format!("process/{pid}/task/{pid}/memctl"));
-    for shown in [fs::read_to_string(&path)?, fs::read_to_string(&thread)?, daemon.memctl(pid)?] {
-        ensure!(shown == expected, "got {shown:?}");
-    }
-    let long = format!("{:<80}", "1 2 3");
-    for garbage in ["", "1 2", "5 0 0", "0x4003 0 0", "x y z", long.as_str()] {
-        // Nothing at all is no write.
-        if !garbage.is_empty() {
-            refused(garbage, fs::write(&path, garbage), libc::EINVAL)?;
-        }
-        ensure!(fs::read_to_string(&path)? == expected, "{garbage:?} changed something");
-    }
-    fs::write(&thread, "0 0 0\n")?;
-    ensure!(fs::read_to_string(&path)? == "0 0 0\n", "a thread's file is its process's");
-    let mut open = File::options().read(true).write(true).open(&path)?;
-    drop(hog);
-    refused("writing when it is gone", open.write_all(b"0 0 0"), libc::ESRCH)?;
-    refused("reading when it is gone", open.read(&mut [0; 80]), libc::ESRCH)?;
-    refused("opening when it is gone", File::open(&path), libc::ENOENT)?;
-    Ok(String::new())
-}
-
-fn kernel(bench: &mut Bench<'_>) -> Result<String> {
-    let job = bench.group("job")?;
-    let daemon = bench.daemon("")?;
-    let files = Files::start(bench, &daemon.socket())?;
-    let at = |name: &str| files.of(&job, name);
-    let read = |name: &str| fs::read_to_string(at(name)).with_context(|| format!("reading {name}"));
-    ensure!(read(LIMIT)? == UNLIMITED && read("memory.kmem.failcnt")? == "0\n", "not as without a line");
-    let _one = bench.agent(&job, "one")?;
-    let (shown, is) = (read("memory.kmem.usage_in_bytes")?.trim().parse::<u64>()?, job.kernel()?);
-    ensure!(shown > 0 && shown.abs_diff(is) <= MIB, "{shown} is shown of {is}");
-    ensure!(read("memory.kmem.stat")?.starts_with("kernel "), "no total first");
-    fs::write(at(LIMIT), "512M")?;
-    let rule = daemon.ok(&["get", "--group", &job.path(), "--json"])?;
-    ensure!(rule.contains("\"kernel\"") && read(LIMIT)? == "536870912\n", "{rule}");
-    let peak =
-        || read("memory.kmem.max_usage_in_bytes").ok()?.trim().parse::<u64>().ok().filter(|&peak| peak > 0);
-    poll_until(bench.patience(), Duration::from_millis(20), peak).context("no peak")?;
-    fs::write(at("memory.kmem.max_usage_in_bytes"), "0")?;
-    fs::write(at("memory.kmem.failcnt"), "0")?;
-    fs::write(at(LIMIT), "-1")?;
-    fs::write(at(LIMIT), "-1").context("twice")?;
-    ensure!(read(LIMIT)? == UNLIMITED, "it is still there");
-    // A group has one rule, and another's is not replaced by a number.
-    daemon.ok(&["set", "--group", &job.path(), "--over", "1GiB", "--do", "deny"])?;
-    refused("over a rule of another meter", fs::write(at(LIMIT), "1M"), libc::EBUSY)?;
-    Ok(String::new())
 }
 
 /// What is over the line has its sockets squeezed, and has them back when the line goes.

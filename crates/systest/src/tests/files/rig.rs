@@ -194,7 +194,7 @@ fn serve(mut client: UnixStream, counts: &Counts) -> io::Result<()> {
                 }
                 "org.memgov.GetShrink" => job,
                 "org.memgov.GetControl" => json!({ "control": { "memctl": "0 0 0" } }),
-                "org.memgov.Status" => json!({ "status": { "kernel": [] } }),
+                "org.memgov.GetKernelMark" => json!({ "mark": null }),
                 _ => json!({ "events": [], "missed": 0, "cursor": 0 }),
             };
             let mut reply = serde_json::to_vec(&json!({ "parameters": parameters }))?;

@@ -78,7 +78,7 @@ impl Allowed {
 }
 
 /// Forks ten at a time, with a moment between, until refused or so many are there: how many there are, and the errno.
-fn fork_slowly(agent: &mut Agent, most: u64) -> Result<(u64, u64)> {
+pub fn fork_slowly(agent: &mut Agent, most: u64) -> Result<(u64, u64)> {
     let mut forked = 0;
     while forked < most {
         let taken = agent.numbers("hoard forks 10")?;
@@ -119,7 +119,7 @@ fn shell(bench: &Bench<'_>, group: &Group, script: &str) -> Result<Child> {
 }
 
 /// A group in a cage with two hard limits, of memory and of processes: a ceiling that does not hold ends there, and not with the machine.
-fn shielded(bench: &Bench<'_>) -> Result<Group> {
+pub fn shielded(bench: &Bench<'_>) -> Result<Group> {
     let cage = bench.group("cage")?;
     cage.delegate_memory()?;
     let caps = cage.dirs().iter().map(|dir| dir.join("pids.max"));
