@@ -62,7 +62,7 @@ impl Memgov {
     pub fn handler(&self, group: &str) -> Result<Handler, Error> {
         let mut connection = self.connect()?;
         connection.send("Handle", json!({ "path": group }), true)?;
-        connection.wait()?;
+        connection.wait::<Value>()?;
         connection.patient()?;
         Ok(Handler { connection })
     }

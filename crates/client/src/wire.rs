@@ -9,6 +9,7 @@ use rustix::io::Errno;
 use rustix::net::sockopt::{Timeout, set_socket_timeout};
 use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketAddrUnix, SocketFlags, SocketType};
 use rustix::net::{connect, recv, send, socket_with};
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
@@ -16,6 +17,8 @@ use crate::error::Error;
 
 /// A larger answer is not memgov's.
 const MOST: usize = 8 << 20;
+/// Room that is kept between two replies.
+const KEPT: usize = 64 << 10;
 
 #[derive(Serialize)]
 struct Call<'a> {
@@ -25,10 +28,15 @@ struct Call<'a> {
     more: bool,
 }
 
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct Reply<T> {
+    parameters: T,
+}
+
+/// Which of the two a reply is.
 #[derive(Deserialize)]
-struct Reply {
-    #[serde(default)]
-    parameters: Value,
+struct Verdict {
     #[serde(default)]
     error: Option<String>,
 }
@@ -52,12 +60,16 @@ impl Connection {
             set_socket_timeout(&socket, which, Some(patience)).map_err(io::Error::from)?;
         }
         match again(|| connect(&socket, &address)) {
-            Ok(()) => Ok(Self { socket, bytes: Vec::new(), searched: 0 }),
+            Ok(()) => Ok(Self::of(socket)),
             Err(errno @ (Errno::NOENT | Errno::CONNREFUSED)) => {
                 Err(Error::NotRunning { socket: path.into(), source: errno.into() })
             }
             Err(errno) => Err(broken(errno)),
         }
+    }
+
+    pub(crate) fn of(socket: OwnedFd) -> Self {
+        Self { socket, bytes: Vec::new(), searched: 0 }
     }
 
     pub(crate) fn call(&mut self, method: &str, parameters: Value) -> Result<Value, Error> {
@@ -79,22 +91,22 @@ impl Connection {
     }
 
     /// The next reply, waited for.
-    pub(crate) fn wait(&mut self) -> Result<Value, Error> {
+    pub(crate) fn wait<T: DeserializeOwned + Default>(&mut self) -> Result<T, Error> {
         loop {
             if let Some(reply) = self.taken()? {
                 return Ok(reply);
             }
-            self.fill(RecvFlags::empty()).map_err(broken)?;
+            self.fill(RecvFlags::empty())?.map_err(broken)?;
         }
     }
 
     /// The next reply if it is here.
-    pub(crate) fn poll(&mut self) -> Result<Option<Value>, Error> {
+    pub(crate) fn poll<T: DeserializeOwned + Default>(&mut self) -> Result<Option<T>, Error> {
         loop {
             if let Some(reply) = self.taken()? {
                 return Ok(Some(reply));
             }
-            match self.fill(RecvFlags::DONTWAIT) {
+            match self.fill(RecvFlags::DONTWAIT)? {
                 Ok(()) => {}
                 Err(Errno::AGAIN) => return Ok(None),
                 Err(errno) => return Err(broken(errno)),
@@ -107,18 +119,21 @@ impl Connection {
         set_socket_timeout(&self.socket, Timeout::Recv, None).map_err(|e| Error::Io(e.into()))
     }
 
-    fn fill(&mut self, flags: RecvFlags) -> Result<(), Errno> {
+    /// Takes what the socket has, once there is room for it: what was taken and could not be kept would be lost.
+    fn fill(&mut self, flags: RecvFlags) -> Result<Result<(), Errno>, Error> {
         let mut buffer = [0u8; 8192];
-        let (got, _) = again(|| recv(&self.socket, &mut buffer[..], flags))?;
-        if got == 0 {
-            return Err(Errno::CONNRESET);
-        }
+        self.bytes.try_reserve(buffer.len()).map_err(|_| Error::NoMemory)?;
+        let got = match again(|| recv(&self.socket, &mut buffer[..], flags)) {
+            Ok((0, _)) => return Ok(Err(Errno::CONNRESET)),
+            Ok((got, _)) => got,
+            Err(errno) => return Ok(Err(errno)),
+        };
         self.bytes.extend_from_slice(buffer.get(..got).unwrap_or_default());
-        Ok(())
+        Ok(Ok(()))
     }
 
     /// A whole reply out of what has come.
-    fn taken(&mut self) -> Result<Option<Value>, Error> {
+    fn taken<T: DeserializeOwned + Default>(&mut self) -> Result<Option<T>, Error> {
         let new = self.bytes.get(self.searched..).unwrap_or_default();
         let Some(at) = new.iter().position(|&byte| byte == 0) else {
             self.searched = self.bytes.len();
@@ -128,15 +143,26 @@ impl Connection {
             return Ok(None);
         };
         let end = self.searched + at;
-        let reply = serde_json::from_slice(self.bytes.get(..end).unwrap_or_default());
+        let reply = read(self.bytes.get(..end).unwrap_or_default());
         self.bytes.drain(..=end);
         self.searched = 0;
-        let reply: Reply = reply.map_err(|e| Error::Garbled(e.to_string()))?;
-        match reply.error {
-            None => Ok(Some(reply.parameters)),
-            Some(name) => Err(refusal(&name, &reply.parameters)),
+        // A long one is rare, and its memory may be the last there is.
+        if self.bytes.is_empty() && self.bytes.capacity() > KEPT {
+            self.bytes = Vec::new();
         }
+        reply.map(Some)
     }
+}
+
+/// A reply without its NUL.
+fn read<T: DeserializeOwned + Default>(bytes: &[u8]) -> Result<T, Error> {
+    let garbled = |error: serde_json::Error| Error::Garbled(error.to_string());
+    let verdict: Verdict = serde_json::from_slice(bytes).map_err(garbled)?;
+    let Some(name) = verdict.error else {
+        return serde_json::from_slice::<Reply<T>>(bytes).map(|reply| reply.parameters).map_err(garbled);
+    };
+    let reply: Reply<Value> = serde_json::from_slice(bytes).map_err(garbled)?;
+    Err(refusal(&name, &reply.parameters))
 }
 
 impl AsFd for Connection {
@@ -146,9 +172,9 @@ impl AsFd for Connection {
 }
 
 /// One field of an answer.
-pub(crate) fn field<T: for<'a> Deserialize<'a>>(answer: &Value, name: &str) -> Result<T, Error> {
-    let value = answer.get(name).cloned().unwrap_or_default();
-    serde_json::from_value(value).map_err(|e| Error::Garbled(format!("`{name}`: {e}")))
+pub(crate) fn field<T: DeserializeOwned>(answer: &Value, name: &str) -> Result<T, Error> {
+    T::deserialize(answer.get(name).unwrap_or(&Value::Null))
+        .map_err(|e| Error::Garbled(format!("`{name}`: {e}")))
 }
 
 /// Parameters of a call; what is not said is left out.

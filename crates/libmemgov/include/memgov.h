@@ -63,7 +63,8 @@ int memgov_clear_control(memgov *m);
 typedef struct memgov_watch memgov_watch;
 
 enum memgov_kind {
-	MEMGOV_WARNING = 1,       /* a line was crossed and nothing is done but recording it */
+	MEMGOV_WARNING = 1,       /* a line was crossed, or a further step reached, and nothing was done but recording it: a step that records, is rehearsed (dry run),
+	                           * was decided against or failed */
 	MEMGOV_OVER = 2,          /* a line was crossed, or a further step reached, and something was done: action */
 	MEMGOV_RELIEVED = 3,      /* under it again, and undone */
 	MEMGOV_OUT_OF_MEMORY = 4, /* the kernel ran out of memory in a group of this process, or killed for it */
@@ -80,7 +81,7 @@ struct memgov_notice {
 	uint64_t usage_bytes; /* what was compared, or MEMGOV_UNKNOWN */
 	uint64_t line_bytes;  /* the line, or MEMGOV_UNKNOWN */
 	uint64_t missed;      /* of MEMGOV_MISSED: how many */
-	char action[24];      /* what was done: "deny-begin", "signal"...; docs/cli.md has all */
+	char action[24];      /* what was done: "record", "deny-begin", "signal"...; docs/cli.md has all */
 	char group[256];      /* the group it is about, cut to fit; "": this process */
 };
 
