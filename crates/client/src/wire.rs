@@ -17,8 +17,6 @@ use crate::error::Error;
 
 /// A larger answer is not memgov's.
 const MOST: usize = 8 << 20;
-/// Room that is kept between two replies.
-const KEPT: usize = 64 << 10;
 
 #[derive(Serialize)]
 struct Call<'a> {
@@ -126,10 +124,20 @@ impl Connection {
         let got = match again(|| recv(&self.socket, &mut buffer[..], flags)) {
             Ok((0, _)) => return Ok(Err(Errno::CONNRESET)),
             Ok((got, _)) => got,
-            Err(errno) => return Ok(Err(errno)),
+            Err(errno) => {
+                self.rest();
+                return Ok(Err(errno));
+            }
         };
         self.bytes.extend_from_slice(buffer.get(..got).unwrap_or_default());
         Ok(Ok(()))
+    }
+
+    /// Nothing is kept between two replies: the memory may be the last there is.
+    fn rest(&mut self) {
+        if self.bytes.is_empty() {
+            self.bytes = Vec::new();
+        }
     }
 
     /// A whole reply out of what has come.
@@ -146,10 +154,7 @@ impl Connection {
         let reply = read(self.bytes.get(..end).unwrap_or_default());
         self.bytes.drain(..=end);
         self.searched = 0;
-        // A long one is rare, and its memory may be the last there is.
-        if self.bytes.is_empty() && self.bytes.capacity() > KEPT {
-            self.bytes = Vec::new();
-        }
+        self.rest();
         reply.map(Some)
     }
 }

@@ -9,9 +9,13 @@
  *   -ETIMEDOUT  it did not answer in 10 s
  *   -EPROTO     what answers is not a memgov of this version
  *   -EINVAL     an argument is NULL that must not be, is not UTF-8, or makes no sense
- *   -ENOMEM     there is no memory
+ *   -ENOMEM     there is no memory for the answer; of a watch and a handler nothing is lost by that
  *
- * No call raises SIGPIPE, sets a signal handler, starts a thread or ends the program. One handle is for one thread at a time. Nothing is held between calls but by a
+ * Where malloc(3) has no more, as under MEMGOV_DENY, a call takes what it needs from 1 MiB that the library has for that, static and for the whole process: enough for any call there is, of one thread at a
+ * time, and given back at its end but for a new handle. A program that goes on to make handles and watches without memory, hundreds of them, uses that up, too; then a call ends it by abort(3). The pages come when they are used:
+ * mlockall(2) has them there before.
+ *
+ * No call raises SIGPIPE, sets a signal handler, starts a thread or, but for that, ends the program. One handle is for one thread at a time. Nothing is held between calls but by a
  * memgov_watch: handles outlive fork, and a memgov that is started anew.
  */
 #ifndef MEMGOV_H
@@ -27,7 +31,7 @@ extern "C" {
 /* A memgov, known by its socket. It need not run. */
 typedef struct memgov memgov;
 
-/* socket: where it listens; NULL: /run/memgov/control.sock. NULL: no memory, or a path that is not UTF-8. */
+/* socket: where it listens; NULL: /run/memgov/control.sock. NULL: a path that is not UTF-8. */
 memgov *memgov_new(const char *socket);
 void memgov_free(memgov *m);
 

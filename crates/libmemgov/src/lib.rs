@@ -1,7 +1,8 @@
 //! libmemgov for C: `include/memgov.h` says what each function does; here is only what lies between C and [`memgov_client`]. Nothing unwinds into C: a panic would be an abort, and
-//! there is nothing here that panics.
+//! there is nothing here that panics. Where there is no memory, which would be an abort as well, there is the pool.
 
 mod handler;
+mod pool;
 mod watch;
 
 use std::ffi::{CStr, CString, c_char, c_int};
@@ -89,6 +90,7 @@ pub unsafe extern "C" fn memgov_new(socket: *const c_char) -> *mut Handle {
         None if socket.is_null() => Memgov::new(),
         None => return std::ptr::null_mut(),
     };
+    pool::heed_forks();
     Box::into_raw(Box::new(Handle { memgov, error: CString::default() }))
 }
 
@@ -113,7 +115,7 @@ pub unsafe extern "C" fn memgov_error(handle: *const Handle) -> *const c_char {
     // SAFETY: NULL or valid, as the caller promises.
     match unsafe { handle.as_ref() } {
         Some(handle) => handle.error.as_ptr(),
-        None => c"memgov_new failed: there is no memory, or the path of the socket is not UTF-8".as_ptr(),
+        None => c"memgov_new failed: the path of the socket is not UTF-8".as_ptr(),
     }
 }
 
