@@ -17,6 +17,7 @@
  *
  * No call raises SIGPIPE, sets a signal handler, starts a thread or, but for that, ends the program. One handle is for one thread at a time. Nothing is held between calls but by a
  * memgov_watch: handles outlive fork, and a memgov that is started anew.
+ * Structs that a call fills begin with their size, which the caller sets before it: they may grow behind, and an older program is given as much as it knows. What a library does not know yet stays as it was.
  */
 #ifndef MEMGOV_H
 #define MEMGOV_H
@@ -113,6 +114,7 @@ struct memgov_shortage {
 	uint64_t left_ns;     /* so long memgov waits, from when it said this */
 	char meter[24];       /* "usage", "available", "kernel", "sockets" or "usage+sockets" */
 	char group[256];      /* the group, cut to fit */
+	uint64_t oom_reserve_bytes; /* so much under its hard limit is kept for what helps it (memgov_set_oom_reserve), or MEMGOV_UNKNOWN */
 };
 
 /* From when this returns 0 it is told, until memgov_handler_free or its end. -EBUSY: the group has a handler. -EINVAL: this process is in the group or below.
@@ -127,6 +129,35 @@ int memgov_handler_take(memgov_handler *h, struct memgov_shortage *out);
 /* What could be done has been done. -ENOENT: nobody waits for that any more, or another process was told. */
 int memgov_handled(memgov *m, uint64_t number);
 void memgov_handler_free(memgov_handler *h);
+
+/* ------ What a group is worth, and what is kept for what helps it ------
+ * Said while memgov runs, over what its configuration says ([[group]]), until the group or memgov ends. Root may for every group, a user for groups whose directory and the one above are his. */
+enum memgov_job_word {
+	MEMGOV_PRIORITY = 1,
+	MEMGOV_RESERVATION = 2,
+	MEMGOV_OOM_RESERVE = 4
+};
+
+#define MEMGOV_NO_JOB INT64_MIN
+
+struct memgov_job {
+	uint64_t size;              /* set by the caller: sizeof(struct memgov_job) */
+	int64_t priority;           /* the lowest is given up first; MEMGOV_NO_JOB: nobody makes a job of it */
+	uint64_t reservation_bytes; /* within it the group does not give way for others, or MEMGOV_UNKNOWN: it is no job */
+	uint64_t oom_reserve_bytes; /* the last part under the hard limit; 0: none */
+	uint64_t set;               /* enum memgov_job_word: what was said since memgov started, the rest is the configuration's */
+};
+
+/* -ENOENT: no such group. -EACCES: neither root nor the group's owner asks. */
+int memgov_get_job(memgov *m, const char *group, struct memgov_job *out);
+/* -ENOENT: no such group. -EACCES: not yours to say, or another has said something of this group. -ENOSPC: it was said of too many groups. */
+int memgov_set_priority(memgov *m, const char *group, int32_t priority);
+int memgov_set_reservation(memgov *m, const char *group, uint64_t bytes);
+/* The group's rules by what is available act as if its hard limit were so much lower: the rest is there for the processes in it that its handler asks to write out, close or end something. The handler itself is
+ * beside the group, with memory of its own. As those above, and -EBUSY: more than bytes of the reserve there was is in use. */
+int memgov_set_oom_reserve(memgov *m, const char *group, uint64_t bytes);
+/* What was said is as the configuration has it: of these (enum memgov_job_word), or with 0 of all. -ENOENT: nothing of that was said, or no such group. -EBUSY, -EACCES: as above. */
+int memgov_clear_job(memgov *m, const char *group, uint32_t words);
 
 /* ------ A group made smaller ------
  * Has the kernel reclaim memory of the group (named from the root of the memory hierarchy) and of those below until it uses no more than to bytes (0: as empty as
