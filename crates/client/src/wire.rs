@@ -205,11 +205,16 @@ fn broken(errno: Errno) -> Error {
     }
 }
 
+/// As the kernel has them (include/linux/err.h): what is none is not handed to a program as one.
+pub(crate) fn is_errno(number: &i32) -> bool {
+    (1..4096).contains(number)
+}
+
 fn refusal(name: &str, parameters: &Value) -> Error {
     let text = parameters.get("text").and_then(Value::as_str);
     let errno = parameters.get("errno").and_then(Value::as_i64).and_then(|n| i32::try_from(n).ok());
-    match (name.strip_prefix("org.memgov."), errno) {
-        (Some(name), Some(errno)) if errno > 0 => {
+    match (name.strip_prefix("org.memgov."), errno.filter(is_errno)) {
+        (Some(name), Some(errno)) => {
             Error::Refused { name: name.into(), errno, text: text.unwrap_or(name).into() }
         }
         _ => Error::Garbled(format!("{name} {parameters}")),

@@ -194,7 +194,7 @@ mod tests {
             for (mark, (size, align, then)) in (0u8..).zip(sizes) {
                 let mut layout = Layout::from_size_align(size, 1 << align).unwrap();
                 let block = MINE.take(layout);
-                prop_assert!(!block.is_null() && MINE.holds(block) && block.addr() % layout.align() == 0);
+                prop_assert!(!block.is_null() && MINE.holds(block) && block.addr().is_multiple_of(layout.align()));
                 // SAFETY: it has so much.
                 unsafe { block.write_bytes(mark, size) };
                 if then == 1 {
