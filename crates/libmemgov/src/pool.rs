@@ -166,8 +166,10 @@ extern "C" fn after_fork() {
 /// Has every fork(2) of the program find the pool at rest: a child would wait for ever for a thread of its parent's that had it locked.
 pub(crate) fn heed_forks() {
     static HEEDS: Mutex<bool> = Mutex::new(false);
-    let mut heeds = HEEDS.lock().unwrap_or_else(PoisonError::into_inner);
-    if !*heeds {
+    // In use, another thread is at it; or was when this process was forked off.
+    if let Ok(mut heeds) = HEEDS.try_lock()
+        && !*heeds
+    {
         // SAFETY: three functions that are there as long as the library is. Where there is no memory for that the next handle tries again.
         *heeds = unsafe { libc::pthread_atfork(Some(before_fork), Some(after_fork), Some(after_fork)) } == 0;
     }
