@@ -45,15 +45,19 @@ pub fn clients() -> Result<()> {
     let clients = workspace::release("clients");
     let examples = workspace::root().join("crates/libmemgov/examples");
     copy(&installed.join("lib").join(SONAME), &clients.join(SONAME))?;
-    for name in ["frugal", "handler"] {
+    for name in ["frugal", "handler", "shrink"] {
         let python = format!("{name}.py");
         copy(&workspace::release("examples").join(name), &clients.join(format!("{name}-rust")))?;
         copy(&examples.join(&python), &clients.join(&python))?;
-        let mut compile = Command::new("cc");
-        compile.args(["-std=c99", "-D_POSIX_C_SOURCE=200809L", "-Wall", "-Wextra", "-Wpedantic", "-Werror"]);
-        compile.arg(examples.join(format!("{name}.c"))).args(flags(&installed)?);
-        succeed(compile.arg("-Wl,-rpath,$ORIGIN").arg("-o").arg(clients.join(format!("{name}-c"))))?;
+        let mut compile = compiler(&examples.join(format!("{name}.c")));
+        compile.args(flags(&installed, &[])?).arg("-Wl,-rpath,$ORIGIN");
+        succeed(compile.arg("-o").arg(clients.join(format!("{name}-c"))))?;
     }
+    // As a program that brings the library along.
+    let mut compile = compiler(&examples.join("frugal.c"));
+    let flags = flags(&installed, &["--static"])?;
+    compile.args(flags.iter().map(|flag| if flag == "-lmemgov" { "-l:libmemgov.a" } else { flag }));
+    succeed(compile.arg("-o").arg(clients.join("frugal-static-c")))?;
     let header = installed.join("include/memgov.h");
     succeed(
         Command::new("clang++")
@@ -62,11 +66,20 @@ pub fn clients() -> Result<()> {
     )
 }
 
+/// What compiles an example, without what it is linked with.
+fn compiler(source: &Path) -> Command {
+    let mut compile = Command::new("cc");
+    compile.args(["-std=c99", "-D_POSIX_C_SOURCE=200809L", "-Wall", "-Wextra", "-Wpedantic", "-Werror"]);
+    compile.arg(source);
+    compile
+}
+
 /// What pkg-config(1) says of the installed library.
-fn flags(installed: &Path) -> Result<Vec<String>> {
+fn flags(installed: &Path, how: &[&str]) -> Result<Vec<String>> {
     let mut ask = Command::new("pkg-config");
     ask.env("PKG_CONFIG_PATH", installed.join("lib/pkgconfig"));
     ask.arg(format!("--define-variable=prefix={}", installed.display()))
+        .args(how)
         .args(["--cflags", "--libs", "memgov"]);
     let said = ask.output().context("starting pkg-config")?;
     ensure!(said.status.success(), "{ask:?}: {}", String::from_utf8_lossy(&said.stderr));

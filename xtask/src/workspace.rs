@@ -29,7 +29,8 @@ pub fn release(name: &str) -> PathBuf {
 /// those again.
 pub fn release_build() -> Command {
     let mut build = cargo();
-    build.args(["build", "--release", "--lib", "--bins", "--example", "frugal", "--example", "handler"]);
+    build.args(["build", "--release", "--lib", "--bins"]);
+    build.args(["frugal", "handler", "shrink"].iter().flat_map(|name| ["--example", name]));
     let packages =
         ["memgov", "memgov-files", "memgov-rescue", "memgov-systest", "libmemgov", "memgov-client"];
     build.args(packages.map(|name| format!("--package={name}")));

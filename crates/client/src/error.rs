@@ -49,6 +49,9 @@ pub enum Error {
     /// What came is no answer of memgov's, or of one that is too new or too old. `EPROTO`.
     #[error("what answers on the socket is not a memgov of this version: {0}")]
     Garbled(String),
+    /// There is no memory for the answer. `ENOMEM`. Of a watch and a handler nothing is lost: try again when there is.
+    #[error("there is no memory for what memgov answers")]
+    NoMemory,
     /// The socket could not be used, for another reason: its own errno.
     #[error("the socket of memgov: {0}")]
     Io(#[from] io::Error),
@@ -64,6 +67,7 @@ impl Error {
             Self::Closed => Errno::AGAIN,
             Self::Silent => Errno::TIMEDOUT,
             Self::Garbled(_) => Errno::PROTO,
+            Self::NoMemory => Errno::NOMEM,
             Self::Io(error) => return error.raw_os_error().unwrap_or(Errno::IO.raw_os_error()),
         };
         errno.raw_os_error()

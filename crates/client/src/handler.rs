@@ -27,6 +27,8 @@ pub struct Shortage {
     pub usage_bytes: Option<u64>,
     /// Its hard limit; `None`: it has none, or it was not known.
     pub limit_bytes: Option<u64>,
+    /// So much under its hard limit is kept for what helps it ([`Memgov::set_job`]): nothing of that was available before memgov said this. `None`: a memgov that does not say.
+    pub oom_reserve_bytes: Option<u64>,
     /// So long memgov waits for the word [`Memgov::handled`], from when it said this.
     pub left: Duration,
 }
@@ -50,6 +52,8 @@ struct Said {
     usage_bytes: Option<u64>,
     #[serde(default)]
     limit_bytes: Option<u64>,
+    #[serde(default)]
+    oom_reserve_bytes: Option<u64>,
     left_ns: u64,
 }
 
@@ -62,7 +66,7 @@ impl Memgov {
     pub fn handler(&self, group: &str) -> Result<Handler, Error> {
         let mut connection = self.connect()?;
         connection.send("Handle", json!({ "path": group }), true)?;
-        connection.wait()?;
+        connection.wait::<Value>()?;
         connection.patient()?;
         Ok(Handler { connection })
     }
@@ -114,6 +118,7 @@ fn shortage(reply: &Value) -> Result<Option<Shortage>, Error> {
         line_bytes: said.line_bytes,
         usage_bytes: said.usage_bytes,
         limit_bytes: said.limit_bytes,
+        oom_reserve_bytes: said.oom_reserve_bytes,
         left: Duration::from_nanos(said.left_ns),
     }))
 }

@@ -1,5 +1,5 @@
 //! For a program that wants to be told before it is killed, and to say what is to happen to it: what it may use ([`Control`]), what happens to it and to its
-//! groups ([`Watch`]), a group made smaller ([`Memgov::shrink`]), and to be asked for help before a group is killed for memory ([`Handler`]).
+//! groups ([`Watch`]), a group made smaller ([`Memgov::shrink`]), what a group is worth and what is kept for it ([`Memgov::set_job`]), and to be asked for help before a group is killed for memory ([`Handler`]).
 //!
 //! It talks to a running memgov over its socket (Varlink, `org.memgov.varlink`), with nothing of the daemon's in it. Every call is a connection of its own: nothing is held between
 //! calls, so a daemon that is started anew, a fork and an exec are all the same to it. No call waits for longer than 10 s for an answer; none raises SIGPIPE.
@@ -23,6 +23,7 @@
 mod control;
 mod error;
 mod handler;
+mod job;
 mod raw;
 mod shrink;
 mod watch;
@@ -34,6 +35,7 @@ use std::time::Duration;
 pub use control::{Action, Control, Flags};
 pub use error::Error;
 pub use handler::{Handler, Shortage};
+pub use job::{Job, JobKey, JobWords};
 pub use raw::Stream;
 pub use shrink::{Goal, Shrunk};
 pub use watch::{Kind, Notice, Watch};

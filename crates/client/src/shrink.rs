@@ -6,7 +6,7 @@ use std::time::Duration;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use crate::wire::{Connection, field, parameters};
+use crate::wire::{Connection, field, is_errno, parameters};
 use crate::{Error, Memgov};
 
 /// memgov calls a shrink off that nobody has asked for in 10 s.
@@ -102,7 +102,7 @@ fn ended(job: &Job) -> Result<Shrunk, Error> {
         "cancelled" => Err(refused(Errno::CANCELED, format!("the shrink of {} was called off", job.path))),
         "gone" => Err(refused(Errno::NOENT, format!("{} was removed meanwhile", job.path))),
         "failed" => {
-            let errno = job.errno.map_or(Errno::IO, Errno::from_raw_os_error);
+            let errno = job.errno.filter(is_errno).map_or(Errno::IO, Errno::from_raw_os_error);
             Err(refused(errno, format!("shrinking {}: {errno}", job.path)))
         }
         other => Err(Error::Garbled(format!("a shrink that is {other}"))),
@@ -129,6 +129,8 @@ mod tests {
             ("gone", None, 2),
             ("failed", Some(13), 13),
             ("failed", None, 5),
+            ("failed", Some(0), 5),
+            ("failed", Some(1 << 20), 5),
             ("new", None, 71),
         ];
         for (state, errno, expected) in table {

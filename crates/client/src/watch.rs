@@ -4,16 +4,16 @@ use std::collections::VecDeque;
 use std::os::fd::{AsFd, BorrowedFd};
 
 use serde::Deserialize;
-use serde_json::{Value, json};
+use serde_json::json;
 
-use crate::wire::{Connection, field};
+use crate::wire::Connection;
 use crate::{Error, Memgov};
 
 /// What sort of notice.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Kind {
-    /// A line was crossed at which nothing is done but recording it: there is still time to give something back.
+    /// A line was crossed and nothing was done but recording it: there is still time to give something back. So with a step that is only rehearsed (a dry run), was decided against, or failed.
     Warning,
     /// A line was crossed, or a further step reached, and something was done: [`Notice::action`] says what.
     Over,
@@ -52,12 +52,20 @@ pub struct Watch {
     connection: Connection,
     /// Taken from the socket and not given out yet, the next one last.
     ready: Vec<Notice>,
-    /// Given out lately: a decision is told again when its outcome is known, which is nothing new here.
-    told: VecDeque<u64>,
+    /// Given out lately: a decision is told again when its outcome is known, which is something new here only if nothing had been done before.
+    told: VecDeque<(u64, Kind)>,
 }
 
 /// Outcomes become known within two seconds; this many decisions about one process in that time are beyond any rule.
 const REMEMBERED: usize = 256;
+
+/// As much of a reply as a notice needs. The rest is skipped as it is read: a page of the longest events is to be read in little memory.
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct Page {
+    missed: u64,
+    events: Vec<Event>,
+}
 
 #[derive(Deserialize)]
 struct Event {
@@ -65,6 +73,13 @@ struct Event {
     order: String,
     target: Target,
     reason: Reason,
+    outcome: Outcome,
+}
+
+#[derive(Deserialize)]
+struct Outcome {
+    /// OutcomeKind of the daemon's `wire.rs`.
+    kind: String,
 }
 
 #[derive(Deserialize)]
@@ -90,8 +105,16 @@ impl Event {
             "record" => Some(Kind::Warning),
             "relieved" => Some(Kind::Relieved),
             "oom" | "oom-kill" => Some(Kind::OutOfMemory),
-            "signal" | "kill" => Some(Kind::Over),
-            other => other.ends_with("-begin").then_some(Kind::Over),
+            "signal" | "kill" => Some(self.crossing()),
+            other => other.ends_with("-begin").then(|| self.crossing()),
+        }
+    }
+
+    /// Whether anything has come of a step. What is still pending comes again, and so does what it comes to.
+    fn crossing(&self) -> Kind {
+        match self.outcome.kind.as_str() {
+            "done" | "partial" | "dead" | "pinned" | "begun" | "ran" => Kind::Over,
+            _ => Kind::Warning,
         }
     }
 
@@ -99,10 +122,12 @@ impl Event {
         let kind = self.kind()?;
         let of_group = self.target.kind == "group";
         let Reason { usage_bytes, usage_line_bytes, rss_bytes, rss_line_bytes } = self.reason;
+        // What was done, and not what was to be done.
+        let action = if kind == Kind::Warning { "record".to_owned() } else { self.order };
         Some(Notice {
             kind,
             id: self.id,
-            action: self.order,
+            action,
             group: self.target.path.filter(|_| of_group),
             usage_bytes: rss_bytes.or(usage_bytes),
             line_bytes: rss_line_bytes.or(usage_line_bytes),
@@ -137,7 +162,7 @@ impl Memgov {
         let first = connection.wait()?;
         connection.patient()?;
         let mut watch = Watch { connection, ready: Vec::new(), told: VecDeque::new() };
-        watch.add(&first)?;
+        watch.add(first);
         Ok(watch)
     }
 }
@@ -153,7 +178,7 @@ impl Watch {
                 return Ok(Some(notice));
             }
             let Some(page) = self.connection.poll()? else { return Ok(None) };
-            self.add(&page)?;
+            self.add(page);
         }
     }
 
@@ -167,23 +192,22 @@ impl Watch {
                 return Ok(notice);
             }
             let page = self.connection.wait()?;
-            self.add(&page)?;
+            self.add(page);
         }
     }
 
-    fn add(&mut self, page: &Value) -> Result<(), Error> {
-        let missed = page.get("missed").and_then(Value::as_u64).unwrap_or(0);
-        let events: Vec<Event> = field(page, "events")?;
+    fn add(&mut self, page: Page) {
+        let missed = page.missed;
         self.ready.extend((missed > 0).then(|| Notice::gap(missed)));
-        for notice in events.into_iter().filter_map(Event::notice) {
-            if !self.told.contains(&notice.id) {
+        for notice in page.events.into_iter().filter_map(Event::notice) {
+            let (told, over) = ((notice.id, notice.kind), (notice.id, Kind::Over));
+            if !self.told.contains(&told) && !self.told.contains(&over) {
                 self.told.truncate(REMEMBERED - 1);
-                self.told.push_front(notice.id);
+                self.told.push_front(told);
                 self.ready.push(notice);
             }
         }
         self.ready.reverse();
-        Ok(())
     }
 }
 
@@ -204,16 +228,21 @@ impl Iterator for Watch {
 
 #[cfg(test)]
 mod tests {
+    use serde_json::Value;
+
     use super::*;
 
-    fn event(order: &str) -> Event {
-        serde_json::from_value(json!({
+    fn said(order: &str, outcome: &str) -> Value {
+        json!({
             "id": 7, "episode": 1, "order": order, "new-field": {},
             "target": { "kind": "group", "path": "/a", "id": 1 },
             "reason": { "kind": "usage", "text": "x", "usage_bytes": 5, "usage_line_bytes": 4 },
-            "outcome": { "kind": "done" },
-        }))
-        .unwrap()
+            "outcome": { "kind": outcome },
+        })
+    }
+
+    fn event(order: &str, outcome: &str) -> Event {
+        serde_json::from_value(said(order, outcome)).unwrap()
     }
 
     #[test]
@@ -229,10 +258,46 @@ mod tests {
             ("denied", None),
         ];
         for (order, expected) in table {
-            assert_eq!(event(order).notice().map(|n| n.kind), expected, "{order}");
+            assert_eq!(event(order, "done").notice().map(|n| n.kind), expected, "{order}");
         }
-        let notice = event("slow-begin").notice().unwrap();
+        let notice = event("slow-begin", "done").notice().unwrap();
         let numbers = (notice.usage_bytes, notice.line_bytes);
         assert_eq!((notice.group.as_deref(), numbers), (Some("/a"), (Some(5), Some(4))));
+    }
+
+    #[test]
+    fn over_is_said_where_something_was_done() {
+        for order in ["deny-begin", "slow-begin", "signal", "kill"] {
+            for outcome in ["done", "partial", "dead"] {
+                let notice = event(order, outcome).notice().unwrap();
+                assert_eq!((notice.kind, notice.action.as_str()), (Kind::Over, order), "{outcome}");
+            }
+            for outcome in
+                ["dry-run", "withheld", "refused", "nothing", "gone", "ledger-full", "pending", "new"]
+            {
+                let notice = event(order, outcome).notice().unwrap();
+                assert_eq!(
+                    (notice.kind, notice.action.as_str()),
+                    (Kind::Warning, "record"),
+                    "{order} {outcome}"
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn what_comes_of_it_later_is_told_once() {
+        let (socket, _other) = std::os::unix::net::UnixStream::pair().unwrap();
+        let mut watch =
+            Watch { connection: Connection::of(socket.into()), ready: Vec::new(), told: VecDeque::new() };
+        let mut told = |outcome: &str| {
+            watch.add(serde_json::from_value(json!({ "events": [said("kill", outcome)] })).unwrap());
+            watch.ready.drain(..).map(|notice| notice.kind).collect::<Vec<_>>()
+        };
+        assert_eq!(told("pending"), [Kind::Warning]);
+        assert_eq!(told("pending"), []);
+        assert_eq!(told("done"), [Kind::Over]);
+        assert_eq!(told("dead"), []);
+        assert_eq!(told("refused"), [], "it had been done");
     }
 }

@@ -9,6 +9,7 @@ use rustix::io::Errno;
 use rustix::net::sockopt::{Timeout, set_socket_timeout};
 use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketAddrUnix, SocketFlags, SocketType};
 use rustix::net::{connect, recv, send, socket_with};
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
@@ -25,10 +26,15 @@ struct Call<'a> {
     more: bool,
 }
 
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct Reply<T> {
+    parameters: T,
+}
+
+/// Which of the two a reply is.
 #[derive(Deserialize)]
-struct Reply {
-    #[serde(default)]
-    parameters: Value,
+struct Verdict {
     #[serde(default)]
     error: Option<String>,
 }
@@ -52,12 +58,16 @@ impl Connection {
             set_socket_timeout(&socket, which, Some(patience)).map_err(io::Error::from)?;
         }
         match again(|| connect(&socket, &address)) {
-            Ok(()) => Ok(Self { socket, bytes: Vec::new(), searched: 0 }),
+            Ok(()) => Ok(Self::of(socket)),
             Err(errno @ (Errno::NOENT | Errno::CONNREFUSED)) => {
                 Err(Error::NotRunning { socket: path.into(), source: errno.into() })
             }
             Err(errno) => Err(broken(errno)),
         }
+    }
+
+    pub(crate) fn of(socket: OwnedFd) -> Self {
+        Self { socket, bytes: Vec::new(), searched: 0 }
     }
 
     pub(crate) fn call(&mut self, method: &str, parameters: Value) -> Result<Value, Error> {
@@ -79,22 +89,22 @@ impl Connection {
     }
 
     /// The next reply, waited for.
-    pub(crate) fn wait(&mut self) -> Result<Value, Error> {
+    pub(crate) fn wait<T: DeserializeOwned + Default>(&mut self) -> Result<T, Error> {
         loop {
             if let Some(reply) = self.taken()? {
                 return Ok(reply);
             }
-            self.fill(RecvFlags::empty()).map_err(broken)?;
+            self.fill(RecvFlags::empty())?.map_err(broken)?;
         }
     }
 
     /// The next reply if it is here.
-    pub(crate) fn poll(&mut self) -> Result<Option<Value>, Error> {
+    pub(crate) fn poll<T: DeserializeOwned + Default>(&mut self) -> Result<Option<T>, Error> {
         loop {
             if let Some(reply) = self.taken()? {
                 return Ok(Some(reply));
             }
-            match self.fill(RecvFlags::DONTWAIT) {
+            match self.fill(RecvFlags::DONTWAIT)? {
                 Ok(()) => {}
                 Err(Errno::AGAIN) => return Ok(None),
                 Err(errno) => return Err(broken(errno)),
@@ -107,18 +117,31 @@ impl Connection {
         set_socket_timeout(&self.socket, Timeout::Recv, None).map_err(|e| Error::Io(e.into()))
     }
 
-    fn fill(&mut self, flags: RecvFlags) -> Result<(), Errno> {
+    /// Takes what the socket has, once there is room for it: what was taken and could not be kept would be lost.
+    fn fill(&mut self, flags: RecvFlags) -> Result<Result<(), Errno>, Error> {
         let mut buffer = [0u8; 8192];
-        let (got, _) = again(|| recv(&self.socket, &mut buffer[..], flags))?;
-        if got == 0 {
-            return Err(Errno::CONNRESET);
-        }
+        self.bytes.try_reserve(buffer.len()).map_err(|_| Error::NoMemory)?;
+        let got = match again(|| recv(&self.socket, &mut buffer[..], flags)) {
+            Ok((0, _)) => return Ok(Err(Errno::CONNRESET)),
+            Ok((got, _)) => got,
+            Err(errno) => {
+                self.rest();
+                return Ok(Err(errno));
+            }
+        };
         self.bytes.extend_from_slice(buffer.get(..got).unwrap_or_default());
-        Ok(())
+        Ok(Ok(()))
+    }
+
+    /// Nothing is kept between two replies: the memory may be the last there is.
+    fn rest(&mut self) {
+        if self.bytes.is_empty() {
+            self.bytes = Vec::new();
+        }
     }
 
     /// A whole reply out of what has come.
-    fn taken(&mut self) -> Result<Option<Value>, Error> {
+    fn taken<T: DeserializeOwned + Default>(&mut self) -> Result<Option<T>, Error> {
         let new = self.bytes.get(self.searched..).unwrap_or_default();
         let Some(at) = new.iter().position(|&byte| byte == 0) else {
             self.searched = self.bytes.len();
@@ -128,15 +151,23 @@ impl Connection {
             return Ok(None);
         };
         let end = self.searched + at;
-        let reply = serde_json::from_slice(self.bytes.get(..end).unwrap_or_default());
+        let reply = read(self.bytes.get(..end).unwrap_or_default());
         self.bytes.drain(..=end);
         self.searched = 0;
-        let reply: Reply = reply.map_err(|e| Error::Garbled(e.to_string()))?;
-        match reply.error {
-            None => Ok(Some(reply.parameters)),
-            Some(name) => Err(refusal(&name, &reply.parameters)),
-        }
+        self.rest();
+        reply.map(Some)
     }
+}
+
+/// A reply without its NUL.
+fn read<T: DeserializeOwned + Default>(bytes: &[u8]) -> Result<T, Error> {
+    let garbled = |error: serde_json::Error| Error::Garbled(error.to_string());
+    let verdict: Verdict = serde_json::from_slice(bytes).map_err(garbled)?;
+    let Some(name) = verdict.error else {
+        return serde_json::from_slice::<Reply<T>>(bytes).map(|reply| reply.parameters).map_err(garbled);
+    };
+    let reply: Reply<Value> = serde_json::from_slice(bytes).map_err(garbled)?;
+    Err(refusal(&name, &reply.parameters))
 }
 
 impl AsFd for Connection {
@@ -146,9 +177,9 @@ impl AsFd for Connection {
 }
 
 /// One field of an answer.
-pub(crate) fn field<T: for<'a> Deserialize<'a>>(answer: &Value, name: &str) -> Result<T, Error> {
-    let value = answer.get(name).cloned().unwrap_or_default();
-    serde_json::from_value(value).map_err(|e| Error::Garbled(format!("`{name}`: {e}")))
+pub(crate) fn field<T: DeserializeOwned>(answer: &Value, name: &str) -> Result<T, Error> {
+    T::deserialize(answer.get(name).unwrap_or(&Value::Null))
+        .map_err(|e| Error::Garbled(format!("`{name}`: {e}")))
 }
 
 /// Parameters of a call; what is not said is left out.
@@ -174,11 +205,16 @@ fn broken(errno: Errno) -> Error {
     }
 }
 
+/// As the kernel has them (include/linux/err.h): what is none is not handed to a program as one.
+pub(crate) fn is_errno(number: &i32) -> bool {
+    (1..4096).contains(number)
+}
+
 fn refusal(name: &str, parameters: &Value) -> Error {
     let text = parameters.get("text").and_then(Value::as_str);
     let errno = parameters.get("errno").and_then(Value::as_i64).and_then(|n| i32::try_from(n).ok());
-    match (name.strip_prefix("org.memgov."), errno) {
-        (Some(name), Some(errno)) if errno > 0 => {
+    match (name.strip_prefix("org.memgov."), errno.filter(is_errno)) {
+        (Some(name), Some(errno)) => {
             Error::Refused { name: name.into(), errno, text: text.unwrap_or(name).into() }
         }
         _ => Error::Garbled(format!("{name} {parameters}")),

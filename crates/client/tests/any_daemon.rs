@@ -7,7 +7,7 @@ use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use memgov_client::{Action, Control, Error, Goal, Memgov};
+use memgov_client::{Action, Control, Error, Goal, JobKey, JobWords, Memgov};
 use proptest::prelude::*;
 use serde_json::{Value, json};
 
@@ -87,6 +87,7 @@ fn reply() -> impl Strategy<Value = Vec<u8>> {
         "priority",
         "reservation_bytes",
         "set",
+        "oom_reserve_bytes",
         "by",
     ];
     let object = prop::collection::vec((prop::sample::select(fields.to_vec()), thing), 0..12);
@@ -102,7 +103,7 @@ fn reply() -> impl Strategy<Value = Vec<u8>> {
     (object, error, any::<bool>()).prop_map(|(object, error, twice)| {
         let inner = Value::Object(object.clone());
         let event = json!({ "id": 1, "order": inner.get("order"), "target": inner, "reason": inner });
-        let parameters = json!({ "job": inner, "shortage": inner, "control": inner, "events": [event], "missed": inner.get("missed"), "priority": inner.get("priority"), "set": inner.get("set"), "text": "x", "errno": inner.get("errno") });
+        let parameters = json!({ "job": inner, "shortage": inner, "control": inner, "events": [event], "missed": inner.get("missed"), "oom_reserve_bytes": inner.get("oom_reserve_bytes"), "priority": inner.get("priority"), "set": inner.get("set"), "text": "x", "errno": inner.get("errno") });
         let mut reply = serde_json::to_vec(&json!({ "parameters": parameters, "error": error })).unwrap();
         reply.push(0);
         if twice { [reply.clone(), reply].concat() } else { reply }
@@ -136,7 +137,10 @@ fn all_calls(socket: &Path) -> Result<Duration, TestCaseError> {
     call("set_control", &|| memgov.set_control(&Control::of(Action::Deny)).map(drop))?;
     call("clear_control", &|| memgov.clear_control())?;
     call("call", &|| memgov.call("Status", json!({})).map(drop))?;
-    call("SetJob", &|| memgov.call("SetJob", json!({ "path": "/a", "priority": -1 })).map(drop))?;
+    call("job", &|| memgov.job("/a").map(drop))?;
+    let words = JobWords { oom_reserve_bytes: Some(1), ..JobWords::default() };
+    call("set_job", &|| memgov.set_job("/a", &words).map(drop))?;
+    call("clear_job", &|| memgov.clear_job("/a", &[JobKey::OomReserve]).map(drop))?;
     call("watch", &|| {
         let mut watch = memgov.watch()?;
         for _ in 0..4 {

@@ -9,10 +9,15 @@
  *   -ETIMEDOUT  it did not answer in 10 s
  *   -EPROTO     what answers is not a memgov of this version
  *   -EINVAL     an argument is NULL that must not be, is not UTF-8, or makes no sense
- *   -ENOMEM     there is no memory
+ *   -ENOMEM     there is no memory for the answer; of a watch and a handler nothing is lost by that
  *
- * No call raises SIGPIPE, sets a signal handler, starts a thread or ends the program. One handle is for one thread at a time. Nothing is held between calls but by a
+ * Where malloc(3) has no more, as under MEMGOV_DENY, a call takes what it needs from 1 MiB that the library has for that, static and for the whole process: enough for any call there is, of one thread at a
+ * time, and given back at its end but for a new handle. A program that goes on to make handles and watches without memory, hundreds of them, uses that up, too; then a call ends it by abort(3). The pages come when they are used:
+ * mlockall(2) has them there before.
+ *
+ * No call raises SIGPIPE, sets a signal handler, starts a thread or, but for that, ends the program. One handle is for one thread at a time. Nothing is held between calls but by a
  * memgov_watch: handles outlive fork, and a memgov that is started anew.
+ * Structs that a call fills begin with their size, which the caller sets before it: they may grow behind, and an older program is given as much as it knows. What a library does not know yet stays as it was.
  */
 #ifndef MEMGOV_H
 #define MEMGOV_H
@@ -27,7 +32,7 @@ extern "C" {
 /* A memgov, known by its socket. It need not run. */
 typedef struct memgov memgov;
 
-/* socket: where it listens; NULL: /run/memgov/control.sock. NULL: no memory, or a path that is not UTF-8. */
+/* socket: where it listens; NULL: /run/memgov/control.sock. NULL: a path that is not UTF-8. */
 memgov *memgov_new(const char *socket);
 void memgov_free(memgov *m);
 
@@ -63,7 +68,8 @@ int memgov_clear_control(memgov *m);
 typedef struct memgov_watch memgov_watch;
 
 enum memgov_kind {
-	MEMGOV_WARNING = 1,       /* a line was crossed and nothing is done but recording it */
+	MEMGOV_WARNING = 1,       /* a line was crossed, or a further step reached, and nothing was done but recording it: a step that records, is rehearsed (dry run),
+	                           * was decided against or failed */
 	MEMGOV_OVER = 2,          /* a line was crossed, or a further step reached, and something was done: action */
 	MEMGOV_RELIEVED = 3,      /* under it again, and undone */
 	MEMGOV_OUT_OF_MEMORY = 4, /* the kernel ran out of memory in a group of this process, or killed for it */
@@ -80,7 +86,7 @@ struct memgov_notice {
 	uint64_t usage_bytes; /* what was compared, or MEMGOV_UNKNOWN */
 	uint64_t line_bytes;  /* the line, or MEMGOV_UNKNOWN */
 	uint64_t missed;      /* of MEMGOV_MISSED: how many */
-	char action[24];      /* what was done: "deny-begin", "signal"...; docs/cli.md has all */
+	char action[24];      /* what was done: "record", "deny-begin", "signal"...; docs/cli.md has all */
 	char group[256];      /* the group it is about, cut to fit; "": this process */
 };
 
@@ -108,6 +114,7 @@ struct memgov_shortage {
 	uint64_t left_ns;     /* so long memgov waits, from when it said this */
 	char meter[24];       /* "usage", "available", "kernel", "sockets" or "usage+sockets" */
 	char group[256];      /* the group, cut to fit */
+	uint64_t oom_reserve_bytes; /* so much under its hard limit is kept for what helps it (memgov_set_oom_reserve), or MEMGOV_UNKNOWN */
 };
 
 /* From when this returns 0 it is told, until memgov_handler_free or its end. -EBUSY: the group has a handler. -EINVAL: this process is in the group or below.
@@ -122,6 +129,35 @@ int memgov_handler_take(memgov_handler *h, struct memgov_shortage *out);
 /* What could be done has been done. -ENOENT: nobody waits for that any more, or another process was told. */
 int memgov_handled(memgov *m, uint64_t number);
 void memgov_handler_free(memgov_handler *h);
+
+/* ------ What a group is worth, and what is kept for what helps it ------
+ * Said while memgov runs, over what its configuration says ([[group]]), until the group or memgov ends. Root may for every group, a user for groups whose directory and the one above are his. */
+enum memgov_job_word {
+	MEMGOV_PRIORITY = 1,
+	MEMGOV_RESERVATION = 2,
+	MEMGOV_OOM_RESERVE = 4
+};
+
+#define MEMGOV_NO_JOB INT64_MIN
+
+struct memgov_job {
+	uint64_t size;              /* set by the caller: sizeof(struct memgov_job) */
+	int64_t priority;           /* the lowest is given up first; MEMGOV_NO_JOB: nobody makes a job of it */
+	uint64_t reservation_bytes; /* within it the group does not give way for others, or MEMGOV_UNKNOWN: it is no job */
+	uint64_t oom_reserve_bytes; /* the last part under the hard limit; 0: none */
+	uint64_t set;               /* enum memgov_job_word: what was said since memgov started, the rest is the configuration's */
+};
+
+/* -ENOENT: no such group. -EACCES: neither root nor the group's owner asks. */
+int memgov_get_job(memgov *m, const char *group, struct memgov_job *out);
+/* -ENOENT: no such group. -EACCES: not yours to say, or another has said something of this group. -ENOSPC: it was said of too many groups. */
+int memgov_set_priority(memgov *m, const char *group, int32_t priority);
+int memgov_set_reservation(memgov *m, const char *group, uint64_t bytes);
+/* The group's rules by what is available act as if its hard limit were so much lower: the rest is there for the processes in it that its handler asks to write out, close or end something. The handler itself is
+ * beside the group, with memory of its own. As those above, and -EBUSY: more than bytes of the reserve there was is in use. */
+int memgov_set_oom_reserve(memgov *m, const char *group, uint64_t bytes);
+/* What was said is as the configuration has it: of these (enum memgov_job_word), or with 0 of all. -ENOENT: nothing of that was said, or no such group. -EBUSY, -EACCES: as above. */
+int memgov_clear_job(memgov *m, const char *group, uint32_t words);
 
 /* ------ A group made smaller ------
  * Has the kernel reclaim memory of the group (named from the root of the memory hierarchy) and of those below until it uses no more than to bytes (0: as empty as

@@ -1,12 +1,13 @@
 //! `memgov_handler` and `struct memgov_shortage` of memgov.h.
 
 use std::ffi::{c_char, c_int};
+use std::mem::offset_of;
 use std::os::fd::{AsFd as _, AsRawFd as _};
 
 use memgov_client::Handler as Client;
 
 use crate::watch::copy;
-use crate::{EINVAL, Handle, room, text};
+use crate::{EINVAL, Handle, fill, room, text};
 
 /// `struct memgov_shortage`. Fields are only ever added behind, and only what the caller has room for is written.
 #[derive(Clone, Copy, Debug)]
@@ -22,10 +23,11 @@ pub struct Shortage {
     pub left_ns: u64,
     pub meter: [c_char; 24],
     pub group: [c_char; 256],
+    pub oom_reserve_bytes: u64,
 }
 
 /// What the first version had: no caller has less.
-const LEAST: u64 = size_of::<Shortage>() as u64;
+const LEAST: u64 = offset_of!(Shortage, oom_reserve_bytes) as u64;
 
 /// `memgov_handler`.
 #[derive(Debug)]
@@ -49,9 +51,7 @@ pub unsafe extern "C" fn memgov_handler_new(
     };
     *out = std::ptr::null_mut();
     // SAFETY: the caller's promise.
-    let Some(group) = (unsafe { text(group) }) else {
-        return handle.refuse(c"the path of the group is NULL or not UTF-8");
-    };
+    let Some(group) = (unsafe { text(group) }) else { return handle.no_group() };
     let handler = handle.memgov().handler(group);
     match handle.result(handler) {
         Ok(client) => {
@@ -95,9 +95,10 @@ pub unsafe extern "C" fn memgov_handler_take(handler: *mut Handler, out: *mut Sh
                 left_ns: u64::try_from(told.left.as_nanos()).unwrap_or(u64::MAX),
                 meter: copy(&told.meter),
                 group: copy(&told.group),
+                oom_reserve_bytes: told.oom_reserve_bytes.unwrap_or(u64::MAX),
             };
-            // SAFETY: the caller has room for at least this version's size, and says so.
-            unsafe { out.write(shortage) };
+            // SAFETY: the caller has room for what it says.
+            unsafe { fill(out, &shortage, size) };
             1
         }
         Err(error) => -error.errno(),
@@ -125,5 +126,16 @@ pub unsafe extern "C" fn memgov_handler_free(handler: *mut Handler) {
     if !handler.is_null() {
         // SAFETY: it came from Box::into_raw and is given back once, as the caller promises.
         drop(unsafe { Box::from_raw(handler) });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_layout_is_the_headers() {
+        assert_eq!(LEAST, 7 * 8 + 24 + 256);
+        assert_eq!(size_of::<Shortage>(), 7 * 8 + 24 + 256 + 8);
     }
 }

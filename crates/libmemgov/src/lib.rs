@@ -1,7 +1,9 @@
 //! libmemgov for C: `include/memgov.h` says what each function does; here is only what lies between C and [`memgov_client`]. Nothing unwinds into C: a panic would be an abort, and
-//! there is nothing here that panics.
+//! there is nothing here that panics. Where there is no memory, which would be an abort as well, there is the pool.
 
 mod handler;
+mod job;
+mod pool;
 mod watch;
 
 use std::ffi::{CStr, CString, c_char, c_int};
@@ -11,6 +13,10 @@ use memgov_client::{Control, Error, Goal, Memgov};
 pub use handler::{
     Handler, Shortage, memgov_handled, memgov_handler_fd, memgov_handler_free, memgov_handler_new,
     memgov_handler_take,
+};
+pub use job::{
+    Job, memgov_clear_job, memgov_get_job, memgov_set_oom_reserve, memgov_set_priority,
+    memgov_set_reservation,
 };
 pub use watch::{Notice, Watch, memgov_watch_fd, memgov_watch_free, memgov_watch_new, memgov_watch_take};
 
@@ -33,6 +39,10 @@ impl Handle {
 
     pub(crate) fn memgov(&self) -> &Memgov {
         &self.memgov
+    }
+
+    fn no_group(&mut self) -> c_int {
+        self.refuse(c"the path of the group is NULL or not UTF-8")
     }
 
     fn refuse(&mut self, why: &CStr) -> c_int {
@@ -66,6 +76,18 @@ unsafe fn room<T>(out: *const T, least: u64) -> Option<u64> {
     (size >= least).then_some(size)
 }
 
+/// Fills a struct as far as the caller has it: what is behind is a newer header's, and stays as it was.
+///
+/// # Safety
+/// `out` may be written as far as `size` says.
+unsafe fn fill<T: Copy>(out: *mut T, value: &T, size: u64) {
+    let length = usize::try_from(size).unwrap_or(usize::MAX).min(size_of::<T>());
+    // SAFETY: so much is there of both; one of them is ours.
+    unsafe {
+        std::ptr::copy_nonoverlapping(std::ptr::from_ref(value).cast::<u8>(), out.cast::<u8>(), length)
+    };
+}
+
 /// Stores where C wants it, if it does.
 ///
 /// # Safety
@@ -89,6 +111,7 @@ pub unsafe extern "C" fn memgov_new(socket: *const c_char) -> *mut Handle {
         None if socket.is_null() => Memgov::new(),
         None => return std::ptr::null_mut(),
     };
+    pool::heed_forks();
     Box::into_raw(Box::new(Handle { memgov, error: CString::default() }))
 }
 
@@ -113,7 +136,7 @@ pub unsafe extern "C" fn memgov_error(handle: *const Handle) -> *const c_char {
     // SAFETY: NULL or valid, as the caller promises.
     match unsafe { handle.as_ref() } {
         Some(handle) => handle.error.as_ptr(),
-        None => c"memgov_new failed: there is no memory, or the path of the socket is not UTF-8".as_ptr(),
+        None => c"memgov_new failed: the path of the socket is not UTF-8".as_ptr(),
     }
 }
 
@@ -191,9 +214,7 @@ pub unsafe extern "C" fn memgov_shrink(
     // SAFETY: NULL or valid, as the caller promises.
     let Some(handle) = (unsafe { handle.as_mut() }) else { return -EINVAL };
     // SAFETY: the caller's promise.
-    let Some(group) = (unsafe { text(group) }) else {
-        return handle.refuse(c"the path of the group is NULL or not UTF-8");
-    };
+    let Some(group) = (unsafe { text(group) }) else { return handle.no_group() };
     let done = handle.memgov.shrink(group, Goal::To(to));
     let left = match &done {
         Ok(shrunk) => Some(shrunk.usage_bytes),

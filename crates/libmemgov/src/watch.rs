@@ -5,7 +5,7 @@ use std::os::fd::{AsFd as _, AsRawFd as _};
 
 use memgov_client::{Kind, Watch as Client};
 
-use crate::{EINVAL, Handle, room};
+use crate::{EINVAL, Handle, fill, room};
 
 /// `struct memgov_notice`. Fields are only ever added behind, and only what the caller has room for is written.
 #[derive(Clone, Copy, Debug)]
@@ -109,8 +109,8 @@ pub unsafe extern "C" fn memgov_watch_take(watch: *mut Watch, out: *mut Notice) 
                 action: copy(&notice.action),
                 group: copy(notice.group.as_deref().unwrap_or_default()),
             };
-            // SAFETY: the caller has room for at least this version's size, and says so.
-            unsafe { out.write(notice) };
+            // SAFETY: the caller has room for what it says.
+            unsafe { fill(out, &notice, size) };
             1
         }
         Err(error) => -error.errno(),

@@ -51,6 +51,7 @@ fn told(task: hook::Shortage) -> wire::Shortage {
         line_bytes: task.line.0,
         usage_bytes: task.usage.map(|usage| usage.0),
         limit_bytes: task.limit.and_then(Limit::bytes).map(|limit| limit.0),
+        oom_reserve_bytes: task.reserve.0,
         left_ns: task.until.0.saturating_sub(sys::now().0),
     }
 }

@@ -37,6 +37,8 @@ pub struct Shortage {
     pub usage: Option<Bytes>,
     /// Its hard limit.
     pub limit: Option<Limit>,
+    /// What of that is kept for what helps it.
+    pub reserve: Bytes,
     /// What was compared, in the configuration's word.
     pub meter: &'static str,
     /// How much of that there is.
@@ -330,6 +332,7 @@ mod tests {
             path: (*b"/x").into(),
             usage: None,
             limit: None,
+            reserve: Bytes(0),
             meter: "usage",
             value: Bytes(2),
             line: Bytes(1),

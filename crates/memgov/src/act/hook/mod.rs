@@ -58,6 +58,8 @@ pub(super) struct Hooks {
     /// For handlers, not left yet.
     asked: Vec<(GroupId, Shortage)>,
     plans: Vec<Arc<Plan>>,
+    /// Of the policy in force no more than what it says of reserves.
+    reserves: Policy,
     tell: Option<Tell>,
     crew: Crew<Word, AtomicBool>,
 }
@@ -83,6 +85,7 @@ impl Hooks {
             handlers,
             asked: handlers::room(),
             plans: Vec::new(),
+            reserves: Policy::default(),
             tell: None,
             crew: Crew::default(),
         }
@@ -101,6 +104,8 @@ impl Hooks {
     /// The programs of another policy. Allocates: when rules are put in force. Those that run go on.
     pub fn plan(&mut self, policy: &Policy, in_earnest: bool) {
         self.plans.clear();
+        let reserved = policy.groups.iter().filter(|group| group.oom_reserve.is_some());
+        self.reserves = Policy { groups: reserved.cloned().collect(), ..Policy::default() };
         for (rule, number) in policy.rules.iter().zip(0..) {
             for (step, at) in rule.steps.iter().zip(0..) {
                 if let Action::Hook(hook) = &step.action {
@@ -139,6 +144,7 @@ impl Hooks {
             path: Arc::clone(&row.path),
             usage: row.usage,
             limit: row.max,
+            reserve: self.reserves.oom_reserve(&row.path),
             meter,
             value,
             line,

@@ -46,6 +46,7 @@ impl Post for FakePost {
             line_bytes: 8,
             usage_bytes: None,
             limit_bytes: Some(16),
+            oom_reserve_bytes: 4,
             left_ns: 1,
         })
     }
@@ -71,6 +72,7 @@ fn a_handler_is_told_and_its_place_is_free_when_it_hangs_up() {
     assert_eq!(replies[0], json!({ "parameters": {}, "continues": true }), "it has the place");
     let shortage = &replies[1]["parameters"]["shortage"];
     assert_eq!((&shortage["number"], &shortage["limit_bytes"]), (&json!(2), &json!(16)));
+    assert_eq!(shortage["oom_reserve_bytes"], json!(4));
     assert!(shortage.get("usage_bytes").is_none(), "what is not known is absent");
     let places = || rig.fake.places.load(Ordering::Relaxed);
     assert_eq!(places(), 1);

@@ -67,6 +67,9 @@ pub struct Shortage {
     /// Its hard limit; absent: none, or not known.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub limit_bytes: Option<u64>,
+    /// So much under that limit is kept for what helps the group.
+    #[serde(default)]
+    pub oom_reserve_bytes: u64,
     /// So long its word is waited for.
     pub left_ns: u64,
 }
