@@ -32,7 +32,7 @@ impl Pattern {
         if differ(self.0.iter(), dir.iter()) {
             return false;
         }
-        let mut pattern = self.0.split(|&b| b == b'/').filter(|c| !c.is_empty());
+        let mut pattern = components(&self.0).filter(|c| !c.is_empty());
         for component in dir.split(|&b| b == b'/').filter(|c| !c.is_empty()) {
             match pattern.next() {
                 None => return false,
@@ -43,6 +43,18 @@ impl Pattern {
         }
         pattern.next().is_some()
     }
+}
+
+/// The parts of a pattern between its slashes. One behind a backslash is a slash all the same.
+fn components(pattern: &[u8]) -> impl Iterator<Item = &[u8]> {
+    let mut rest = Some(pattern);
+    std::iter::from_fn(move || {
+        let text = rest?;
+        let Some(end) = text.iter().position(|&byte| byte == b'/') else { return rest.take() };
+        rest = Some(&text[end + 1..]);
+        let backslashes = text[..end].iter().rev().take_while(|&&byte| byte == b'\\').count();
+        Some(&text[..end - backslashes % 2])
+    })
 }
 
 /// Whether the two part before the pattern has anything that is not matched by itself alone. (Read from its end, a byte behind a backslash is.)
@@ -117,6 +129,7 @@ mod tests {
             below("/a/*", "/") && below("/a/*", "/a") && below("/a/**", "/a/b/c") && below("/**/x", "/q")
         );
         assert!(!below("/a/*", "/b") && !below("/a/*", "/a/b") && !below("/a", "/a"));
+        assert!(below("/*/*\\/a", "/\\/*") && below("/a\\\\/b", "/a\\") && !below("/a\\\\/b", "/a"));
     }
 
     #[test]
