@@ -108,13 +108,14 @@ fn run(arguments: Arguments) -> Result<()> {
     }
 }
 
-/// SIGTERM when the parent ends, however it does (PR_SET_PDEATHSIG). What memgov has put on for itself is not for its child.
+/// SIGTERM when the parent ends, however it does (PR_SET_PDEATHSIG). What memgov has put on for itself is not for its child: the signals that it blocks to wait for them, and that
+/// the OOM killer is to pass it by.
 fn end_with(parent: u32) -> Result<()> {
     use rustix::process::{Signal, getppid, set_parent_process_death_signal};
+    nix::sys::signal::SigSet::empty().thread_set_mask().context("letting signals in")?;
     set_parent_process_death_signal(Some(Signal::TERM)).context("asking for a signal at the parent's end")?;
     let is_parent = getppid().is_some_and(|pid| u32::try_from(pid.as_raw_nonzero().get()) == Ok(parent));
     anyhow::ensure!(is_parent, "process {parent}, with which this was to end, has ended");
-    // The OOM killer may choose this one: it can be started anew.
     std::fs::write("/proc/self/oom_score_adj", "0").context("writing /proc/self/oom_score_adj")
 }
 

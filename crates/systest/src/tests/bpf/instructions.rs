@@ -31,9 +31,13 @@ const CALLS: [(&str, u64, u64); 4] =
 const ROUNDS: usize = 3;
 /// Two runs of the same code differ by so much, in parts of a thousand: caches of the kernel's allocators fill differently.
 const NOISE: u64 = 10;
+/// A fault of 8,300 instructions by up to so much, with memgov stopped both times: each takes a page from lists that are filled by the dozen.
+const NOISE_OF_FAULTS: u64 = 50;
 /// What rules for another group and for its own may add to fork and exit, in parts of a thousand.
 const FORK_OF_ANOTHER: u64 = 20;
 const FORK_OF_ITS_OWN: u64 = 50;
+/// A line for kernel memory, to the group it is for: what the series' own accounting cost at worst (GK 8).
+const FORK_UNDER_A_LINE: u64 = 21;
 
 /// Instructions of each of [`CALLS`].
 type Figures = [u64; CALLS.len()];
@@ -51,7 +55,7 @@ fn measure(worker: &mut Agent) -> Result<Figures> {
 
 /// Usage of the group is the meter: it is denied memory over one line, and crossing another is told.
 fn of_usage(bench: &mut Bench<'_>) -> Result<String> {
-    ratios(bench, |group| {
+    ratios(bench, FORK_OF_ITS_OWN, |group| {
         let rule = |over, does| {
             format!(
                 "[[rule]]\ngroups = {:?}\nmeter = \"usage\"\nover = \"{over}MiB\"\ndo = [{does:?}]\n",
@@ -64,7 +68,7 @@ fn of_usage(bench: &mut Bench<'_>) -> Result<String> {
 
 /// Resident memory of its processes is the meter: they are killed for it.
 fn of_resident(bench: &mut Bench<'_>) -> Result<String> {
-    ratios(bench, |group| {
+    ratios(bench, FORK_OF_ITS_OWN, |group| {
         format!(
             "[[rule]]\ngroups = {:?}\nmeter = \"rss.anon\"\nover = \"700MiB\"\ndo = [\"kill\"]\n",
             group.path()
@@ -74,7 +78,7 @@ fn of_resident(bench: &mut Bench<'_>) -> Result<String> {
 
 /// Kernel memory of the group is the meter: it is refused over its line.
 fn of_kernel(bench: &mut Bench<'_>) -> Result<String> {
-    ratios(bench, |group| {
+    ratios(bench, FORK_UNDER_A_LINE, |group| {
         format!(
             "[[rule]]\ngroups = {:?}\nmeter = \"kernel\"\nover = \"500MiB\"\ndo = [\"deny\"]\n",
             group.path()
@@ -82,7 +86,7 @@ fn of_kernel(bench: &mut Bench<'_>) -> Result<String> {
     })
 }
 
-fn ratios(bench: &mut Bench<'_>, rules: fn(&Group) -> String) -> Result<String> {
+fn ratios(bench: &mut Bench<'_>, fork_of_its_own: u64, rules: fn(&Group) -> String) -> Result<String> {
     let (job, other) = (bench.group("job")?, bench.group("other")?);
     let mut worker = bench.agent(&job, "worker")?;
     let _there = bench.agent(&other, "there")?;
@@ -123,8 +127,9 @@ fn ratios(bench: &mut Bench<'_>, rules: fn(&Group) -> String) -> Result<String> 
     println!("{said}");
     for (at, (call, ..)) in CALLS.iter().enumerate() {
         let most = stopped[at].max(again[at]);
+        let noise = if *call == "fault" { NOISE_OF_FAULTS } else { NOISE };
         ensure!(
-            idle[at] * 1000 <= most * (1000 + NOISE),
+            idle[at] * 1000 <= most * (1000 + noise),
             "{call}: without a rule it costs something\n{said}"
         );
         if *call == "fork" {
@@ -133,7 +138,7 @@ fn ratios(bench: &mut Bench<'_>, rules: fn(&Group) -> String) -> Result<String> 
                 "rules for others cost fork+exit too much\n{said}"
             );
             ensure!(
-                own[at] * 1000 < most * (1000 + FORK_OF_ITS_OWN),
+                own[at] * 1000 <= most * (1000 + fork_of_its_own),
                 "its rules cost fork+exit too much\n{said}"
             );
         }
