@@ -461,4 +461,31 @@ mod tests {
         assert_eq!(counts.lock().told.len(), REMEMBERED);
         assert_eq!((count(&counts, "/0", 0, "kill"), count(&counts, "/1", 1, "kill")), (0, 1));
     }
+
+    proptest::proptest! {
+        /// Whatever a daemon of another version says.
+        #[test]
+        fn any_page_is_counted_or_passed_over(
+            events in proptest::collection::vec((proptest::prelude::any::<u64>(), "[a-z-]{0,8}", "(/[ab]){0,2}", 0..6u8), 0..6),
+            missed in proptest::prelude::any::<u64>(),
+        ) {
+            let counts = Counts::default();
+            counts.connected(Ok(()));
+            let events: Vec<Value> = events
+                .iter()
+                .map(|(id, order, path, shape)| match shape {
+                    0 => json!({ "id": id }),
+                    1 => json!(order),
+                    2 => event(*id, order, json!(path), order),
+                    3 => event(*id, "kill-begin", json!({ "kind": "group", "path": path, "id": id }), order),
+                    _ => event(*id, "kill-begin", json!({ "kind": "group", "path": path, "id": id }), "done"),
+                })
+                .collect();
+            for page in [json!({ "events": events, "missed": missed }), json!({ "events": missed }), json!(events), Value::Null] {
+                counts.add(&page);
+            }
+            let (text, _) = counts.text("/a", 1, Duration::ZERO);
+            proptest::prop_assert!(text.unwrap().lines().all(|line| line.split_once(' ').is_some_and(|(_, n)| n.parse::<u64>().is_ok())));
+        }
+    }
 }

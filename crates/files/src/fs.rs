@@ -88,6 +88,7 @@ impl Files {
         let (dir, Some(file)) = self.place(number)? else { return Err(Errno::EISDIR) };
         let caller = Caller { uid: request.uid(), gid: request.gid() };
         let mut name = caller;
+        let id = look::identify(&self.desk.groups, &dir)?;
         // The kernel has looked at the mode; it lets pass whoever may pass over modes, and the daemon does not know him.
         if file.is_private() && caller.uid != 0 {
             let found = look::metadata(&self.desk.groups, &dir)?.ok_or(Errno::ENOENT)?;
@@ -96,9 +97,10 @@ impl Files {
                 let is_one = caller.gid == writers || processes::is_in_group(request.pid(), writers);
                 is_one.then_some(()).ok_or(Errno::EACCES)?;
                 name = Caller { uid: found.uid(), gid: found.gid() };
+                // What was looked at may have been another by then, made anew in its place.
+                (look::identify(&self.desk.groups, &dir)? == id).then_some(()).ok_or(Errno::ENOENT)?;
             }
         }
-        let id = look::identify(&self.desk.groups, &dir)?;
         let (text, seen) = (std::sync::Mutex::new("".into()), AtomicU64::new(0));
         self.handles.file(OpenFile { dir, file, id, caller, name, text, seen }).ok_or(Errno::EMFILE)
     }

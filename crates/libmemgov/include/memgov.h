@@ -12,7 +12,7 @@
  *   -ENOMEM     there is no memory for the answer; of a watch and a handler nothing is lost by that
  *
  * Where malloc(3) has no more, as under MEMGOV_DENY, a call takes what it needs from 1 MiB that the library has for that, static and for the whole process: enough for any call there is, of one thread at a
- * time, and given back at its end but for a new handle. A program that goes on to make handles and watches without memory, hundreds of them, uses that up, too; then a call ends it by abort(3). The pages come when they are used:
+ * time, and given back at its end but for a new handle and for what a watch has received of a page so far. A program that goes on to make handles and watches without memory, hundreds of them, uses that up, too; then a call ends it by abort(3). The pages come when they are used:
  * mlockall(2) has them there before.
  *
  * No call raises SIGPIPE, sets a signal handler, starts a thread or, but for that, ends the program. One handle is for one thread at a time. Nothing is held between calls but by a

@@ -65,8 +65,13 @@ impl Harness {
         failed.map(|(name, _)| name.clone()).collect()
     }
 
-    /// What came of running them once more. Who passed there passed; who was not seen there, or failed in any crate, failed.
-    pub fn tried_again(&mut self, second: &Self) {
+    /// What came of running them once more, and whether cargo was content then. Who passed there passed; who was not seen there, or failed in any crate, failed. Of a run in which
+    /// something broke that is none of the tests nothing is taken.
+    pub fn tried_again(&mut self, second: &Self, success: bool) {
+        let whole = second.counts.begun == second.counts.ended && (success || !second.failed.is_empty());
+        if !whole {
+            return;
+        }
         let mended = |name: &String| {
             second.passed.contains(name) && !second.failed.iter().any(|(failed, _)| failed == name)
         };
@@ -245,7 +250,7 @@ mod tests {
             "test b ... ok",
             "test c ... FAILED",
             "test result: FAILED. 1 passed; 1 failed; 0 ignored; 0 measured; 9 filtered out; finished in 0.00s",
-        ]));
+        ]), false);
         let summary = first.finish(false, Duration::ZERO);
         assert_eq!((summary.rows[0].passed, summary.rows[0].failed), (2, 1));
         assert_eq!(summary.failures.iter().map(|failure| failure.name.as_str()).collect::<Vec<_>>(), ["c"]);
@@ -254,15 +259,30 @@ mod tests {
 
     #[test]
     fn who_was_not_run_again_or_failed_in_another_crate_failed() {
-        for second in [&["test b ... ok", "test c ... ok", "test b ... FAILED"][..], &["test c ... ok"]] {
+        let seconds = [
+            (&["test b ... ok", "test c ... ok", "test b ... FAILED"][..], false),
+            (&["test c ... ok"], true),
+        ];
+        for (second, success) in seconds {
             let mut first = said(TWO_FAILED);
-            first.tried_again(&said(second));
+            first.tried_again(&said(second), success);
             let summary = first.finish(false, Duration::ZERO);
             assert_eq!((summary.rows[0].passed, summary.rows[0].failed), (2, 1), "{second:?}");
         }
         let mut first = said(TWO_FAILED);
-        first.tried_again(&said(&["test b ... ok", "test c ... ok"]));
+        first.tried_again(&said(&["test b ... ok", "test c ... ok"]), true);
         assert_eq!(first.finish(false, Duration::ZERO).rows[0].failed, 0);
+    }
+
+    #[test]
+    fn nothing_is_taken_from_a_second_run_that_broke() {
+        let passed = ["test b ... ok", "test c ... ok"];
+        let crashed = [&passed[..], &["running 1 test"]].concat();
+        for (second, success) in [(&passed[..], false), (&crashed, true)] {
+            let mut first = said(TWO_FAILED);
+            first.tried_again(&said(second), success);
+            assert_eq!(first.finish(false, Duration::ZERO).rows[0].failed, 2, "{second:?}");
+        }
     }
 
     #[test]

@@ -85,7 +85,8 @@ pub fn unit_tests() -> Result<Summary> {
         println!("==> workspace: tried once more, one at a time: {}", failed.join(" "));
         let arguments = ["--", "--exact", "--test-threads=1"].into_iter();
         let arguments: Vec<_> = arguments.chain(failed.iter().map(String::as_str)).collect();
-        said.tried_again(&cargo_test(&arguments)?.0);
+        let (second, content) = cargo_test(&arguments)?;
+        said.tried_again(&second, content);
     }
     Ok(said.finish(success, start.elapsed()))
 }

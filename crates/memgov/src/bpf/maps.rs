@@ -85,7 +85,7 @@ impl Maps {
     }
 
     /// Tells the programs at which depths they have to look, and that those remembered for kernel memory are not all, or too many.
-    /// A slot that is given back is given away again only after it, so nobody counts in another group's.
+    /// A slot that is given back is given away again only after it, so nobody who begins then counts in another group's.
     fn publish(&self, table: &mut Table, before: &Lines, after: &Lines) {
         for (depths, had, has) in
             [(&mut table.usage, before.usage, after.usage), (&mut table.kernel, before.kernel, after.kernel)]

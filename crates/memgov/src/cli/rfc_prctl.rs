@@ -179,8 +179,12 @@ impl Porter {
                     self.remember(&call);
                     self.desk.answer(&call, Answer::GoOn);
                 }
-                // The desks are there as long as this is.
-                form => drop(self.letters.send((call, form))),
+                form => {
+                    // Fails only if no desk is left: then nobody else would answer.
+                    if self.letters.send((call, form)).is_err() {
+                        self.desk.answer(&call, Answer::Failure(Errno::NOSYS));
+                    }
+                }
             }
         }
     }
@@ -379,5 +383,30 @@ mod tests {
         let user = rustix::process::geteuid().as_raw();
         assert_eq!(found.join().unwrap(), Ok((std::process::id(), user)));
         assert_eq!(caller(0), Err(Errno::SRCH));
+    }
+
+    /// Numbers at the edges of what calls are told apart by, and any.
+    fn number() -> impl proptest::strategy::Strategy<Value = u64> {
+        proptest::prop_oneof![
+            0..16u64,
+            59..61u64,
+            (u64::MAX - 2)..=u64::MAX,
+            (1u64 << 32)..(1 << 32) + 64,
+            proptest::prelude::any::<u64>()
+        ]
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn whatever_is_called_has_a_form(args in proptest::array::uniform5(number()), on in proptest::prelude::any::<bool>()) {
+            for arch in [seccomp::ARCH_X86_64, seccomp::ARCH_AARCH64, 0] {
+                let call = call(arch, args);
+                let known = [59, 60].contains(&(args[0] & 0xffff_ffff));
+                let form = form(&call, on);
+                proptest::prop_assert!(known || form == Form::Mainline, "{args:x?}");
+                // What switches dispatch on is never taken for the letter's.
+                proptest::prop_assert!(switch(&call) != Some(true) || form == Form::Mainline, "{args:x?}");
+            }
+        }
     }
 }

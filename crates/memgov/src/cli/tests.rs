@@ -95,3 +95,57 @@ fn hostile_names_do_not_reach_the_terminal() {
         .unwrap();
     assert_eq!(String::from_utf8(out).unwrap(), "A     B\né     x\nlong\n");
 }
+
+/// What the command line knows, and what comes in between.
+const WORDS: [&str; 40] = [
+    "run",
+    "check",
+    "exec",
+    "set",
+    "clear",
+    "get",
+    "shrink",
+    "status",
+    "events",
+    "explain",
+    "doctor",
+    "replay",
+    "answer",
+    "restore",
+    "reload",
+    "rescue",
+    "--json",
+    "--group",
+    "--pid",
+    "--action",
+    "--over",
+    "--do",
+    "--to",
+    "--by",
+    "--memctl",
+    "--rss",
+    "--priority",
+    "--oom-reserve",
+    "--config",
+    "--files",
+    "--no-files",
+    "--",
+    "-1",
+    "0x10",
+    "64M",
+    "/a/b",
+    "",
+    "18446744073709551616",
+    "\u{fffd}\n",
+    "=",
+];
+
+proptest::proptest! {
+    #[test]
+    fn any_words_are_a_command_or_refused(words in proptest::collection::vec(0..WORDS.len(), 0..8)) {
+        let words = words.iter().map(|&at| WORDS[at]);
+        if let Err(error) = Cli::try_parse_from(["memgov"].into_iter().chain(words)) {
+            proptest::prop_assert!(!error.to_string().is_empty());
+        }
+    }
+}

@@ -3,6 +3,8 @@
 //!
 //! The child ends with memgov however that ends (its parent-death signal, which it asks for itself).
 
+use std::fs;
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -39,6 +41,8 @@ struct Start {
     program: PathBuf,
     mount: PathBuf,
     socket: PathBuf,
+    /// The group it belongs in; `None`: where memgov is.
+    home: Option<PathBuf>,
 }
 
 #[derive(Default)]
@@ -68,16 +72,16 @@ impl Files {
             ));
             return None;
         };
-        let start = Start { program, mount, socket };
+        let start = Start { program, mount, socket, home: None };
         let office = Arc::<Mutex<Office>>::default();
         let first = start.fill(&office)?;
         Some(Self { start, office, first: Some(first) })
     }
 
-    /// From here on another is started when it has died, by a thread of its own.
-    pub fn watch(&mut self) {
+    /// From here on another is started when it has died, by a thread of its own; in `home`, if memgov has moved away from there since.
+    pub fn watch(&mut self, home: Option<PathBuf>) {
         let Some(first) = self.first.take() else { return };
-        let (start, office) = (self.start.clone(), Arc::clone(&self.office));
+        let (start, office) = (Start { home, ..self.start.clone() }, Arc::clone(&self.office));
         let started =
             thread::Builder::new().name(PROGRAM.into()).spawn(move || start.succeed(first, &office));
         if let Err(error) = started {
@@ -85,16 +89,19 @@ impl Files {
         }
     }
 
-    /// Unmounted and gone.
-    pub fn end(self) {
-        let child = {
-            let mut office = lock(&self.office);
-            office.over = true;
-            office.child.take()
-        };
-        let Some(child) = child else { return };
-        // Gone already: nothing is left to be told.
-        let _ = child.send(SIGTERM);
+    /// Tells it to unmount and go. It is not waited for here: others wait to be let go by memgov.
+    pub fn dismiss(&self) {
+        let mut office = lock(&self.office);
+        office.over = true;
+        if let Some(child) = &office.child {
+            // Gone already: nothing is left to be told.
+            let _ = child.send(SIGTERM);
+        }
+    }
+
+    /// After [`Files::dismiss`]: waits for its end, a while.
+    pub fn wait_gone(self) {
+        let Some(child) = lock(&self.office).child.take() else { return };
         let until = Instant::now() + ENDS_WITHIN;
         while !child.exited().unwrap_or(true) && Instant::now() < until {
             thread::sleep(Duration::from_millis(5));
@@ -104,20 +111,40 @@ impl Files {
 
 impl Start {
     fn fill(&self, office: &Mutex<Office>) -> Option<Child> {
-        let mut office = lock(office);
+        let started = self.spawn(&mut lock(office)).transpose()?;
+        let complain = |error: &dyn std::fmt::Display| {
+            say(&format!("memgov: starting {}: {error}", self.program.display()));
+        };
+        let child = started.inspect_err(|error| complain(error)).ok()?;
+        if let Some(home) = &self.home
+            && let Err(error) = fs::write(home.join("cgroup.procs"), child.id().to_string())
+        {
+            complain(&format!("moving it to {}: {error}", home.display()));
+        }
+        Some(child)
+    }
+
+    /// `None`: memgov goes.
+    fn spawn(&self, office: &mut Office) -> std::io::Result<Option<Child>> {
         if office.over {
-            return None;
+            return Ok(None);
         }
         let mut command = Command::new(&self.program);
         command.arg("--mount").arg(&self.mount).arg("--socket").arg(&self.socket);
         command.arg("--with-parent").arg(std::process::id().to_string());
-        command.stdin(Stdio::null()).stdout(Stdio::null());
-        let complain = |error: &dyn std::fmt::Display| {
-            say(&format!("memgov: starting {}: {error}", self.program.display()));
-        };
-        let child = command.spawn().inspect_err(|error| complain(error)).ok()?;
-        office.child = PidFd::of_child(child.id()).inspect_err(|errno| complain(errno)).ok();
-        Some(child)
+        // A group of its own: Ctrl-C is memgov's to hear, and SIGHUP means something else to it.
+        command.stdin(Stdio::null()).stdout(Stdio::null()).process_group(0);
+        let mut child = command.spawn()?;
+        match PidFd::of_child(child.id()) {
+            Ok(pidfd) => office.child = Some(pidfd),
+            Err(errno) => {
+                // Who cannot be told to go must not stay.
+                let _ = child.kill();
+                let _ = child.wait();
+                return Err(errno.into());
+            }
+        }
+        Ok(Some(child))
     }
 
     /// One after the other, until memgov goes or it is given up.
@@ -127,10 +154,10 @@ impl Start {
             let how = child.wait().map_or_else(|error| error.to_string(), |status| status.to_string());
             {
                 let mut office = lock(office);
-                office.child = None;
                 if office.over {
                     return;
                 }
+                office.child = None;
             }
             let now = Instant::now();
             deaths.retain(|then| now.duration_since(*then) < WHILE);

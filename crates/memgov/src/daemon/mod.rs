@@ -118,13 +118,10 @@ pub fn run(options: Options) -> anyhow::Result<()> {
     let mut started = Started::new(&options, config, layout, paths, ledger, succession, signals)?;
     started.governing.actor.take_over(&undone);
     if let Some(files) = &mut files {
-        files.watch();
+        files.watch(own_group.home().map(Path::to_owned));
     }
     let result = started.govern();
-    if let Some(files) = files {
-        files.end();
-    }
-    started.stop(own_group);
+    started.stop(own_group, files);
     result
 }
 
@@ -390,8 +387,11 @@ impl Started {
         }
     }
     /// Gives everything back: first what is held, then the doors, then memgov's own protection.
-    fn stop(mut self, protection: protection::Protection) {
+    fn stop(mut self, protection: protection::Protection, files: Option<files::Files>) {
         let _ = sd_notify::notify(&[sd_notify::NotifyState::Stopping]);
+        if let Some(files) = &files {
+            files.dismiss();
+        }
         self.end_shrinks();
         // How programs of hooks were ended.
         self.governing.reap(sys::now());
@@ -406,6 +406,9 @@ impl Started {
         // What could not be undone here the guardian tries once more, when memgov is gone.
         if released.failed == 0 {
             self.succession.end();
+        }
+        if let Some(files) = files {
+            files.wait_gone();
         }
         // After the guardian, which may be in memgov's own group too.
         protection.take_off();

@@ -4,7 +4,7 @@
 use std::ffi::OsStr;
 use std::fs;
 use std::os::unix::ffi::OsStrExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
@@ -94,6 +94,11 @@ impl Protection {
                 "memgov: nice {AHEAD}: {errno}; on a busy machine memgov may be late (CAP_SYS_NICE helps)"
             ));
         }
+    }
+
+    /// Where it was started, if it has moved into a group of its own since: what is no part of it belongs there.
+    pub fn home(&self) -> Option<&Path> {
+        self.own_group.as_deref()?.parent()
     }
 
     /// Goes back to where it was started.

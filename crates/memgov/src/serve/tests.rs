@@ -19,6 +19,7 @@ use super::*;
 mod any_request;
 mod files;
 mod handlers;
+mod interface;
 mod jobs;
 
 /// What was said of which group, and by whom.

@@ -144,7 +144,7 @@ fn left_to_others(host: &Host, name: &str) -> Option<String> {
 }
 
 /// A machine that others share stands still at times, an emulated one most of all, in ways no bound allows for: a test that fails is run once more,
-/// after all others, when whatever was in its way is over, and says so. No machine is slow enough to excuse a panic of memgov's.
+/// after all others, when whatever was in its way is over, and says so. No machine is slow enough to excuse a panic of memgov's, or that it had no memory.
 #[derive(Clone, Copy)]
 enum Try {
     First,
@@ -177,8 +177,14 @@ pub fn run(host: &Host, tests: &[Test], tiers: &[Tier], named: bool) -> bool {
             None => isolated(host, test, number),
         };
         let verdict = match (verdict, attempt) {
-            (Verdict::Failed(first), Try::First) if !first.contains(PANICKED) => {
-                println!("{}: failed, and is tried once more: {first}", test.name);
+            (Verdict::Failed(first), Try::First) if !FATAL.iter().any(|said| first.contains(said)) => {
+                let mut lines = first.lines();
+                println!(
+                    "{}: failed, and is tried once more: {}",
+                    test.name,
+                    lines.next().unwrap_or_default()
+                );
+                lines.for_each(|line| println!("    {line}"));
                 all.push_back((host, test, Try::Second));
                 continue;
             }
@@ -264,16 +270,16 @@ fn isolated(host: &Arc<Host>, test: &Test, number: usize) -> Verdict {
     }
 }
 
-/// How Rust tells of a panic.
-const PANICKED: &str = "panicked at";
+/// How Rust tells of a panic, and that it has no memory.
+const FATAL: [&str; 2] = ["panicked at", "memory allocation of "];
 
-/// What the programs under test have logged from a panic on.
+/// What the programs under test have logged from there on.
 fn panics(host: &Host, name: &str) -> Option<String> {
     let logs = std::fs::read_dir(host.dir.join(name)).ok()?.flatten().map(|entry| entry.path());
     let logs = logs.filter(|path| path.extension().is_some_and(|extension| extension == "log"));
     logs.into_iter().find_map(|path| {
         let log = String::from_utf8_lossy(&std::fs::read(path).ok()?).into_owned();
-        let begin = log.find(PANICKED)?;
+        let begin = FATAL.iter().filter_map(|said| log.find(said)).min()?;
         Some(log[log[..begin].rfind('\n').map_or(0, |at| at + 1)..].to_owned())
     })
 }

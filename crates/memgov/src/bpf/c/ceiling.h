@@ -27,16 +27,17 @@ static __always_inline __u64 kernel_of(struct group_slot *slot)
  */
 static __always_inline __u64 needed_by_fork(const struct self *self, __u64 flags)
 {
-	__u64 tables, mappings, anonymous, others;
+	__u64 tables, mappings, all;
+	struct resident resident;
 
 	if ((flags & CLONE_VM) || !self->mm)
 		return NEEDED_BY_ALL;
 	tables = self->mm->pgtables_bytes.counter;
 	mappings = self->mm->map_count;
-	anonymous = rss_of(self, KIND_ANON);
-	others = rss_of(self, KIND_FILE | KIND_SHMEM);
-	if (anonymous + others)
-		tables = tables * anonymous / (anonymous + others);
+	resident = resident_of(self);
+	all = resident.anon + resident.file + resident.shmem;
+	if (all)
+		tables = tables * resident.anon / all;
 	return NEEDED_BY_ALL + (tables + mappings * NEEDED_BY_MAPPING) / control.page_size;
 }
 

@@ -22,9 +22,11 @@
 
 struct counting {
 	__u64 group;
-	__u32 generation; /* control.kernel_generation when it was found */
+	__u32 generation; /* control.kernel_generation before it was found */
 	__u32 found; /* so many; more than MOST_SLOTS are not remembered */
 	__u32 slots[MOST_SLOTS];
+	__u32 calls; /* not in the statistics yet */
+	__u32 unused;
 };
 
 struct {
@@ -91,17 +93,35 @@ static __always_inline long count_in(__u32 index, struct walk *walk)
 	return climb(walk, css);
 }
 
+/* The statistics have a map of their own, and to find a place in it takes as long as to count: so a few calls are not told yet. */
+#define CALLS_AT_ONCE 32
+
+static __always_inline void count_call(struct counting *counting)
+{
+	__u32 hook = HOOK_KERNEL_MEMORY;
+	struct hook_stats *stat;
+
+	if (++counting->calls < CALLS_AT_ONCE)
+		return;
+	stat = bpf_map_lookup_elem(&stats, &hook);
+	if (stat)
+		stat->calls += counting->calls;
+	counting->calls = 0;
+}
+
 /* Finds the slots, counts in them, and remembers them. */
 static __always_inline void find_and_count(struct counting *counting, struct mem_cgroup *memcg, __u64 group, __s64 pages)
 {
-	struct walk walk = { .levels = control.kernel_levels, .line = pages, .counting = counting };
-	__u32 generation = control.kernel_generation;
+	struct walk walk = { .line = pages, .counting = counting };
+	/* User space writes everything else first and this last: so it is read first, and once more in the end. */
+	__u32 generation = *(volatile __u32 *)&control.kernel_generation;
 
+	walk.levels = *(volatile __u64 *)&control.kernel_levels;
 	/* Until the end it is nobody's. */
 	counting->group = 0;
 	counting->found = 0;
 	climb_from(&memcg->css, &walk, count_in);
-	if (counting->found > MOST_SLOTS)
+	if (counting->found > MOST_SLOTS || *(volatile __u32 *)&control.kernel_generation != generation)
 		return;
 	counting->generation = generation;
 	counting->group = group;
@@ -125,13 +145,14 @@ static __always_inline int add(struct mem_cgroup *memcg, int item, __s64 pages)
 		find_and_count(counting, memcg, group, pages);
 	} else {
 		for (i = 0; i < MOST_SLOTS && i < counting->found; i++) {
+			/* It may be another group's since a moment ago: this call's pages are too many there until the next comparison with the file. */
 			slot = bpf_map_lookup_elem(&slots, &counting->slots[i]);
 			if (slot)
 				count_pages(slot, pages);
 		}
 	}
 	if (counting->found)
-		count(HOOK_KERNEL_MEMORY, false);
+		count_call(counting);
 	return 0;
 }
 

@@ -155,21 +155,28 @@ static __always_inline struct cgroup_subsys_state *nearest(struct cgroup_subsys_
 	return css;
 }
 
-#define ADD_KIND(sum, kinds, bit, load)             \
-	do {                                        \
-		__s64 pages = (load);               \
-		KEEP_APART(pages);                  \
-		if (((kinds) & (bit)) && pages > 0) \
-			(sum) += pages;             \
+/* Pages of a process by kind. */
+struct resident {
+	__u64 file;
+	__u64 anon;
+	__u64 shmem;
+};
+
+/* A counter may be below 0 for a moment. */
+#define READ_KIND(into, load)                   \
+	do {                                    \
+		__s64 pages = (load);           \
+		KEEP_APART(pages);              \
+		(into) = pages > 0 ? pages : 0; \
 	} while (0)
 
 /*
- * The sum of the kinds, of the process that is running. Before 6.2 each thread keeps up to 64 pages to itself, and its own are
+ * Of the process that is running. Before 6.2 each thread keeps up to 64 pages to itself, and its own are
  * known here. Since then processors do, less than 32 pages each of each kind, and they are left out.
  */
-static __always_inline __u64 rss_of(const struct self *self, __u8 kinds)
+static __always_inline struct resident resident_of(const struct self *self)
 {
-	__u64 sum = 0;
+	struct resident resident;
 
 	if (bpf_core_type_exists(struct mm_rss_stat)) {
 		struct mm_struct___before_6_2 *mm = (void *)self->mm;
@@ -178,16 +185,31 @@ static __always_inline __u64 rss_of(const struct self *self, __u8 kinds)
 
 		/* The verifier of these kernels does not follow an array of atomic_long_t: hence a read by helper. */
 		bpf_core_read(&all, sizeof(all), &mm->rss_stat.count);
-		ADD_KIND(sum, kinds, KIND_FILE, all[MM_FILEPAGES] + own->rss_stat.count[MM_FILEPAGES]);
-		ADD_KIND(sum, kinds, KIND_ANON, all[MM_ANONPAGES] + own->rss_stat.count[MM_ANONPAGES]);
-		ADD_KIND(sum, kinds, KIND_SHMEM, all[MM_SHMEMPAGES] + own->rss_stat.count[MM_SHMEMPAGES]);
+		READ_KIND(resident.file, all[MM_FILEPAGES] + own->rss_stat.count[MM_FILEPAGES]);
+		READ_KIND(resident.anon, all[MM_ANONPAGES] + own->rss_stat.count[MM_ANONPAGES]);
+		READ_KIND(resident.shmem, all[MM_SHMEMPAGES] + own->rss_stat.count[MM_SHMEMPAGES]);
 	} else {
 		struct mm_struct___since_6_2 *mm = (void *)self->mm;
 
-		ADD_KIND(sum, kinds, KIND_FILE, mm->rss_stat[MM_FILEPAGES].count);
-		ADD_KIND(sum, kinds, KIND_ANON, mm->rss_stat[MM_ANONPAGES].count);
-		ADD_KIND(sum, kinds, KIND_SHMEM, mm->rss_stat[MM_SHMEMPAGES].count);
+		READ_KIND(resident.file, mm->rss_stat[MM_FILEPAGES].count);
+		READ_KIND(resident.anon, mm->rss_stat[MM_ANONPAGES].count);
+		READ_KIND(resident.shmem, mm->rss_stat[MM_SHMEMPAGES].count);
 	}
+	return resident;
+}
+
+/* The sum of the kinds. */
+static __always_inline __u64 rss_of(const struct self *self, __u8 kinds)
+{
+	struct resident resident = resident_of(self);
+	__u64 sum = 0;
+
+	if (kinds & KIND_FILE)
+		sum += resident.file;
+	if (kinds & KIND_ANON)
+		sum += resident.anon;
+	if (kinds & KIND_SHMEM)
+		sum += resident.shmem;
 	return sum;
 }
 
