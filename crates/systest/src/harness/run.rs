@@ -84,7 +84,7 @@ const ON_USER_MODE_LINUX: [&str; 17] = [
 const NOT_INSIDE: [&str; 7] = ["dr_", "files_", "gk_08", "gk_attack", "jw_", "kh_", "rfc_prctl"];
 
 /// What takes long and is nothing to the kernel's version: shown on 6.12 with cgroup v2 and on the host with v1, so that a whole run ends in its time. By name it runs on 6.1 too.
-const ONLY_ON_6_12: [&str; 19] = [
+const ONLY_ON_6_12: [&str; 29] = [
     "config_",
     "control_plane",
     "dr_ask",
@@ -92,6 +92,15 @@ const ONLY_ON_6_12: [&str; 19] = [
     "dr_lend",
     "dr_victim",
     "events_",
+    "files_are",
+    "files_come",
+    "files_find",
+    "files_go",
+    "files_kernel_line",
+    "files_of_",
+    "files_owner",
+    "files_priority",
+    "files_stuck",
     "gk_01_one_bomb",
     "gk_08",
     "gk_attack",
@@ -103,6 +112,7 @@ const ONLY_ON_6_12: [&str; 19] = [
     "kh_08",
     "kh_working_set",
     "reload",
+    "rfc_prctl_without",
     "socket",
 ];
 
