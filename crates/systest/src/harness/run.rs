@@ -84,7 +84,7 @@ const ON_USER_MODE_LINUX: [&str; 17] = [
 const NOT_INSIDE: [&str; 7] = ["dr_", "files_", "gk_08", "gk_attack", "jw_", "kh_", "rfc_prctl"];
 
 /// What takes long and is nothing to the kernel's version: shown on 6.12 with cgroup v2 and on the host with v1, so that a whole run ends in its time. By name it runs on 6.1 too.
-const ONLY_ON_6_12: [&str; 29] = [
+const ONLY_ON_6_12: [&str; 31] = [
     "config_",
     "control_plane",
     "dr_ask",
@@ -111,9 +111,11 @@ const ONLY_ON_6_12: [&str; 29] = [
     "kh_06",
     "kh_08",
     "kh_working_set",
+    "kill9_every_step",
     "reload",
     "rfc_prctl_without",
     "socket",
+    "wl_06_slow",
 ];
 
 /// Tests that are left to another run: where, which (by how their names begin), and what is said.
