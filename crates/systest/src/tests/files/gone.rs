@@ -141,14 +141,21 @@ fn stuck(bench: &mut Bench<'_>) -> Result<String> {
     refused("one shrink more", fs::write(files.of(&more, SHRINK), "1M"), libc::EAGAIN)?;
     let hog = bench.agent(&more, "hog")?;
     let begin = Instant::now();
-    for _ in 0..50 {
-        fs::read(files.memctl(hog.pid))?;
-        fs::read(files.of(&groups[0], "memory.kmem.usage_in_bytes"))?;
-        fs::read(files.of(&groups[0], "memgov.events"))?;
+    // Each by itself: what they take together is a matter of the machine.
+    let mut slowest = Duration::ZERO;
+    let usage = files.of(&groups[0], "memory.kmem.usage_in_bytes");
+    for path in [files.memctl(hog.pid), usage, files.of(&groups[0], "memgov.events")].iter().cycle().take(150)
+    {
+        let began = Instant::now();
+        fs::read(path)?;
+        slowest = slowest.max(began.elapsed());
     }
     works(bench, NOBODY, &format!("find {} | wc -l", files.mount.display()))?;
     let took = begin.elapsed();
-    ensure!(took < Duration::from_secs(3) * bench.host.patience, "150 reads and a find took {took:?}");
+    ensure!(
+        slowest < Duration::from_secs(3) * bench.host.patience,
+        "one of 150 reads took {slowest:?}, all and a find {took:?}"
+    );
     // Who is killed or interrupted does not wait, and his shrink is called off.
     for (number, mut child) in writers.into_iter().enumerate() {
         if number == 0 {
