@@ -11,6 +11,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use super::deaths::{self, Deaths};
 use super::say;
 use crate::config;
 use crate::kernel::pidfd::PidFd;
@@ -19,9 +20,6 @@ use crate::kernel::pidfd::PidFd;
 const PROGRAM: &str = "memgov-files";
 /// In the state directory.
 const MOUNT: &str = "fs";
-/// So many deaths within [`WHILE`], and it is given up, like a guardian.
-const MOST_DEATHS: usize = 3;
-const WHILE: Duration = Duration::from_secs(60);
 /// Between a death and the next start.
 const REST: Duration = Duration::from_secs(1);
 /// It unmounts and ends at once; longer it is not waited for.
@@ -149,7 +147,7 @@ impl Start {
 
     /// One after the other, until memgov goes or it is given up.
     fn succeed(&self, first: Child, office: &Mutex<Office>) {
-        let (mut child, mut deaths) = (first, Vec::new());
+        let (mut child, mut deaths) = (first, Deaths::default());
         loop {
             let how = child.wait().map_or_else(|error| error.to_string(), |status| status.to_string());
             {
@@ -159,12 +157,10 @@ impl Start {
                 }
                 office.child = None;
             }
-            let now = Instant::now();
-            deaths.retain(|then| now.duration_since(*then) < WHILE);
-            deaths.push(now);
-            if deaths.len() >= MOST_DEATHS {
+            if deaths.too_many() {
                 return say(&format!(
-                    "memgov: {PROGRAM} has ended ({how}), {MOST_DEATHS} times in a minute; no other is started: there are no files on {}",
+                    "memgov: {PROGRAM} has ended ({how}), {} times in a minute; no other is started: there are no files on {}",
+                    deaths::MOST,
                     self.mount.display()
                 ));
             }

@@ -3,6 +3,7 @@
 
 mod announce;
 mod answers;
+mod deaths;
 mod desk;
 mod examiner;
 mod exemptions;

@@ -1,18 +1,15 @@
-//! One guardian after the other: starts the first, and another when one has died, on the chores thread and never on the loop. A guardian that
-//! dies again and again is not started for ever: something kills it, and each start costs memory where memory may be what is short.
+//! One guardian after the other: starts the first, and another when one has died, on the chores thread and never on the loop.
 
 use std::path::Path;
 use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
+use super::deaths::{self, Deaths};
 use super::queue::{Asker, Request};
 use super::say;
 use crate::act::{Guardian, Heart, Ledger, Post};
 use crate::kernel::pidfd::PidFd;
 
-/// So many deaths within [`WHILE`], and it is given up.
-const MOST_DEATHS: usize = 3;
-const WHILE: Duration = Duration::from_secs(60);
 /// How often the loop is asked to take note of a new guardian; each time it has two seconds to.
 const ASKED: u32 = 5;
 /// This program, whatever has become of the file it was started from.
@@ -38,7 +35,7 @@ pub(super) struct Succession {
 #[derive(Default)]
 struct Office {
     guardian: Option<Guardian>,
-    deaths: Vec<Instant>,
+    deaths: Deaths,
     /// memgov goes: nobody is to be started any more.
     over: bool,
 }
@@ -89,12 +86,10 @@ impl Succession {
         if office.over {
             return None;
         }
-        let now = Instant::now();
-        office.deaths.retain(|then| now.duration_since(*then) < WHILE);
-        office.deaths.push(now);
-        if office.deaths.len() >= MOST_DEATHS {
+        if office.deaths.too_many() {
             say(&format!(
-                "memgov: the guardian ({pid}) has died ({how}), {MOST_DEATHS} times in a minute; no other is started: {WITHOUT}"
+                "memgov: the guardian ({pid}) has died ({how}), {} times in a minute; no other is started: {WITHOUT}",
+                deaths::MOST
             ));
             return None;
         }
