@@ -38,6 +38,9 @@ enum Command {
         /// Only tests whose name contains this (or one of these, with commas between), also those left to another run otherwise.
         #[arg(long, value_delimiter = ',')]
         filter: Vec<String>,
+        /// Also what is left to another target, so that a run of everything ends in its time.
+        #[arg(long)]
+        all: bool,
         /// The program under test; the default lies beside this one.
         #[arg(long)]
         memgov: Option<PathBuf>,
@@ -61,7 +64,7 @@ enum Command {
 fn main() -> std::process::ExitCode {
     let done = match CommandLine::parse().command {
         Command::Workload(workload) => return workload::run(&workload).into(),
-        Command::Run { target, filter, memgov, tier } => run(&target, &filter, memgov, &tier),
+        Command::Run { target, filter, all, memgov, tier } => run(&target, &filter, all, memgov, &tier),
         Command::List => {
             tests::all().iter().for_each(|test| println!("{}", test.name));
             Ok(true)
@@ -79,12 +82,12 @@ fn main() -> std::process::ExitCode {
     }
 }
 
-fn run(target: &str, filter: &[String], memgov: Option<PathBuf>, tiers: &[Tier]) -> Result<bool> {
+fn run(target: &str, filter: &[String], all: bool, memgov: Option<PathBuf>, tiers: &[Tier]) -> Result<bool> {
     let host = Host::probe(target, memgov.as_deref())?;
     let wanted =
         |test: &Test| filter.is_empty() || filter.iter().any(|part| test.name.contains(part.as_str()));
     let tests: Vec<Test> = tests::all().into_iter().filter(wanted).collect();
-    let good = harness::run::run(&host, &tests, tiers, !filter.is_empty());
+    let good = harness::run::run(&host, &tests, tiers, all || !filter.is_empty());
     host.clean();
     Ok(good)
 }

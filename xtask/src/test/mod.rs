@@ -35,11 +35,20 @@ pub struct Arguments {
     /// Only system tests whose name contains this; leaves out the other parts unless asked for with --only
     #[arg(long, value_name = "NAME")]
     filter: Option<String>,
+    /// Every system test on every target that can run it, also those that a run leaves to another so that it ends in its
+    /// time: hours
+    #[arg(long)]
+    thorough: bool,
     /// How many virtual machines at a time
     #[arg(long, default_value_t = 2, value_name = "N")]
     jobs: usize,
     /// A target's system tests may take this many seconds, booting included
-    #[arg(long, default_value_t = 3600, value_name = "SECONDS")]
+    #[arg(
+        long,
+        default_value_t = 3600,
+        value_name = "SECONDS",
+        default_value_if("thorough", "true", "14400")
+    )]
     limit: u64,
     /// Use KVM in the virtual machines; never assumed, because /dev/kvm may be there and not work
     #[arg(long)]
@@ -89,7 +98,7 @@ impl Arguments {
     fn parts(&self) -> Vec<Part> {
         let wanted = |part: &&Part| match part {
             _ if !self.only.is_empty() => self.only.contains(part),
-            Part::System(target) if target.waits() => false,
+            Part::System(target) if target.waits() && !self.thorough => false,
             Part::Source | Part::Workspace => self.filter.is_none(),
             Part::System(target) => !self.quick || target.boots().is_none(),
         };
@@ -167,6 +176,7 @@ fn with_release_build(arguments: &Arguments, parts: &[Part], targets: &[Target])
     }
     let options = Options {
         filter: arguments.filter.as_deref(),
+        thorough: arguments.thorough,
         limit: Duration::from_secs(arguments.limit),
         kvm: arguments.kvm,
     };
@@ -196,6 +206,11 @@ mod tests {
             Part::value_variants().iter().filter(|part| !matches!(part, Part::System(it) if it.waits()));
         assert_eq!(parts(&[]), all.copied().collect::<Vec<_>>());
         assert_eq!(parts(&[]).len(), 8);
+    }
+
+    #[test]
+    fn thorough_waits_for_nothing() {
+        assert_eq!(parts(&["--thorough"]), Part::value_variants());
     }
 
     #[test]

@@ -102,7 +102,7 @@ impl Target {
         self.facts().name
     }
 
-    /// Run only when named by `--only`: what is shown on 6.12 is shown there once more, and a whole run has to end in its time.
+    /// Run only when named by `--only`, or with `--thorough`: what is shown on 6.12 is shown there once more, and a run of everything has to end in its time.
     pub fn waits(self) -> bool {
         matches!(self, Self::Linux61V2Bpf | Self::Linux61V1Bpf | Self::Linux612V2Cost | Self::Linux61V2Cost)
     }
@@ -121,6 +121,7 @@ const COUNTED: &str = "instructions_";
 /// How to run them.
 pub struct Options<'a> {
     pub filter: Option<&'a str>,
+    pub thorough: bool,
     pub limit: Duration,
     pub kvm: bool,
 }
@@ -186,6 +187,7 @@ fn words(target: Target, memgov: &str, options: &Options<'_>) -> Vec<String> {
     // Everything else takes minutes by a clock that counts.
     let counted = (target.facts().emulation == Emulation::Counting).then_some(COUNTED);
     let filter = options.filter.or(counted);
+    words.extend(options.thorough.then(|| "--all".to_owned()));
     words.extend(filter.iter().flat_map(|filter| ["--filter".to_owned(), (*filter).to_owned()]));
     words
 }

@@ -236,11 +236,6 @@ impl Host {
         })
     }
 
-    /// This target, with what is enforced from outside.
-    pub fn is_portable(&self, target: &str) -> bool {
-        self.tier == Tier::Portable && self.target == target
-    }
-
     /// Not a virtual machine: what else was built is beside the program.
     fn is_bare(&self) -> bool {
         self.target == "host"

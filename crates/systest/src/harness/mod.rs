@@ -11,6 +11,7 @@ pub mod host;
 pub mod lateness;
 pub mod process;
 pub mod run;
+mod selection;
 pub mod state;
 
 use std::time::{Duration, Instant};

@@ -20,6 +20,7 @@ use super::bench::Bench;
 use super::group;
 use super::host::{Host, Need, Tier};
 use super::lateness;
+use super::selection::left_to_others;
 use crate::sys::signal;
 
 /// One test.
@@ -57,104 +58,6 @@ enum Verdict {
     NotApplicable(String),
 }
 
-/// What user-mode Linux is asked to show: that each part works on a kernel with one processor and neither PSI nor BTF. The
-/// rest is shown on the same kernel version in a machine of its own, in a fraction of the time.
-const ON_USER_MODE_LINUX: [&str; 17] = [
-    "wl_01",
-    "wl_08_fork",
-    "wl_08_exec",
-    "wl_09_log_direct",
-    "wl_10_two_tasks_and_permissions",
-    "deny_group_rule",
-    "deny_restores",
-    "slow_ends",
-    "slow_children",
-    "signal_realtime",
-    "kill_whole",
-    "kill_largest",
-    "kill9_guardian_too",
-    "sigterm_restores",
-    "dry_run",
-    "replay",
-    "doctor",
-];
-
-/// Left to the portable tier, so that a whole run ends in its time: who gives way is chosen outside in either tier, a shrink and a file pass no program of ours, and the attacks are
-/// made at the programs themselves (`bpf_kernel_holds_…`). By name they run inside too.
-const NOT_INSIDE: [&str; 7] = ["dr_", "files_", "gk_08", "gk_attack", "jw_", "kh_", "rfc_prctl"];
-
-/// What takes long and is nothing to the kernel's version: shown on 6.12 with cgroup v2 and on the host with v1, so that a whole run ends in its time. By name it runs on 6.1 too.
-const ONLY_ON_6_12: [&str; 31] = [
-    "config_",
-    "control_plane",
-    "dr_ask",
-    "dr_hook",
-    "dr_lend",
-    "dr_victim",
-    "events_",
-    "files_are",
-    "files_come",
-    "files_find",
-    "files_go",
-    "files_kernel_line",
-    "files_of_",
-    "files_owner",
-    "files_priority",
-    "files_stuck",
-    "gk_01_one_bomb",
-    "gk_08",
-    "gk_attack",
-    "gk_standing",
-    "hostile",
-    "jw_",
-    "kh_04",
-    "kh_06",
-    "kh_08",
-    "kh_working_set",
-    "kill9_every_step",
-    "reload",
-    "rfc_prctl_without",
-    "socket",
-    "wl_06_slow",
-];
-
-/// Tests that are left to another run: where, which (by how their names begin), and what is said.
-type Left = (fn(&Host) -> bool, &'static [&'static str], &'static str);
-
-const LEFT: [Left; 5] = [
-    (|host| host.tier == Tier::Bpf, &NOT_INSIDE, "shown with the portable tier"),
-    (
-        |_| true,
-        &["gk_01_fifty", "dr_twenty_runs", "kh_beside_senpai"],
-        "takes minutes: shown when asked for by name",
-    ),
-    // Known gaps in ARCHITECTURE.md.
-    (
-        |host| host.is_portable("6.1-v1"),
-        &["gk_01_fork_bomb"],
-        "shown on the host, which has cgroup v1 and processors of its own",
-    ),
-    (
-        |host| host.is_portable("6.1-v1"),
-        &ONLY_ON_6_12,
-        "shown on 6.12-v2, and with cgroup v1 on the host; here when asked for by name",
-    ),
-    (|host| host.is_portable("6.1-v2"), &ONLY_ON_6_12, "shown on 6.12-v2; here when asked for by name"),
-];
-
-fn is_of(name: &str, parts: &[&str]) -> bool {
-    parts.iter().any(|part| name.starts_with(part))
-}
-
-/// Why a test is not run here although it could be.
-fn left_to_others(host: &Host, name: &str) -> Option<String> {
-    let left = LEFT.iter().find(|(here, parts, _)| here(host) && is_of(name, parts));
-    let why = left.map(|(_, _, why)| *why);
-    let uml = (host.target == "uml" && !is_of(name, &ON_USER_MODE_LINUX))
-        .then_some("left to 6.1-v2, which has the same kernel and is ten times as fast");
-    why.or(uml).map(str::to_owned)
-}
-
 /// A machine that others share stands still at times, an emulated one most of all, in ways no bound allows for: a test that fails is run once more,
 /// after all others, when whatever was in its way is over, and says so. No machine is slow enough to excuse a panic of memgov's, or that it had no memory.
 #[derive(Clone, Copy)]
@@ -163,8 +66,8 @@ enum Try {
     Second,
 }
 
-/// Runs them all, once in each tier; whether none failed. `named`: they were asked for by name, and none is left to another run.
-pub fn run(host: &Host, tests: &[Test], tiers: &[Tier], named: bool) -> bool {
+/// Runs them all, once in each tier; whether none failed. `asked_for`: none is left to another run.
+pub fn run(host: &Host, tests: &[Test], tiers: &[Tier], asked_for: bool) -> bool {
     println!("@@PLAN {}", tests.len() * tiers.len());
     let (mut passed, mut failed, mut not_applicable) = (0, 0, 0);
     let hosts: Vec<_> = tiers.iter().map(|&tier| Arc::new(Host { tier, ..host.clone() })).collect();
@@ -184,7 +87,9 @@ pub fn run(host: &Host, tests: &[Test], tiers: &[Tier], named: bool) -> bool {
         }
         let (begin, open) = (Instant::now(), descriptors());
         let unmet = test.needs.iter().find_map(|need| need.unmet(host));
-        let verdict = match unmet.or_else(|| left_to_others(host, test.name).filter(|_| !named)) {
+        let verdict = match unmet
+            .or_else(|| left_to_others(host, test.name).filter(|_| !asked_for).map(str::to_owned))
+        {
             Some(why) => Verdict::NotApplicable(why),
             None => isolated(host, test, number),
         };
