@@ -90,7 +90,7 @@ pub(crate) struct RuleArgs {
     /// The line: 64MiB, high, high+8MiB.
     #[arg(long, value_name = "LINE")]
     pub(crate) over: Option<String>,
-    /// What happens, step by step: record, reclaim, deny, slow, freeze, signal:NAME, lend:AMOUNT, kill, ask:TIME.
+    /// What happens, step by step: record, reclaim, deny, slow, freeze, signal:NAME, lend:AMOUNT, squeeze, handler:TIME, kill, ask:TIME.
     #[arg(long = "do", value_name = "STEPS", value_delimiter = ',')]
     pub(crate) steps: Vec<String>,
     /// usage or kernel (its kernel memory) of the group, or rss.anon, rss.file, rss.shmem (or a sum) of each process in it [default: usage].
@@ -282,7 +282,10 @@ fn step(word: &str) -> anyhow::Result<wire::Step> {
             "victim" => &mut step.victim,
             "share" => &mut step.share,
             "timeout" => &mut step.timeout,
-            _ => &mut step.budget,
+            "amount" => &mut step.amount,
+            "within" => &mut step.within,
+            "budget" => &mut step.budget,
+            other => return Err(usage(format!("--do: `{other}` cannot be given in a word"))),
         };
         *place = Some(value);
     }

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use memgov_decide::policy::{Action, Lend, Step};
+use memgov_decide::policy::Lend;
 
 use super::words::{self, StepError, duration_text, under_text};
 
@@ -23,12 +23,6 @@ pub(super) fn step<'a>(
     let default = Lend::new(amount);
     let keep = details("keep").map(words::under).transpose().map_err(wrong("keep"))?;
     Ok(Lend { amount, keep: keep.unwrap_or(default.keep), budget: budget.unwrap_or(default.budget) })
-}
-
-/// Lending twice in a ladder would be a promise that is kept once: a group has one loan at a time.
-pub(super) fn second(steps: &[Step]) -> Option<usize> {
-    let mut lent = (0..steps.len()).filter(|&at| matches!(steps[at].action, Action::Lend(_)));
-    lent.nth(1)
 }
 
 /// In words.

@@ -3,7 +3,6 @@
 use std::collections::BTreeMap;
 
 use memgov_decide::hook::{Helper, Hook};
-use memgov_decide::policy::Reclaim;
 use memgov_decide::policy::{
     Action, Condition, GroupPolicy, KillBudget, MAX_RULES, MAX_STEPS, Meter, Over, Pace, Pattern, Policy,
     ProcessMatch, RssOver, Rule, Scope, Step, Victim,
@@ -12,6 +11,7 @@ use memgov_decide::units::Bytes;
 
 use super::describe;
 use super::error::{At, Findings, Place};
+use super::fits;
 use super::jobs;
 use super::never;
 use super::passwd::Users;
@@ -129,7 +129,7 @@ fn rule(name: String, text: &RuleText, users: &Users, findings: &mut Findings<'_
     let when = meter.and_then(|meter| condition(text, meter, findings));
     let until = text.until.as_ref().and_then(|t| findings.check(t.at, words::size(&t.it)));
     let each_process = matches!(scope, Some(Scope::Processes(_))) || matches!(meter, Some(Meter::Rss(_)));
-    let steps = steps(text, each_process, findings)?;
+    let steps = steps(text, meter, each_process, findings)?;
     jobs::fitting(text, scope.as_ref(), meter, &steps, findings);
     let (scope, when) = (scope?, when?);
     if let (Some(until), Some(typed)) = (until, &text.until) {
@@ -245,7 +245,12 @@ fn condition(text: &RuleText, meter: Meter, findings: &mut Findings<'_>) -> Opti
     }
 }
 
-fn steps(text: &RuleText, each_process: bool, findings: &mut Findings<'_>) -> Option<Vec<Step>> {
+fn steps(
+    text: &RuleText,
+    meter: Option<Meter>,
+    each_process: bool,
+    findings: &mut Findings<'_>,
+) -> Option<Vec<Step>> {
     let Some(typed) = &text.steps else {
         let help = "do = [\"deny\", { action = \"kill\", after = \"10s\" }]".to_owned();
         findings.error_with(text.at, "a rule needs `do`: what happens", Some(help));
@@ -268,24 +273,11 @@ fn steps(text: &RuleText, each_process: bool, findings: &mut Findings<'_>) -> Op
                 } else if let Some(run) = &text.run {
                     findings.error(run.at, format!("`{}` has no `run`", text.action.it));
                 }
-                if let (true, Action::Hook(hook)) = (each_process, &step.action) {
-                    let handler = hook.by == Helper::Handler;
-                    findings.error(text.action.at, if handler { words::NO_HANDLER } else { words::NO_HOOK });
-                }
                 if let (true, Some(victim)) = (each_process, detail("victim")) {
                     findings.error(victim.at, words::NO_VICTIM);
                 }
-                if each_process && matches!(step.action, Action::Reclaim(_)) {
-                    findings.error(text.action.at, words::NO_RECLAIM);
-                }
-                if each_process && matches!(step.action, Action::Lend(_)) {
-                    findings.error(text.action.at, words::NO_LEND);
-                }
-                if each_process && step.action == Action::Squeeze {
-                    findings.error(text.action.at, words::NO_SQUEEZE);
-                }
-                if each_process && matches!(step.action, Action::Ask(_)) {
-                    findings.error(text.action.at, words::NO_ASK);
+                if let Some(why) = fits::why_not(&step.action, meter, each_process) {
+                    findings.error(text.action.at, why);
                 }
                 steps.push(step);
             }
@@ -301,7 +293,6 @@ fn steps(text: &RuleText, each_process: bool, findings: &mut Findings<'_>) -> Op
 /// What is allowed and may surprise.
 fn notes(text: &RuleText, meter: Option<Meter>, steps: &[Step], findings: &mut Findings<'_>) {
     let Some(typed) = &text.steps else { return };
-    let kernel = meter == Some(Meter::Kernel);
     // A rule whose meter is nonsense has its error already.
     if describe::only_refuses(meter.unwrap_or(Meter::Usage), steps) {
         let help = "put a step behind it, for example { action = \"kill\", after = \"10s\" }".to_owned();
@@ -313,22 +304,8 @@ fn notes(text: &RuleText, meter: Option<Meter>, steps: &[Step], findings: &mut F
     }
     for (step, text) in steps.iter().zip(&typed.it) {
         signal_note(step, text, findings);
-        let tolerant = matches!(step.action, Action::Reclaim(Reclaim { tolerance: Some(_), .. }));
-        let sockets = meter == Some(Meter::Sockets);
-        if (kernel || sockets || meter == Some(Meter::Pool)) && tolerant {
-            findings.error(text.at, words::NO_TOLERANCE);
-        }
-        if kernel && matches!(step.action, Action::Lend(_)) {
-            findings.error(text.at, words::NO_LEND_OF_KERNEL);
-        }
-        if sockets && matches!(step.action, Action::Lend(_)) {
-            findings.error(text.at, words::NO_LEND_OF_SOCKETS);
-        }
-        if sockets && matches!(step.action, Action::Reclaim(_)) {
-            findings.error(text.at, words::NO_RECLAIM_OF_SOCKETS);
-        }
     }
-    if let Some(again) = super::lend::second(steps).and_then(|at| typed.it.get(at)) {
+    if let Some(again) = fits::second_loan(steps).and_then(|at| typed.it.get(at)) {
         findings.error(again.at, words::LEND_TWICE);
     }
     // A job's death need not be enough, so its step goes on; one behind it is for when no job is left.

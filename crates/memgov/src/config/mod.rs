@@ -7,6 +7,7 @@
 pub mod ask;
 pub mod describe;
 pub mod error;
+pub mod fits;
 pub mod hook;
 mod jobs;
 pub mod lend;

@@ -155,6 +155,8 @@ fn words_read_back_as_they_are_written() {
         ("kill", vec![("after", "10s".into()), ("victim", "largest".into())])
     );
     assert!(words::short_step("deny:1").is_err());
+    assert_eq!(words::short_step("lend:96MiB").unwrap().1, [("amount", "96MiB".to_owned())]);
+    assert_eq!(words::short_step("handler:5s").unwrap().1, [("within", "5s".to_owned())]);
 }
 
 proptest! {

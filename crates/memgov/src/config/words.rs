@@ -550,6 +550,7 @@ pub fn short_step(word: &str) -> Result<ShortStep, String> {
             "signal" => "signal",
             "kill" => "victim",
             "lend" => "amount",
+            "handler" => "within",
             "record" | "deny" | "freeze" | "squeeze" => {
                 return Err(format!("`{action}` takes nothing after `:`"));
             }

@@ -14,7 +14,7 @@ use super::varlink::{Call, Reply};
 use super::{
     Failure, FailureKind, From, Governed, GroupRule, INTERFACE, handling, questions, shrink, wire, worth,
 };
-use crate::config::words;
+use crate::config::{fits, words};
 
 /// At most so many events in one reply.
 pub const EVENTS_A_REPLY: usize = 64;
@@ -448,21 +448,14 @@ pub fn group_rule(request: wire::GroupRule) -> Result<GroupRule, Failure> {
     if when.rss.is_some() && request.steps.iter().any(|step| step.victim.is_some()) {
         return Err(invalid("do", words::NO_VICTIM.into()));
     }
-    let of_groups = [
-        ("reclaim", words::NO_RECLAIM),
-        ("squeeze", words::NO_SQUEEZE),
-        ("ask", words::NO_ASK),
-        ("handler", words::NO_HANDLER),
-    ];
-    for (action, why) in of_groups {
-        if when.rss.is_some() && request.steps.iter().any(|step| step.action == action) {
-            return Err(invalid("do", why.into()));
-        }
+    let steps = steps(&request.steps)?;
+    if let Some(why) =
+        steps.iter().find_map(|step| fits::why_not(&step.action, Some(when.meter()), when.rss.is_some()))
+    {
+        return Err(invalid("do", why.into()));
     }
-    let tolerant = |step: &wire::Step| step.pressure.is_some() || step.when.is_some();
-    let other = matches!(when.meter(), Meter::Kernel | Meter::Sockets | Meter::Pool);
-    if other && request.steps.iter().any(tolerant) {
-        return Err(invalid("do", words::NO_TOLERANCE.into()));
+    if fits::second_loan(&steps).is_some() {
+        return Err(invalid("do", words::LEND_TWICE.into()));
     }
     let high = request.high.as_deref().map(words::limit).transpose().map_err(|e| invalid("high", e))?;
     let rule = Rule {
@@ -470,7 +463,7 @@ pub fn group_rule(request: wire::GroupRule) -> Result<GroupRule, Failure> {
         scope: Scope::Groups(vec![Pattern::new(&request.path)]),
         when,
         until,
-        steps: steps(&request.steps)?,
+        steps,
         log: request.log.unwrap_or(true),
     };
     Ok(GroupRule { request, rule, high })
@@ -492,6 +485,9 @@ fn steps(typed: &[wire::Step]) -> Result<Vec<Step>, Failure> {
             "pressure" => step.pressure.as_deref(),
             "swap-out" => step.swap_out.as_deref(),
             "when" => step.when.as_deref(),
+            "amount" => step.amount.as_deref(),
+            "keep" => step.keep.as_deref(),
+            "within" => step.within.as_deref(),
             "timeout" => step.timeout.as_deref(),
             "default" => step.default.as_deref(),
             "floor" => step.floor.as_deref(),

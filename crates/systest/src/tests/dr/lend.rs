@@ -24,6 +24,7 @@ const DEMAND: u64 = 120 * MIB;
 pub fn tests() -> Vec<Test> {
     vec![
         Test::new("dr_lend_saves_a_job_at_its_limit", saves),
+        Test::new("dr_lend_by_request", by_request),
         Test::new("dr_lend_raises_high_too", high).needs(&[Need::V2]),
         Test::new("dr_lend_not_by_a_short_host", short),
         Test::new("dr_lend_due_is_taken_back_without_a_kill", due),
@@ -98,6 +99,23 @@ fn taken_back(bench: &Bench<'_>, daemon: &Daemon) -> Result<Event> {
     daemon.event("the end of the loan", bench.patience(), |event| {
         event.order == "lend-end" && event.came_of_it() == "done"
     })
+}
+
+/// A rule set while memgov runs lends like one of a file, and what it lent is taken back when the rule is cleared.
+fn by_request(bench: &mut Bench<'_>) -> Result<String> {
+    let mut scene = Scene::set(bench)?;
+    let daemon = bench.daemon("")?;
+    let (path, line, steps) = (scene.job.path(), format!("{LINE}B"), format!("lend:{AMOUNT}B,kill@60s"));
+    daemon.ok(&["set", "--group", &path, "--over", &line, "--do", &steps])?;
+    scene.demand(bench, &daemon)?;
+    lent(bench, &daemon)?;
+    ensure!(scene.is_raised(), "limits are {}", scene.job.limits());
+    scene.hog.ask(&format!("shrink {}", 16 * MIB))?;
+    scene.comes_back(bench, "it needs no more")?;
+    let twice = format!("lend:{AMOUNT}B,lend:{AMOUNT}B");
+    let refused = daemon.cli(&["set", "--group", &path, "--over", &line, "--do", &twice])?;
+    ensure!(refused.code == 2 && refused.stderr.contains("lends once"), "{refused:?}");
+    Ok("lent and taken back; not twice".to_owned())
 }
 
 /// Twice the limit is used, nobody is killed, and the limit is what it was once the job needs no more.
