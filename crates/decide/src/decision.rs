@@ -6,6 +6,7 @@ use std::time::Duration;
 use crate::hook::Run;
 use crate::jobs::Contender;
 use crate::policy::{Kinds, Meter, RuleId};
+use crate::pressure::Share;
 use crate::question::Verdict;
 use crate::snapshot::{GroupId, GroupSlot, ProcessId, ProcessSlot, Untouchable};
 use crate::units::{Bytes, Time};
@@ -256,6 +257,22 @@ pub enum Reason {
         line: Bytes,
         /// How fast it falls, in bytes a second, where the rule asks for that too.
         falling: Option<u64>,
+    },
+    /// Somebody waits for memory for more of the time than the line allows.
+    Pressure {
+        /// In this group; `None`: on the host.
+        group: Option<GroupSlot>,
+        /// So much of it.
+        stalled: Share,
+        /// The line.
+        line: Share,
+    },
+    /// Nobody waits for memory any more, or no longer than this.
+    Calm {
+        /// So much of the time.
+        stalled: Share,
+        /// The relief level.
+        until: Share,
     },
     /// The meter is back at or under the relief level.
     Relieved {

@@ -17,6 +17,7 @@ pub mod kernel_memory;
 pub mod offender;
 pub mod policy;
 pub mod pool;
+pub mod pressure;
 pub mod question;
 pub mod rise;
 pub mod shrink;

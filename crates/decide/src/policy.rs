@@ -9,6 +9,7 @@ use std::time::Duration;
 use crate::control::{ControlAction, Flags, MemControl};
 use crate::hook::{Helper, Hook};
 use crate::jobs::Worth;
+use crate::pressure::Share;
 use crate::question::Ask;
 use crate::snapshot::{Group, Process};
 use crate::units::{Bytes, Limit};
@@ -137,6 +138,15 @@ impl Policy {
     /// Whether some rule asks what sockets hold.
     pub fn asks_for_sockets(&self) -> bool {
         self.rules.iter().any(|rule| rule.when.group.is_some_and(Over::asks_for_sockets))
+    }
+    /// The least part of the time that a rule lets the host's tasks wait for memory; `None`: none is about that.
+    pub fn pressure_of_host(&self) -> Option<Share> {
+        let of_host = self.rules.iter().filter(|rule| rule.scope == Scope::Host);
+        let lines = of_host.filter_map(|rule| match rule.when.group {
+            Some(Over::Pressure { over, .. }) => Some(over),
+            _ => None,
+        });
+        lines.min()
     }
     /// Whether some rule is about the host, or lends its memory.
     pub fn watches_host(&self) -> bool {
@@ -279,6 +289,8 @@ pub enum Meter {
     Pool,
     /// What the host, or a group under its limit, can still give.
     Available,
+    /// How much of the time somebody waits for memory.
+    Pressure,
     /// The sum of these kinds of a process's resident memory.
     Rss(Kinds),
 }
@@ -301,6 +313,7 @@ impl Condition {
             (None, Some(Over::Sockets(_))) => Meter::Sockets,
             (None, Some(Over::Pool(_))) => Meter::Pool,
             (None, Some(Over::Available { .. })) => Meter::Available,
+            (None, Some(Over::Pressure { .. })) => Meter::Pressure,
             (None, _) => Meter::Usage,
         }
     }
@@ -329,6 +342,14 @@ pub enum Over {
         under: Under,
         /// And at the rate of the last moments nothing would be left in less than this; of the host only.
         exhausted_in: Option<Duration>,
+    },
+    /// Somebody waits for memory for more than this part of the time: in a group whose limit (or one above it, or the machine's memory) was met meanwhile, or
+    /// on the machine. No amount: it is compared by [`crate::pressure`], and has neither line nor meter here.
+    Pressure {
+        /// So much.
+        over: Share,
+        /// Relieved at or under this.
+        until: Share,
     },
 }
 
@@ -372,12 +393,15 @@ impl Over {
             }
             Self::High { plus } => group.high?.bytes().map(|high| high + plus),
             Self::Available { under, .. } => Some(under.line(group.max?.bytes()?, oom_reserve)),
+            Self::Pressure { .. } => None,
         }
     }
     /// Whether it is not known where the line lies; else there is one, or there is none.
     pub const fn line_is_unknown(self, group: &Group) -> bool {
         match self {
-            Self::Amount(_) | Self::Kernel(_) | Self::Sockets(_) | Self::Pool(_) => false,
+            Self::Amount(_) | Self::Kernel(_) | Self::Sockets(_) | Self::Pool(_) | Self::Pressure { .. } => {
+                false
+            }
             Self::High { .. } => group.high.is_none(),
             Self::Available { .. } => group.max.is_none(),
         }
@@ -389,6 +413,7 @@ impl Over {
             Self::Sockets(_) => group.sockets,
             Self::Pool(_) => group.pool(),
             Self::Amount(_) | Self::High { .. } => group.usage,
+            Self::Pressure { .. } => None,
             Self::Available { .. } => {
                 let (usage, line) = (group.usage?, self.line(group)?);
                 match group.reclaimable {

@@ -1,8 +1,8 @@
 //! One pool for all memory of a group where the kernel counts the buffers of TCP apart (cgroup v1): how much TCP may hold beside what the rest uses.
 
 use crate::governor::Governor;
-use crate::policy::Over;
-use crate::snapshot::{GroupSlot, Snapshot};
+use crate::policy::{Action, Over, Rule};
+use crate::snapshot::{Group, GroupSlot, Snapshot};
 use crate::units::Bytes;
 
 /// TCP may always have so much: with less no connection gets anywhere, and one that cannot send its last data cannot be closed either.
@@ -27,16 +27,37 @@ pub fn limit(line: Bytes, usage: Bytes, held: Option<Bytes>, set: Option<Bytes>)
     }
 }
 
+/// The pool of a group.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Pool {
+    /// Its size.
+    pub line: Bytes,
+    /// The rule has memgov reclaim what is over it: so TCP may grow into what is only page cache, as it may where the kernel has one pool, and that makes room.
+    pub cache_gives_way: bool,
+}
+
+impl Pool {
+    /// What of the group's usage TCP has to leave alone; `None`: not known.
+    pub fn beside(&self, row: &Group) -> Option<Bytes> {
+        let cache = row.reclaimable.filter(|_| self.cache_gives_way).unwrap_or_default();
+        row.usage.map(|usage| usage.saturating_sub(cache))
+    }
+}
+
+/// Whether a rule has memgov reclaim all that is over its line.
+pub fn reclaims(rule: &Rule) -> bool {
+    rule.steps.iter().any(|step| matches!(step.action, Action::Reclaim(_)))
+}
+
 impl Governor {
     /// The lowest line that a rule has for a group's pool, where sockets are counted beside it; `None`: there is none, or usage has them in it.
-    pub fn pool_line(&self, slot: GroupSlot, snap: &Snapshot) -> Option<Bytes> {
+    pub fn pool(&self, slot: GroupSlot, snap: &Snapshot) -> Option<Pool> {
         let row = snap.group(slot).filter(|row| !row.gone && row.sockets_apart)?;
-        self.rules_of_group(slot, row.id)
-            .filter_map(|rule| match rule.when.group {
-                Some(Over::Pool(line)) => Some(line),
-                _ => None,
-            })
-            .min()
+        let pools = self.rules_of_group(slot, row.id).filter_map(|rule| match rule.when.group {
+            Some(Over::Pool(line)) => Some(Pool { line, cache_gives_way: reclaims(rule) }),
+            _ => None,
+        });
+        pools.min_by_key(|pool| pool.line)
     }
 
     /// Whether some rule asks what the sockets of a group hold.

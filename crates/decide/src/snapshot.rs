@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::jobs::Preference;
+use crate::pressure::Stall;
 use crate::units::{Bytes, Limit, Time};
 
 /// A control group, by the inode of its directory in the memory hierarchy: paths are reused, inodes are not
@@ -121,6 +122,8 @@ pub struct Group {
     pub strain: Strain,
     /// When that was read.
     pub strain_at: Time,
+    /// How long its tasks have waited for memory; only read where a rule is about that.
+    pub stall: Stall,
     /// What is kept for it: the larger of `memory.low` and `memory.min`. Read with `strain`.
     pub reserved: Option<Limit>,
     /// `memory.oom.group`: the kernel treats the group as one indivisible workload, and so does memgov. v1: always false.
@@ -153,6 +156,7 @@ impl Group {
             events: Events::default(),
             strain: Strain::default(),
             strain_at: Time(0),
+            stall: Stall::default(),
             reserved: None,
             oom_group: None,
             watched: false,
@@ -289,6 +293,8 @@ pub struct Memory {
     pub read_at: Time,
     /// `MemAvailable` of `/proc/meminfo`: what can be had without swapping (`si_mem_available` in mm/show_mem.c).
     pub available: Option<Bytes>,
+    /// How long the machine's tasks have waited for memory; only read where a rule is about that.
+    pub stall: Stall,
 }
 
 /// What did not fit or was missed since start.

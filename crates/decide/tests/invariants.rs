@@ -51,6 +51,7 @@ fn crossed(reason: Reason) -> bool {
             | Reason::Rss { .. }
             | Reason::UsageAndRss { .. }
             | Reason::Available { .. }
+            | Reason::Pressure { .. }
     )
 }
 

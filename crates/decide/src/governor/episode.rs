@@ -398,7 +398,7 @@ impl Governor {
                 Some(match target {
                     Target::Group(_, slot) => self.question_of_group(rule, slot).with_loan(episode.loan),
                     Target::Process(..) => Question::of_process(rule),
-                    Target::Host => Question::of_host(rule, self.host.falling()),
+                    Target::Host => self.question_of_host(rule),
                 })
             }
             _ => None,
@@ -408,7 +408,13 @@ impl Governor {
     /// What a rule asks about a group as a whole, of whose hard limit the last part may be kept.
     pub(super) fn question_of_group<'a>(&self, rule: &'a Rule, slot: GroupSlot) -> Question<'a> {
         let reserve = self.groups.get(slot.0 as usize).map(|state| state.oom_reserve);
-        Question::of_group(rule, reserve.unwrap_or_default())
+        let pressed = self.groups.get(slot.0 as usize).and_then(|state| state.pressure.as_ref()?.pressed());
+        Question::of_group(rule, reserve.unwrap_or_default()).with_pressure(pressed)
+    }
+
+    /// What a rule asks about the machine.
+    pub(super) fn question_of_host<'a>(&self, rule: &'a Rule) -> Question<'a> {
+        Question::of_host(rule, self.host.falling()).with_pressure(self.host.pressure.pressed())
     }
 
     /// Whether some step of the ladder has to choose one process of a group.

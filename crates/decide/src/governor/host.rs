@@ -5,12 +5,13 @@ use std::time::Duration;
 
 use crate::decision::{Source, Target};
 use crate::policy::{Over, RuleId, Scope};
+use crate::pressure::Window;
 use crate::snapshot::Snapshot;
 use crate::trend::{Fall, Trend, next_look};
 use crate::units::{Bytes, Time};
 
 use super::Governor;
-use super::judge::{Question, Verdict, judge};
+use super::judge::{Verdict, judge};
 use super::rows::Interval;
 
 /// Nobody allocates slowly for a while before he allocates fast: a processor makes about so much of fresh memory a second. Only says how far ahead
@@ -22,6 +23,8 @@ pub(super) struct HostState {
     /// Of what is not available.
     trend: Trend,
     fall: Fall,
+    /// How much of the time somebody waits.
+    pub pressure: Window,
     pub interval: Interval,
     /// It is to be read.
     pub due: bool,
@@ -57,11 +60,12 @@ impl Governor {
             self.host.trend.observe(snap.memory.read_at, all - available);
             self.host.fall.observe(snap.memory.read_at, available);
         }
+        self.host.pressure.observe(snap.memory.read_at, snap.memory.stall);
         for at in 0..self.policy.rules.len() {
             let Some(rule) = self.policy.rules.get(at).filter(|rule| rule.scope == Scope::Host) else {
                 continue;
             };
-            let question = Question::of_host(rule, self.host.falling());
+            let question = self.question_of_host(rule);
             if let (Verdict::Over(_), Ok(rule)) =
                 (judge(&question, snap, &self.tree, None, None), u16::try_from(at))
             {
@@ -75,8 +79,13 @@ impl Governor {
 
     fn interval_of_host(&self, snap: &Snapshot) -> Duration {
         let pace = &self.policy.pace;
+        let of_pressure = self
+            .policy
+            .pressure_of_host()
+            .map(|_| self.host.pressure.next_look(snap.memory.stall.watched, pace.slowest));
+        let slowest = of_pressure.unwrap_or(pace.slowest);
         let (Some(all), Some(available)) = (snap.host.memory, snap.memory.available) else {
-            return pace.slowest;
+            return slowest;
         };
         let growth = self.host.trend.fastest().max(BURST.0);
         let lines = self.policy.rules.iter().filter(|rule| rule.scope == Scope::Host);
@@ -84,7 +93,10 @@ impl Governor {
             Over::Available { under, .. } => Some(all - under.of(all)),
             _ => None,
         });
-        lines.map(|line| next_look(growth, all - available, line, pace)).min().unwrap_or(pace.slowest)
+        lines
+            .map(|line| next_look(growth, all - available, line, pace))
+            .min()
+            .map_or(slowest, |soon| soon.min(slowest))
     }
 
     /// When the reading was taken that a shortage of this target shows in.

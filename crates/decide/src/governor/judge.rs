@@ -6,6 +6,7 @@ use crate::decision::Reason;
 use crate::policy::{
     Condition, DEFAULT_BAND, MAX_DEFAULT_BAND, Meter, Over, Pattern, Rule, Scope, names_it_or_above,
 };
+use crate::pressure::{Pressed, Share};
 use crate::snapshot::{Group, GroupId, GroupSlot, Host, Process, Snapshot};
 use crate::units::{Bytes, Limit};
 
@@ -42,12 +43,14 @@ pub(super) struct Question<'a> {
     loan: Option<Loan>,
     /// So much under its hard limit is not available.
     reserve: Bytes,
+    /// How much of the time somebody waits for memory, where that is asked and known.
+    pressed: Option<Pressed>,
 }
 
 impl<'a> Question<'a> {
     fn of(rule: &'a Rule, reach: Reach<'a>) -> Self {
         let (condition, until) = (rule.when, rule.until);
-        Self { condition, reach, until, letter: false, loan: None, reserve: Bytes(0) }
+        Self { condition, reach, until, letter: false, loan: None, reserve: Bytes(0), pressed: None }
     }
 
     /// What a rule asks about a group as a whole, of whose hard limit so much is kept.
@@ -67,7 +70,8 @@ impl<'a> Question<'a> {
                     | Over::Kernel(_)
                     | Over::Sockets(_)
                     | Over::Pool(_)
-                    | Over::Available { .. },
+                    | Over::Available { .. }
+                    | Over::Pressure { .. },
                 )
                 | None,
             ) => Reach::Above,
@@ -92,7 +96,13 @@ impl<'a> Question<'a> {
             letter: true,
             loan: None,
             reserve: Bytes(0),
+            pressed: None,
         })
+    }
+
+    /// The same of a group, or the machine, where somebody waits for memory so much of the time.
+    pub fn with_pressure(self, pressed: Option<Pressed>) -> Self {
+        Self { pressed, ..self }
     }
 
     /// The same about a group that was lent so much.
@@ -185,6 +195,11 @@ pub(super) enum Verdict {
         value: Bytes,
         until: Bytes,
     },
+    /// The same of a share of the time.
+    Calm {
+        stalled: Share,
+        until: Share,
+    },
     /// There is nothing to be over any more (`memory.high` became `max`).
     NoLine,
     /// Something is not known, and what is known does not decide it.
@@ -222,6 +237,9 @@ pub(super) fn judge(
     group: Option<GroupSlot>,
     process: Option<&Process>,
 ) -> Verdict {
+    if let Some(Over::Pressure { over, until }) = question.condition.group {
+        return pressure(question, over, until, snap, group);
+    }
     let usage = question.condition.group.map(|over| match question.reach {
         Reach::Host(falling) => host_part(question, over, snap, falling),
         _ => usage_part(question, over, snap, tree, group),
@@ -302,6 +320,31 @@ fn host_part(question: &Question, over: Over, snap: &Snapshot, falling: Option<u
         return Part::InBand;
     }
     Part::HostOver { value, line, all, falling: exhausted_in.and(falling) }
+}
+
+/// Of a group as a whole, or the machine. What is held is named for what is done about it, and is not compared.
+fn pressure(
+    question: &Question,
+    line: Share,
+    until: Share,
+    snap: &Snapshot,
+    group: Option<GroupSlot>,
+) -> Verdict {
+    let Some(pressed) = question.pressed else { return Verdict::Unknown };
+    let stalled = pressed.share;
+    if stalled <= until.min(line) {
+        return Verdict::Calm { stalled, until: until.min(line) };
+    }
+    let (held, could_go) = match group.map(|slot| snap.group(slot)) {
+        Some(row) => (row.and_then(|row| row.usage), row.and_then(|row| row.reclaimable)),
+        None => (snap.host.memory, snap.memory.available),
+    };
+    if stalled <= line || !pressed.is_short(held, could_go) {
+        return Verdict::InBand;
+    }
+    let value = held.unwrap_or_default();
+    let reason = Reason::Pressure { group, stalled, line };
+    Verdict::Over(Excess { reason, value, line: value, room: Bytes(0) })
 }
 
 /// The root is never charged and never a target.

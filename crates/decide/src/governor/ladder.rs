@@ -54,6 +54,9 @@ impl Governor {
                 Ok(Verdict::Relieved { value, until }) => {
                     episode.phase = Phase::Closing(relieved(&episode, snap, value, until));
                 }
+                Ok(Verdict::Calm { stalled, until }) => {
+                    episode.phase = Phase::Closing(Reason::Calm { stalled, until });
+                }
                 Ok(Verdict::NoLine) => episode.phase = Phase::Closing(Reason::RuleGone),
                 Ok(Verdict::Over(_) | Verdict::InBand | Verdict::Unknown) => {
                     self.go_on(&mut episode, snap, out)
@@ -63,7 +66,10 @@ impl Governor {
         let keep = match episode.phase {
             Phase::Running => true,
             Phase::Closing(reason) => match self.end(&mut episode, reason, out) {
-                Some(()) => matches!(reason, Reason::Relieved { .. }) && self.rests(&episode, snap),
+                Some(()) => {
+                    matches!(reason, Reason::Relieved { .. } | Reason::Calm { .. })
+                        && self.rests(&episode, snap)
+                }
                 None => {
                     self.deadline = self.deadline.min(self.now);
                     true

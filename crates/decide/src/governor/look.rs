@@ -263,6 +263,8 @@ impl Governor {
         // What TCP may hold follows usage, where the kernel counts them apart.
         let of_pool = own(Part::Pool)
             .map(|line| soon(row.pool(), line).min(if row.sockets_apart { FOLLOWS } else { pace.slowest }));
+        let of_pressure =
+            state.pressure.as_ref().map(|window| window.next_look(row.stall.watched, pace.slowest));
         let line = own(Part::Usage).into_iter().chain(self.watch_line(slot, row)).min();
         let of_usage = match (line, row.usage) {
             // An event tells when the line is crossed; the rare look is for the day it does not. Close to the line it is
@@ -282,6 +284,7 @@ impl Governor {
             .chain(of_usage)
             .chain(of_available)
             .chain(of_patient)
+            .chain(of_pressure)
             .min()
     }
 
@@ -339,7 +342,7 @@ impl Part {
             Over::Kernel(_) => Some(Self::Kernel),
             Over::Sockets(_) => Some(Self::Sockets),
             Over::Pool(_) => Some(Self::Pool),
-            Over::Available { .. } => None,
+            Over::Available { .. } | Over::Pressure { .. } => None,
         }
     }
 }

@@ -8,7 +8,8 @@ use std::time::Duration;
 use crate::decision::Protected;
 use crate::jobs::Worth;
 use crate::kernel_memory::Watermark;
-use crate::policy::{Condition, Kinds, MAX_RULES, Policy, Rule, RuleId, Scope, names_it_or_above};
+use crate::policy::{Condition, Kinds, MAX_RULES, Meter, Policy, Rule, RuleId, Scope, names_it_or_above};
+use crate::pressure::Window;
 use crate::rise::Rise;
 use crate::snapshot::{GroupId, GroupSlot, Process, ProcessId, ProcessSlot, Snapshot};
 use crate::trend::{Trend, nanos};
@@ -132,6 +133,8 @@ pub(super) struct GroupState {
     pub near: bool,
     /// At this usage some process in it may have used up half of what was left to a line of its own; `None`: no process is waited for.
     pub hint_at: Option<Bytes>,
+    /// How much of the time somebody in it waits for memory, where a rule asks. Boxed, for there may be as many groups as the table holds, and few such rules.
+    pub pressure: Option<Box<Window>>,
     /// When an episode that may have to choose a victim in it last ran.
     pub ranks_at: Option<Time>,
 }
@@ -198,6 +201,9 @@ impl Governor {
         }
         self.tree.set_parent(slot, row.parent);
         self.renew_group(slot, snap);
+        if let Some(window) = &mut self.groups[slot.0 as usize].pressure {
+            window.observe(row.read_at, row.stall);
+        }
     }
 
     /// The rules about a group as a whole.
@@ -218,6 +224,11 @@ impl Governor {
             state.generation = self.generation;
             state.whole = rules_of_group(&self.policy, &row.path);
             state.members = rules_of_members(&self.policy, &row.path);
+            let asks = state
+                .whole
+                .iter()
+                .any(|rule| self.policy.rules[usize::from(rule.0)].when.meter() == Meter::Pressure);
+            state.pressure = if asks { state.pressure.take().or_else(|| Some(Box::default())) } else { None };
             let is_root = *row.path == *b"/";
             state.worth = self.policy.worth(&row.path).filter(|_| !is_root);
             state.users_worth = self.policy.users_worth(&row.path).filter(|_| !is_root);

@@ -172,6 +172,8 @@ impl World {
             | Reason::Rss { .. }
             | Reason::UsageAndRss { .. }
             | Reason::Available { .. }
+            | Reason::Pressure { .. }
+            | Reason::Calm { .. }
             | Reason::Relieved { .. }
             | Reason::Recovered { .. } => "",
             Reason::RuleGone => " rule-gone",

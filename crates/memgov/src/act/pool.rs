@@ -10,7 +10,7 @@ mod accounts;
 use std::os::fd::AsFd as _;
 
 use memgov_decide::decision::Operation;
-use memgov_decide::pool;
+use memgov_decide::pool::{self, Pool};
 use memgov_decide::snapshot::{Group, GroupId, GroupSlot, Snapshot};
 use memgov_decide::units::Bytes;
 
@@ -40,14 +40,14 @@ pub struct Pools {
 }
 
 impl Actor {
-    /// Keeps the TCP limit of a group whose row was read in this tick at what is left under `line`; `None`: no rule asks for that, or no more. `counted`: some
+    /// Keeps the TCP limit of a group whose row was read in this tick at what is left in its pool; `None`: no rule asks for that, or no more. `counted`: some
     /// rule asks what its sockets hold, which v1 counts only where that was asked for.
     pub fn pool(
         &mut self,
         slot: GroupSlot,
         snap: &Snapshot,
         groups: &dyn GroupDirs,
-        line: Option<Bytes>,
+        pool: Option<Pool>,
         counted: bool,
     ) {
         let Some(row) = snap.group(slot).filter(|_| !self.dry_run) else { return };
@@ -55,7 +55,7 @@ impl Actor {
             self.pools.accounts.open(row);
         }
         let dir = groups.dir(slot).filter(|dir| dir.id() == row.id && !row.gone);
-        self.pools.keep(&mut self.kit, row, dir, line);
+        self.pools.keep(&mut self.kit, row, dir, pool);
     }
 
     /// Some rule asks what sockets hold: on v1 somebody has to see to it that it is counted. Allocates; not on the acting path.
@@ -78,9 +78,9 @@ impl Pools {
         self.limits.iter().map(|(group, limit)| (*group, Bytes(limit.set)))
     }
 
-    fn keep(&mut self, kit: &mut Kit, row: &Group, dir: Option<&GroupDir>, line: Option<Bytes>) {
+    fn keep(&mut self, kit: &mut Kit, row: &Group, dir: Option<&GroupDir>, pool: Option<Pool>) {
         let known = self.limits.iter().position(|(group, _)| *group == row.id);
-        let (Some(line), Some(dir)) = (line, dir) else {
+        let (Some(pool), Some(dir)) = (pool, dir) else {
             if let Some(i) = known {
                 // What cannot be given back stays in the ledger.
                 let _ = self.limits.swap_remove(i).1.lift(&mut kit.ledger);
@@ -88,9 +88,9 @@ impl Pools {
             return;
         };
         // Not known now: as it was.
-        let Some(usage) = row.usage else { return };
+        let Some(beside) = pool.beside(row) else { return };
         let set = known.map(|i| Bytes(self.limits[i].1.set));
-        let wanted = pool::limit(line, usage, row.sockets, set).0.next_multiple_of(sys::page_size());
+        let wanted = pool::limit(pool.line, beside, row.sockets, set).0.next_multiple_of(sys::page_size());
         match known {
             // What could not be written is tried again with the next look.
             Some(i) if is_off(&self.limits[i].1, wanted) => {

@@ -292,7 +292,13 @@ fn raw_limit(limit: &TaskLimit) -> Result<RawTaskLimit, Errno> {
     match limit.condition.group {
         None => {}
         // No process has a line for kernel memory or for what is available.
-        Some(Over::Kernel(_) | Over::Sockets(_) | Over::Pool(_) | Over::Available { .. }) => {
+        Some(
+            Over::Kernel(_)
+            | Over::Sockets(_)
+            | Over::Pool(_)
+            | Over::Available { .. }
+            | Over::Pressure { .. },
+        ) => {
             return Err(Errno::INVAL);
         }
         Some(Over::Amount(bytes)) => raw.group_line = pages(bytes),

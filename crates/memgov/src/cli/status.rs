@@ -329,6 +329,7 @@ fn losses(lost: &wire::Losses, out: &mut dyn Write) -> std::io::Result<()> {
             lost.standing,
             "groups under a line for kernel memory may fork freely until they meet it: 512 have a pids.max that stands before",
         ),
+        (lost.sockets, "sockets should be squeezed now and are not: 4096 are"),
         (lost.clients, "clients were dropped or turned away"),
     ];
     for (count, what) in named.iter().filter(|(count, _)| *count > 0) {

@@ -106,10 +106,18 @@ fn line(over: Over) -> String {
         Over::High { plus: Bytes(0) } => "memory.high".into(),
         Over::High { plus } => format!("memory.high + {plus}"),
         Over::Available { under, .. } => under_text(under),
+        Over::Pressure { over, .. } => over.to_string(),
     }
 }
 
 fn condition(rule: &Rule) -> String {
+    if let Some(Over::Pressure { over, .. }) = rule.when.group {
+        let whose = match rule.scope {
+            Scope::Host => "some task waits for memory",
+            _ => "some task in it waits for memory that it, a group above it or the host is short of",
+        };
+        return format!("while {whose}, more than {over} of the time");
+    }
     if let Some(Over::Available { under, exhausted_in }) = rule.when.group {
         let of = match (&rule.scope, under) {
             (Scope::Host, Under::Share(_)) => " of its memory",
@@ -179,7 +187,12 @@ fn action(action: &Action, meter: Meter, target: &str) -> String {
                 Meter::Kernel => {
                     " (kernel memory in use cannot be: if that is the rest, what follows is at once)"
                 }
-                Meter::Usage | Meter::Sockets | Meter::Pool | Meter::Available | Meter::Rss(_) => "",
+                Meter::Usage
+                | Meter::Sockets
+                | Meter::Pool
+                | Meter::Available
+                | Meter::Pressure
+                | Meter::Rss(_) => "",
             };
             let how = format!("in the background, with at most {share}% of a processor");
             let Some(tolerance) = &reclaim.tolerance else {
@@ -197,7 +210,7 @@ fn action(action: &Action, meter: Meter, target: &str) -> String {
             format!("send {target} {}{again}", signals::name(*signal))
         }
         Action::Kill { victim: Victim::Group } => format!("kill {target}"),
-        Action::Kill { victim: Victim::LowestPriority } if meter == Meter::Available && target == HOSTS => {
+        Action::Kill { victim: Victim::LowestPriority } if target == HOSTS => {
             "kill the job that gives way first, and the next if that is not enough".into()
         }
         Action::Kill { victim: Victim::LowestPriority } => {
@@ -228,6 +241,9 @@ fn relief(rule: &Rule) -> String {
     let ends = if lasting { "Undone" } else { "Over" };
     let band = |line: Bytes| Bytes(line.0 / DEFAULT_BAND).min(MAX_DEFAULT_BAND);
     match (rule.until, rule.when.rss, rule.when.group) {
+        (_, _, Some(Over::Pressure { until, .. })) => {
+            format!("{ends} when that is {until} of the time or less.")
+        }
         (Some(until), _, Some(Over::Available { .. })) => {
             format!("{ends} when {until} or more is available.")
         }

@@ -22,6 +22,10 @@ pub fn why_not(action: &Action, meter: Option<Meter>, each_process: bool) -> Opt
 fn of_meter(action: &Action, meter: Meter) -> Option<&'static str> {
     let part = matches!(meter, Meter::Kernel | Meter::Sockets | Meter::Pool);
     match (action, meter) {
+        (Action::Deny | Action::Slow(_) | Action::Reclaim(_) | Action::Lend(_), Meter::Pressure) => {
+            Some(words::NO_AMOUNT)
+        }
+        (Action::Squeeze, Meter::Usage | Meter::Pool | Meter::Kernel) => Some(words::NO_SQUEEZE_FOR_USAGE),
         (Action::Reclaim(_), Meter::Sockets) => Some(words::NO_RECLAIM_OF_SOCKETS),
         (Action::Reclaim(Reclaim { tolerance: Some(_), .. }), _) if part => Some(words::NO_TOLERANCE),
         (Action::Lend(_), Meter::Kernel) => Some(words::NO_LEND_OF_KERNEL),

@@ -31,10 +31,17 @@ pub(super) fn host(text: &RuleText, host: &At<bool>, findings: &mut Findings<'_>
 
 /// `under`, and how soon.
 pub(super) fn condition(text: &RuleText, meter: Meter, findings: &mut Findings<'_>) -> Option<Condition> {
+    if meter == Meter::Pressure {
+        return pressure(text, findings);
+    }
     if meter != Meter::Available {
-        let help = "meter = \"available\" (or none: it is the default of a rule for the host)".to_owned();
+        let help = "meter = \"available\" (or none: it is the default of a rule for the host), or meter = \"pressure\"".to_owned();
         let at = text.meter.as_ref().map_or(text.at, |typed| typed.at);
-        findings.error_with(at, "of the host what is available is measured, and nothing else", Some(help));
+        findings.error_with(
+            at,
+            "of the host what is available is measured, or how long somebody waits for memory",
+            Some(help),
+        );
         return None;
     }
     if text.processes.is_some() {
@@ -64,6 +71,30 @@ pub(super) fn condition(text: &RuleText, meter: Meter, findings: &mut Findings<'
         None => None,
     };
     Some(Condition { group: Some(Over::Available { under: under?, exhausted_in }), rss: None })
+}
+
+/// `over` and `until` as parts of the time.
+fn pressure(text: &RuleText, findings: &mut Findings<'_>) -> Option<Condition> {
+    if text.processes.is_some() {
+        findings
+            .error(text.at, "`pressure` is of the host or of a group: host = true, or groups = \"/jobs\"");
+        return None;
+    }
+    let others =
+        [("under", &text.under), ("exhausted-in", &text.exhausted_in), ("group-over", &text.group_over)];
+    for (key, typed) in others {
+        if let Some(typed) = typed {
+            findings.error(typed.at, format!("`{key}` does not go with `pressure`"));
+        }
+    }
+    let Some(over) = &text.over else {
+        let message = "a rule about pressure needs `over`: a part of the time, for example over = \"10%\"";
+        findings.error(text.at, message);
+        return None;
+    };
+    let until = text.until.as_ref().map(|typed| typed.it.as_str());
+    let over = findings.check(over.at, words::stalled(&over.it, until))?;
+    Some(Condition { group: Some(over), rss: None })
 }
 
 /// Steps that a rule of the host, or about what is available, cannot have.

@@ -127,7 +127,9 @@ fn rule(name: String, text: &RuleText, users: &Users, findings: &mut Findings<'_
     let scope = scope(text, users, findings);
     let meter = meter(text, findings);
     let when = meter.and_then(|meter| condition(text, meter, findings));
-    let until = text.until.as_ref().and_then(|t| findings.check(t.at, words::size(&t.it)));
+    // Of pressure it is no size, and part of the condition.
+    let until = text.until.as_ref().filter(|_| meter != Some(Meter::Pressure));
+    let until = until.and_then(|t| findings.check(t.at, words::size(&t.it)));
     let each_process = matches!(scope, Some(Scope::Processes(_))) || matches!(meter, Some(Meter::Rss(_)));
     let steps = steps(text, meter, each_process, findings)?;
     jobs::fitting(text, scope.as_ref(), meter, &steps, findings);
@@ -177,7 +179,7 @@ fn meter(text: &RuleText, findings: &mut Findings<'_>) -> Option<Meter> {
 }
 
 fn condition(text: &RuleText, meter: Meter, findings: &mut Findings<'_>) -> Option<Condition> {
-    if meter == Meter::Available || text.host.is_some() {
+    if matches!(meter, Meter::Available | Meter::Pressure) || text.host.is_some() {
         return jobs::condition(text, meter, findings);
     }
     if let Some(under) = &text.under {
@@ -241,7 +243,7 @@ fn condition(text: &RuleText, meter: Meter, findings: &mut Findings<'_>) -> Opti
             Some(Condition { group, rss: Some(RssOver { kinds, over }) })
         }
         // Above.
-        Meter::Available => None,
+        Meter::Available | Meter::Pressure => None,
     }
 }
 

@@ -7,6 +7,7 @@ use std::time::Duration;
 use memgov_decide::policy::{
     Action, Condition, Kinds, Meter, Over, Pattern, Reclaim, Slow, Step, Under, Victim,
 };
+use memgov_decide::pressure::Share;
 use memgov_decide::units::{Bytes, Limit, QuantityError};
 use memgov_decide::working_set::Tolerance;
 
@@ -25,9 +26,18 @@ pub const ACTIONS: &[&str] = &[
     "squeeze",
 ];
 const LATER_ACTIONS: &[&str] = &["shrink"];
-const METERS: &[&str] =
-    &["usage", "usage+sockets", "sockets", "kernel", "available", "rss.anon", "rss.file", "rss.shmem"];
-const LATER_METERS: &[&str] = &["oom", "pressure", "swap"];
+const METERS: &[&str] = &[
+    "usage",
+    "usage+sockets",
+    "sockets",
+    "kernel",
+    "available",
+    "pressure",
+    "rss.anon",
+    "rss.file",
+    "rss.shmem",
+];
+const LATER_METERS: &[&str] = &["oom", "swap"];
 /// A step that is not the first waits so long for the one before it.
 pub const DEFAULT_AFTER: Duration = Duration::from_secs(1);
 /// Longer than this is a slip of the pen, and would overflow clocks.
@@ -99,6 +109,30 @@ pub fn under_text(under: Under) -> String {
     }
 }
 
+/// A line for pressure, `10%`, and the relief level, half of it where none is typed.
+///
+/// # Errors
+/// Says how to write it.
+pub fn stalled(over: &str, until: Option<&str>) -> Result<Over, String> {
+    let wrong = |text: &str| format!("`{}` is no part of the time; write for example `10%`", cut(text));
+    let over = share(over).map(Share).map_err(|_| wrong(over))?;
+    if over == Share(1000) {
+        return Err("more than 100% of the time nobody waits".into());
+    }
+    let until = match until {
+        None => Share(over.0 / 2),
+        Some("0" | "0%") => Share(0),
+        Some(text) => share(text).map(Share).map_err(|_| wrong(text))?,
+    };
+    if until > over {
+        return Err(format!("`until` ({until}) is above `over` ({over}): it would be relieved while over"));
+    }
+    Ok(Over::Pressure { over, until })
+}
+
+/// Where a rule about pressure has a step that needs an amount.
+pub const NO_AMOUNT: &str = "`pressure` is a part of the time and no amount of memory: it goes with `record`, `signal`, `squeeze`, `freeze`, `ask`, `hook`, `handler` and `kill`";
+
 /// Reclaim makes no difference to what is available.
 pub const RECLAIM_OF_AVAILABLE: &str =
     "what can be reclaimed counts as available already: `reclaim` would change nothing";
@@ -123,6 +157,9 @@ pub const NO_LEND_OF_KERNEL: &str =
 /// Nor have sockets.
 pub const NO_LEND_OF_SOCKETS: &str =
     "`lend` raises the limit of all memory; sockets have a line and no limit to raise";
+
+/// Usage has page cache in it.
+pub const NO_SQUEEZE_FOR_USAGE: &str = "`squeeze` goes with the meters `sockets`, `pressure` and `available`: usage counts page cache too, and who reads files is not short of memory";
 
 /// Sockets are looked for in all processes of a group.
 pub const NO_SQUEEZE: &str = "`squeeze` is of the sockets of a group; this rule meets single processes";
@@ -181,10 +218,11 @@ pub fn line_text(over: Over) -> String {
         Over::High { plus: Bytes(0) } => "high".into(),
         Over::High { plus } => format!("high+{plus}"),
         Over::Available { under, .. } => under_text(under),
+        Over::Pressure { over, .. } => over.to_string(),
     }
 }
 
-/// `usage`, `usage+sockets`, `sockets`, `kernel` or `available` of a group, or kinds of RSS joined by `+`.
+/// `usage`, `usage+sockets`, `sockets`, `kernel`, `available` or `pressure` of a group, or kinds of RSS joined by `+`.
 ///
 /// # Errors
 /// Names the meters there are.
@@ -207,6 +245,9 @@ pub fn meter(text: &str) -> Result<Meter, String> {
     if text.trim() == "available" {
         return Ok(Meter::Available);
     }
+    if text.trim() == "pressure" {
+        return Ok(Meter::Pressure);
+    }
     if text.trim() == "rss" {
         let all = "rss.anon+rss.file+rss.shmem";
         return Err(format!("`rss` is of three kinds: say which, `rss.anon` or a sum such as `{all}`"));
@@ -217,7 +258,7 @@ pub fn meter(text: &str) -> Result<Meter, String> {
             "rss.anon" => &mut kinds.anon,
             "rss.file" => &mut kinds.file,
             "rss.shmem" => &mut kinds.shmem,
-            group @ ("usage" | "sockets" | "kernel" | "available") => {
+            group @ ("usage" | "sockets" | "kernel" | "available" | "pressure") => {
                 return Err(format!("`{group}` is a group's and cannot be summed with a process's RSS"));
             }
             other => return Err(none_of("meter", other, METERS, LATER_METERS)),

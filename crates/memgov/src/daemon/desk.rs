@@ -240,6 +240,7 @@ impl Governed for Desk {
                 records: self.journal.dropped(),
                 happenings: buffer.happenings_left_out,
                 standing: buffer.standing_left_out,
+                sockets: buffer.squeezed.beyond,
                 clients: self.clients_lost.get().map_or(0, |lost| lost()),
             },
             counts: wire::Counts {

@@ -325,8 +325,8 @@ impl Governing {
                 Stood::Met => governor.pace_hint_soon(slot),
                 Stood::Ended => observer.ignore_refusals(slot),
             }
-            let (line, counted) = (governor.pool_line(slot, snap), governor.asks_for_sockets(slot, snap));
-            actor.pool(slot, snap, observer, line, counted);
+            let (pool, counted) = (governor.pool(slot, snap), governor.asks_for_sockets(slot, snap));
+            actor.pool(slot, snap, observer, pool, counted);
         }
     }
 

@@ -23,6 +23,7 @@ pub mod sock_diag;
 pub mod socket;
 pub mod sys;
 pub(crate) mod text;
+pub mod vmstat;
 
 pub use cgroup::{GroupDir, Reading, subgroups};
 pub use layout::{Hierarchy, Layout, MemoryVersion, OwnGroups};

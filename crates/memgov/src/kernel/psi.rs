@@ -47,6 +47,11 @@ pub fn parse(text: &[u8]) -> Pressure {
     Pressure { some: line(b"some"), full: line(b"full") }
 }
 
+/// What of that a rule about pressure asks: how long some tasks have waited, in microseconds.
+pub fn waited(text: &[u8]) -> Option<u64> {
+    parse(text).some.and_then(|some| u64::try_from(some.total.as_micros()).ok())
+}
+
 fn parse_stall(line: &[u8]) -> Option<Stall> {
     let mut words = text::words(line);
     let mut value = |key: &[u8]| words.next()?.strip_prefix(key);

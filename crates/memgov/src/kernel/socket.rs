@@ -2,6 +2,8 @@
 //!
 //! For moments: as long as somebody else has it too, a process that closes it has not closed it.
 
+use std::time::Duration;
+
 use super::pidfd::PidFd;
 use super::sock_diag::{self, SocketMemory};
 use super::{Errno, sys};
@@ -19,6 +21,8 @@ const TCP_INFO: i32 = 11;
 const TCP_NOTSENT_LOWAT: i32 = 25;
 /// Where `struct tcp_info` has these.
 const BYTES_ACKED: usize = 120;
+/// `tcpi_rtt`, in microseconds.
+const RTT: usize = 68;
 const BYTES_RECEIVED: usize = 128;
 
 /// What of a socket bounds its memory.
@@ -45,6 +49,8 @@ pub struct Progress {
     pub unread: u64,
     /// What the other side has acknowledged, ever.
     pub acknowledged: u64,
+    /// How long the other side takes to answer, as far as that is known.
+    pub round_trip: Duration,
 }
 
 /// A borrowed socket.
@@ -92,8 +98,13 @@ impl TcpSocket {
             let value = i32::try_from(value).map_err(|_| Errno::INVAL)?;
             sys::setsockopt(self.0.as_fd(), level, name, value)
         };
-        set(libc::SOL_SOCKET, SO_RCVBUFFORCE, bounds.receive / 2)?;
-        set(libc::SOL_SOCKET, SO_SNDBUFFORCE, bounds.send / 2)?;
+        // The kernel doubles what is set, so an odd size can be left alone and not be set.
+        if self.number(libc::SOL_SOCKET, libc::SO_RCVBUF)? != bounds.receive {
+            set(libc::SOL_SOCKET, SO_RCVBUFFORCE, bounds.receive / 2)?;
+        }
+        if self.number(libc::SOL_SOCKET, libc::SO_SNDBUF)? != bounds.send {
+            set(libc::SOL_SOCKET, SO_SNDBUFFORCE, bounds.send / 2)?;
+        }
         set(libc::IPPROTO_TCP, TCP_NOTSENT_LOWAT, bounds.unsent)?;
         set(libc::SOL_SOCKET, SO_BUF_LOCK, bounds.locks)
     }
@@ -107,7 +118,18 @@ impl TcpSocket {
         let (received, acknowledged) = long(BYTES_RECEIVED).zip(long(BYTES_ACKED)).ok_or(Errno::IO)?;
         // A socket that listens has none.
         let unread = rustix::io::ioctl_fionread(&self.0).unwrap_or(0);
-        Ok(Progress { state: info[0], read: received.saturating_sub(unread), unread, acknowledged })
+        let rtt = info[..length]
+            .get(RTT..)
+            .and_then(|rest| rest.first_chunk())
+            .map(|bytes| u32::from_ne_bytes(*bytes));
+        let round_trip = Duration::from_micros(rtt.unwrap_or(0).into());
+        Ok(Progress {
+            state: info[0],
+            read: received.saturating_sub(unread),
+            unread,
+            acknowledged,
+            round_trip,
+        })
     }
 
     fn number(&self, level: i32, name: i32) -> Result<u32, Errno> {

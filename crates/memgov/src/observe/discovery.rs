@@ -144,7 +144,7 @@ impl Observer {
     /// Listens to births if the policy or a control makes them matter. Where they cannot be heard, processes are listed.
     pub fn follow(&mut self, governor: &Governor) {
         self.concerns = Concerns::of(governor.policy(), governor.controls().next().is_some());
-        self.memory.follow(governor.watches_host(), &self.wake);
+        self.memory.follow(governor.watches_host(), governor.policy().pressure_of_host(), &self.wake);
         let wanted = self.concerns.births || self.concerns.denies;
         if self.wake.follow_processes(wanted).is_err() {
             self.wake.lost_hearing();

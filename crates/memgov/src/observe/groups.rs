@@ -5,16 +5,20 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use memgov_decide::governor::Governor;
+use memgov_decide::pressure::Stall;
 use memgov_decide::snapshot::{Group, GroupId, GroupSlot, Snapshot};
 use memgov_decide::units::Time;
 
 use super::discovery::ControlledLines;
 use super::lines::{Alarm, Lines};
 use super::overlay::{At, Overlay};
+use super::pressure;
 use super::sentry::{OrderId, Refused, Sentry};
 use super::wake::Wake;
 use crate::kernel::cgroup::{StrainReading, Tap};
 use crate::kernel::notify::Threshold;
+use crate::kernel::psi::Trigger;
+use crate::kernel::vmstat::Vmstat;
 use crate::kernel::{Errno, Error, GroupDir, Layout, MemoryVersion, Reading, sys};
 use crate::record::trace::Tape;
 
@@ -32,6 +36,8 @@ struct Row {
     alarm: Alarm,
     lines: Lines,
     thresholds: Vec<Threshold>,
+    /// Tells when its tasks wait for memory.
+    trigger: Option<Trigger>,
     /// v1: the thresholds that were ordered last.
     ordered: Option<OrderId>,
     limits_read: Time,
@@ -53,6 +59,9 @@ pub(super) struct GroupRows {
     /// v1: rows whose alarm is still to be ordered, and who sets those that were.
     unarmed: Vec<GroupSlot>,
     sentry: Sentry,
+    /// Pressure triggers with a thread of the kernel's.
+    triggers: usize,
+    vmstat: Vmstat,
 }
 
 impl GroupRows {
@@ -65,6 +74,8 @@ impl GroupRows {
             next_sweep: Time::FAR,
             unarmed: Vec::new(),
             sentry: Sentry::default(),
+            triggers: 0,
+            vmstat: Vmstat::default(),
         }
     }
 
@@ -107,12 +118,14 @@ impl GroupRows {
         let slot = GroupSlot(index);
         dir.keep_kernel(lines.kernel);
         dir.keep_sockets(lines.sockets);
-        dir.keep_stat(!lines.available.is_empty());
+        dir.keep_stat(lines.asks_for_cache());
         dir.keep_strain(lines.strain);
+        dir.keep_stall(layout, path, lines.pressure.is_some());
         let mut row = Row {
             dir,
             alarm: Alarm::default(),
             thresholds: Vec::new(),
+            trigger: None,
             ordered: None,
             lines,
             limits_read: Time(0),
@@ -124,6 +137,7 @@ impl GroupRows {
             MemoryVersion::V2 => row.watch_events(slot, wake),
             MemoryVersion::V1 => self.unarmed.push(slot),
         }
+        row.watch_pressure(slot, wake, &mut self.triggers);
         if let Some(group) = snap.group(slot) {
             tape.group_new(slot, group);
         }
@@ -152,8 +166,10 @@ impl GroupRows {
                 row.lines = lines;
                 row.dir.keep_kernel(row.lines.kernel);
                 row.dir.keep_sockets(row.lines.sockets);
-                row.dir.keep_stat(!row.lines.available.is_empty());
+                row.dir.keep_stat(row.lines.asks_for_cache());
                 row.dir.keep_strain(row.lines.strain);
+                row.dir.keep_stall(layout, path, row.lines.pressure.is_some());
+                row.watch_pressure(slot, wake, &mut self.triggers);
                 row.limits_stale = true;
                 match layout.version {
                     MemoryVersion::V2 => row.watch_events(slot, wake),
@@ -226,10 +242,11 @@ impl GroupRows {
 
     /// Closes a row whose group is gone.
     pub(super) fn close(&mut self, slot: GroupSlot, path: &[u8], wake: &mut Wake) {
-        if let Some(row) = self.rows.get_mut(slot.0 as usize).and_then(Option::take)
-            && self.slot_of(row.dir.id()) == Some(slot)
-        {
-            self.by_id.remove(&row.dir.id());
+        if let Some(row) = self.rows.get_mut(slot.0 as usize).and_then(Option::take) {
+            self.triggers -= usize::from(row.trigger.is_some());
+            if self.slot_of(row.dir.id()) == Some(slot) {
+                self.by_id.remove(&row.dir.id());
+            }
         }
         wake.ignore_group(slot);
         wake.ignore_refusals(slot);
@@ -312,6 +329,13 @@ impl GroupRows {
             }
             Ok(())
         });
+        let result = result.and_then(|()| {
+            if let Some(stall) = row.dir.read_stall(at, &mut self.vmstat, buffer)? {
+                group.stall = Stall { watched: row.trigger.is_some(), ..stall };
+                tape.group_stall(slot, &group.stall);
+            }
+            Ok(())
+        });
         group.read_at = at;
         match result {
             Ok(()) => {
@@ -327,6 +351,7 @@ impl GroupRows {
                 tape.group_file(slot, crate::kernel::cgroup::UNREADABLE, b"");
                 (group.usage, group.kernel, group.reclaimable) = (None, None, None);
                 group.sockets = None;
+                group.stall = Stall::default();
             }
         }
         if row.lines.job {
@@ -416,6 +441,18 @@ impl Row {
         self.ordered = None;
         self.alarm = Alarm::default();
         wake.ignore_group(slot);
+    }
+
+    /// Arranges to be told when its tasks wait for memory. Beyond some groups it is not, for each takes a thread of the kernel's: the others are sampled.
+    fn watch_pressure(&mut self, slot: GroupSlot, wake: &Wake, triggers: &mut usize) {
+        // Closing it takes it out of epoll.
+        *triggers -= usize::from(self.trigger.take().is_some());
+        let Some((share, file)) = self.lines.pressure.zip(self.dir.pressure_file()) else { return };
+        if *triggers < pressure::QUICK_ONES {
+            let armed = pressure::quick(file, share);
+            self.trigger = armed.filter(|trigger| wake.watch_pressure_of(slot, trigger));
+            *triggers += usize::from(self.trigger.is_some());
+        }
     }
 
     /// v2: arranges to be told when usage crosses the high of this group.

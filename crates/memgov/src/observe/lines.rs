@@ -1,7 +1,9 @@
 //! The lines of usage that matter to a group, and whether somebody tells when they are crossed.
 
 use memgov_decide::governor::Governor;
-use memgov_decide::policy::{Over, Rule, Scope, Under, names_it_or_above};
+use memgov_decide::policy::{Meter, Over, Rule, Scope, Under, names_it_or_above};
+use memgov_decide::pool::reclaims;
+use memgov_decide::pressure::Share;
 use memgov_decide::snapshot::{Group, GroupId};
 use memgov_decide::units::{Bytes, Limit};
 
@@ -51,6 +53,8 @@ pub(super) struct Lines {
     pub sockets: bool,
     /// Lines for usage with sockets in one pool.
     pool: Vec<Bytes>,
+    /// Of such a pool page cache gives way to TCP.
+    cache_gives_way: bool,
     /// How much has to be available under its limit, by the rules that name it.
     pub available: Vec<Under>,
     /// The last part under the hard limit, which is not available.
@@ -59,6 +63,8 @@ pub(super) struct Lines {
     pub job: bool,
     /// Some rule asks what it costs the group to do without memory.
     pub strain: bool,
+    /// The least part of the time that a rule lets its tasks wait for memory.
+    pub pressure: Option<Share>,
 }
 
 /// Whether a rule is about this group as a whole.
@@ -81,6 +87,10 @@ impl Lines {
         let virtual_high = group.high.is_some();
         let policy = governor.policy();
         let of_it = policy.rules.iter().filter(|rule| names(rule, path)).filter_map(|rule| rule.when.group);
+        let pressure = of_it.clone().filter_map(|over| match over {
+            Over::Pressure { over, .. } => Some(over),
+            _ => None,
+        });
         let available = of_it.filter_map(|over| match over {
             Over::Available { under, .. } => Some(under),
             _ => None,
@@ -92,6 +102,11 @@ impl Lines {
             kernel: false,
             sockets: false,
             pool: Vec::new(),
+            cache_gives_way: policy
+                .rules
+                .iter()
+                .any(|rule| names(rule, path) && rule.when.meter() == Meter::Pool && reclaims(rule)),
+            pressure: pressure.min(),
             available: available.collect(),
             oom_reserve: policy.oom_reserve(path),
             strain: policy.rules.iter().any(|rule| rule.asks_for_strain() && names(rule, path)),
@@ -116,7 +131,8 @@ impl Lines {
                     continue;
                 }
                 // No event tells of it, and where it lies is not known before the limit is.
-                Over::Available { .. } => continue,
+                // Likewise.
+                Over::Available { .. } | Over::Pressure { .. } => continue,
             };
             kind.extend(over.line(&group));
         }
@@ -126,10 +142,24 @@ impl Lines {
         lines
     }
 
-    /// Whether usage alone does not say that enough is available.
+    /// Whether it has to be known what of the usage could go: usage alone does not say that enough is available, or tasks may wait for memory.
     pub(super) fn may_be_short(&self, reading: &Reading) -> bool {
-        let (Some(usage), Some(Limit::At(max))) = (reading.usage, reading.max) else { return false };
-        self.available.iter().any(|under| usage > under.line(max, self.oom_reserve))
+        let Some(usage) = reading.usage else { return false };
+        let short = |max| self.available.iter().any(|under| usage > under.line(max, self.oom_reserve));
+        self.pressure.is_some()
+            || reading.max.and_then(Limit::bytes).is_some_and(short)
+            || self.makes_room(reading)
+    }
+
+    /// Whether memory.stat has to be asked at all.
+    pub(super) fn asks_for_cache(&self) -> bool {
+        !self.available.is_empty() || self.cache_gives_way || self.pressure.is_some()
+    }
+
+    /// TCP would have little room beside all of the usage, and may have that of page cache.
+    fn makes_room(&self, reading: &Reading) -> bool {
+        let crowded = |line: &Bytes| reading.usage.is_some_and(|usage| usage.0 > line.0 / 2);
+        self.cache_gives_way && reading.sockets_apart && self.pool.iter().any(crowded)
     }
 
     /// What v1 has to tell of. Of a pool usage alone crosses no line; but what TCP may hold beside it is to follow it, and so it is told on its way there.

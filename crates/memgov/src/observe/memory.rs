@@ -2,33 +2,37 @@
 //! host. Pressure is a hint: what counts is what is available.
 
 use std::path::Path;
-use std::time::Duration;
 
+use memgov_decide::pressure::{Share, Stall};
 use memgov_decide::snapshot::Snapshot;
+use memgov_decide::units::Time;
+use rustix::fd::OwnedFd;
 
 use super::Observer;
 use super::wake::Wake;
+use crate::kernel::file;
 use crate::kernel::meminfo::{Meminfo, parse_available};
-use crate::kernel::psi::{Kind, Trigger};
+use crate::kernel::psi::{self, Trigger};
+use crate::kernel::vmstat::{Scans, Vmstat};
 use crate::record::trace::Tape;
 
 const PRESSURE: &str = "/proc/pressure/memory";
-/// Tasks that wait so long in so long wake the loop. The shortest window there is; then the shortest that is allowed without CAP_SYS_RESOURCE
-/// (Documentation/accounting/psi.rst).
-const TRIGGERS: [(Duration, Duration); 2] = [
-    (Duration::from_millis(50), Duration::from_millis(500)),
-    (Duration::from_millis(100), Duration::from_secs(2)),
-];
-
+/// Without a rule about it pressure only says when to look: at a tenth of the time.
+const HINT: Share = Share(200);
 #[derive(Debug, Default)]
 pub(super) struct HostMemory {
     meminfo: Option<Meminfo>,
     trigger: Option<Trigger>,
+    /// For which line.
+    share: Share,
+    /// Open where a rule is about pressure.
+    pressure: Option<OwnedFd>,
+    vmstat: Vmstat,
 }
 
 impl HostMemory {
-    /// Opens what a rule about the host needs, or closes it.
-    pub(super) fn follow(&mut self, wanted: bool, wake: &Wake) {
+    /// Opens what rules about the host need, or closes it. `pressure`: the lowest line that one has for it.
+    pub(super) fn follow(&mut self, wanted: bool, pressure: Option<Share>, wake: &Wake) {
         if !wanted {
             *self = Self::default();
             return;
@@ -37,12 +41,24 @@ impl HostMemory {
             // Not there: unknown, and nothing is done for it.
             self.meminfo = Meminfo::open().ok();
         }
-        if self.trigger.is_none() {
-            let armed = TRIGGERS.into_iter().find_map(|(stall, window)| {
-                Trigger::open(Path::new(PRESSURE), Kind::Some, stall, window).ok().flatten()
-            });
+        let share = pressure.map_or(HINT, |share| share.min(HINT));
+        if self.trigger.is_none() || self.share != share {
+            let armed = super::pressure::any(Path::new(PRESSURE), share);
             self.trigger = armed.filter(|trigger| wake.watch_pressure(trigger));
+            self.share = share;
         }
+        match pressure {
+            None => self.pressure = None,
+            Some(_) if self.pressure.is_none() => self.pressure = file::open(c"/proc/pressure/memory").ok(),
+            Some(_) => {}
+        }
+    }
+
+    /// How long tasks have waited, where a rule asks.
+    fn stall(&mut self, at: Time, buffer: &mut [u8]) -> Option<Stall> {
+        let waited = file::pread(self.pressure.as_ref()?, buffer).ok().and_then(psi::waited);
+        let Scans { direct, came_back } = self.vmstat.scans(at, buffer);
+        Some(Stall { waited, met: direct, came_back, watched: self.trigger.is_some() })
     }
 }
 
@@ -54,6 +70,10 @@ impl Observer {
         tape.host_memory(line);
         snap.memory.read_at = snap.at;
         snap.memory.available = parse_available(line);
+        if let Some(stall) = self.memory.stall(snap.at, &mut self.buffer) {
+            snap.memory.stall = stall;
+            tape.host_stall(&stall);
+        }
         snap.fresh_memory = true;
     }
 }

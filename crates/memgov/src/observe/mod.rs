@@ -10,6 +10,7 @@ pub mod kernel_memory;
 mod lines;
 mod memory;
 mod overlay;
+mod pressure;
 mod processes;
 mod sentry;
 pub mod sockets;

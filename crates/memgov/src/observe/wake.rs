@@ -25,6 +25,7 @@ const PROCESSES: u64 = 2 << 32;
 const THRESHOLD: u64 = 3 << 32;
 const OTHER: u64 = 4 << 32;
 const PRESSURE: u64 = 5 << 32;
+const GROUP_PRESSURE: u64 = 6 << 32;
 /// inotify tokens: a row's event file, or a watched directory.
 pub(super) const FILE: u64 = 1 << 32;
 pub(super) const FOLDER: u64 = 2 << 32;
@@ -47,7 +48,7 @@ pub(super) struct Wake {
     attends: bool,
     /// Births came a moment ago: the next ones are fetched together, not one wake-up each.
     rest_until: Option<Time>,
-    /// Thresholds that fired in this wait.
+    /// Groups whose threshold or pressure trigger fired in this wait.
     crossed: Vec<GroupSlot>,
     inotify_ready: bool,
     processes_ready: bool,
@@ -95,6 +96,12 @@ impl Wake {
     /// Is told of pressure; ends when the trigger is closed.
     pub(super) fn watch_pressure(&self, trigger: &Trigger) -> bool {
         let token = EventData::new_u64(PRESSURE);
+        epoll::add(&self.epoll, trigger.as_fd(), token, EventFlags::PRI).is_ok()
+    }
+
+    /// Likewise of a group; when it is gone the trigger fires until it is closed.
+    pub(super) fn watch_pressure_of(&self, slot: GroupSlot, trigger: &Trigger) -> bool {
+        let token = EventData::new_u64(GROUP_PRESSURE | u64::from(slot.0));
         epoll::add(&self.epoll, trigger.as_fd(), token, EventFlags::PRI).is_ok()
     }
 
@@ -207,7 +214,7 @@ impl Wake {
             match token & KIND {
                 INOTIFY => self.inotify_ready = true,
                 PROCESSES => self.processes_ready = true,
-                THRESHOLD => self.crossed.push(GroupSlot(low)),
+                THRESHOLD | GROUP_PRESSURE => self.crossed.push(GroupSlot(low)),
                 PRESSURE => self.pressed = true,
                 _ => woken.others |= 1u32.checked_shl(low).unwrap_or(0),
             }

@@ -10,6 +10,7 @@ use memgov_decide::decision::{
 use memgov_decide::hook::{Ended, Run};
 use memgov_decide::kernel_memory::{Basis, Diagnosis, Offender};
 use memgov_decide::policy::Policy;
+use memgov_decide::pressure::Share;
 use memgov_decide::snapshot::{GroupSlot, Snapshot};
 use memgov_decide::trend::nanos;
 use memgov_decide::units::Bytes;
@@ -86,7 +87,8 @@ impl Names {
                 | Reason::Sockets { group, .. }
                 | Reason::Pool { group, .. }
                 | Reason::UsageAndRss { group, .. }
-                | Reason::Available { group: Some(group), .. },
+                | Reason::Available { group: Some(group), .. }
+                | Reason::Pressure { group: Some(group), .. },
             ) => path(*group),
             _ => None,
         };
@@ -271,6 +273,7 @@ pub const fn order(order: &Order) -> wire::OrderKind {
 pub fn reason(reason: &Reason, group: Option<&[u8]>) -> wire::Reason {
     let text = text::reason(reason, group);
     let (mut usage, mut rss, mut left, mut falls, mut held) = (None, None, None, None, None::<Bytes>);
+    let mut stalled = None::<(Share, Share)>;
     let kind = match *reason {
         Reason::Usage { usage: value, line, .. } => {
             usage = Some((value, line));
@@ -299,6 +302,14 @@ pub fn reason(reason: &Reason, group: Option<&[u8]>) -> wire::Reason {
         Reason::Available { available, line, falling, .. } => {
             (left, falls) = (Some((available, line)), falling);
             wire::ReasonKind::Available
+        }
+        Reason::Pressure { stalled: share, line, .. } => {
+            stalled = Some((share, line));
+            wire::ReasonKind::Pressure
+        }
+        Reason::Calm { stalled: share, until } => {
+            stalled = Some((share, until));
+            wire::ReasonKind::Relieved
         }
         Reason::Recovered { available, until } => {
             left = Some((available, until));
@@ -332,6 +343,8 @@ pub fn reason(reason: &Reason, group: Option<&[u8]>) -> wire::Reason {
         available_bytes: left.map(|(value, _)| value.0),
         available_line_bytes: left.map(|(_, line)| line.0),
         falling_bytes_per_second: falls,
+        stalled_thousandths: stalled.map(|(share, _)| share.0),
+        stalled_line_thousandths: stalled.map(|(_, line)| line.0),
     }
 }
 

@@ -215,6 +215,8 @@ impl Happening {
             available_bytes: None,
             available_line_bytes: None,
             falling_bytes_per_second: None,
+            stalled_thousandths: None,
+            stalled_line_thousandths: None,
         };
         match self.what {
             What::Oom { usage, max } => {

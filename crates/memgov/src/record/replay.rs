@@ -14,6 +14,7 @@ use memgov_decide::decision::{DecisionId, Decisions, EpisodeId, Report};
 use memgov_decide::governor::{Bounds, Elsewhere, Governor, Numbers};
 use memgov_decide::jobs::{Preference, Wish};
 use memgov_decide::policy::{GroupPolicy, Pattern, Policy};
+use memgov_decide::pressure::Stall;
 use memgov_decide::question::Answer;
 use memgov_decide::snapshot::{
     Group, GroupId, GroupSlot, Host, Process, ProcessId, ProcessSlot, Rss, Snapshot, Untouchable,
@@ -219,6 +220,7 @@ impl Player {
                 self.snap.memory.available = meminfo::parse_available(frame.payload);
                 self.snap.fresh_memory = true;
             }
+            "stall" => self.stall(&words)?,
             "group-" => {
                 let slot = GroupSlot(words.slot(1)?);
                 if let Some(group) = self.snap.groups.get_mut(slot.0) {
@@ -343,6 +345,25 @@ impl Player {
             return Err(words.bad("unknown file of a group"));
         }
         self.group_read(words, slot)
+    }
+
+    /// How long tasks have waited: a group's, behind its files, or the host's.
+    fn stall(&mut self, words: &Words<'_>) -> Result<(), TraceError> {
+        let stall = Stall {
+            waited: words.maybe(2)?,
+            met: words.maybe(3)?,
+            came_back: words.maybe(4)?,
+            watched: words.number(5)? != 0,
+        };
+        if words.text(1)? == "-" {
+            self.snap.memory.stall = stall;
+            return Ok(());
+        }
+        let slot = words.slot(1)?;
+        let group =
+            self.snap.groups.get_mut(slot).ok_or_else(|| words.bad("a reading of a group without a row"))?;
+        group.stall = stall;
+        Ok(())
     }
 
     /// Whether a file says how a group fares; then it is taken over.

@@ -78,6 +78,13 @@ pub fn reason(reason: &Reason, group: Option<&[u8]>) -> String {
             });
             format!("available {available}{of} is under {line}{}", soon.unwrap_or_default())
         }
+        Reason::Pressure { group: compared, stalled, line } => {
+            let of = if compared.is_some() { of } else { " of the host".to_owned() };
+            format!("tasks{of} wait for memory {stalled} of the time, over {line}")
+        }
+        Reason::Calm { stalled, until } => {
+            format!("tasks wait for memory {stalled} of the time, {until} or less")
+        }
         Reason::Recovered { available, until } => format!("{available} are available again, {until} or more"),
         Reason::NoJob { considered: 0, .. } => "there is no job that could give way".into(),
         Reason::NoJob { considered, left_out } => format!(

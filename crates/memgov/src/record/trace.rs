@@ -36,6 +36,7 @@ use memgov_decide::decision::{DecisionId, EpisodeId, Report};
 use memgov_decide::governor::{Elsewhere, Numbers};
 use memgov_decide::jobs::Wish;
 use memgov_decide::policy::GroupPolicy;
+use memgov_decide::pressure::Stall;
 use memgov_decide::question::Answer;
 use memgov_decide::snapshot::{Group, GroupSlot, Host, Process, ProcessId, ProcessSlot, Rss};
 use memgov_decide::trend::nanos;
@@ -207,6 +208,19 @@ impl Tape {
     /// The host's memory was read.
     pub fn host_memory(&mut self, text: &[u8]) {
         self.frame(format_args!("host"), text);
+    }
+    /// How long its tasks have waited for memory.
+    pub fn group_stall(&mut self, slot: GroupSlot, stall: &Stall) {
+        self.stall(format_args!("{}", slot.0), stall);
+    }
+    /// The same of the host's, as part of its reading.
+    pub fn host_stall(&mut self, stall: &Stall) {
+        self.stall(format_args!("-"), stall);
+    }
+    fn stall(&mut self, whose: std::fmt::Arguments<'_>, stall: &Stall) {
+        let Stall { waited, met, came_back, watched } = *stall;
+        let (waited, met, came_back, watched) = (Opt(waited), Opt(met), Opt(came_back), u8::from(watched));
+        self.frame(format_args!("stall {whose} {waited} {met} {came_back} {watched}"), b"");
     }
     /// A group is gone.
     pub fn group_gone(&mut self, slot: GroupSlot) {

@@ -419,7 +419,7 @@ pub fn group_rule(request: wire::GroupRule) -> Result<GroupRule, Failure> {
             let line = words::line(&request.over).map_err(|e| invalid("over", e))?;
             Condition { group: Some(line), rss: None }
         }
-        Meter::Kernel | Meter::Sockets | Meter::Pool if group_over.is_some() => {
+        Meter::Kernel | Meter::Sockets | Meter::Pool | Meter::Pressure if group_over.is_some() => {
             return Err(invalid("group_over", "goes with an rss meter".into()));
         }
         Meter::Kernel => {
@@ -431,6 +431,11 @@ pub fn group_rule(request: wire::GroupRule) -> Result<GroupRule, Failure> {
             let over = if meter == Meter::Pool { Over::Pool(line) } else { Over::Sockets(line) };
             Condition { group: Some(over), rss: None }
         }
+        Meter::Pressure => {
+            let over =
+                words::stalled(&request.over, request.until.as_deref()).map_err(|e| invalid("over", e))?;
+            Condition { group: Some(over), rss: None }
+        }
         Meter::Available => {
             let why = "what is available has a line `under` it, which only the configuration can give";
             return Err(invalid("meter", why.into()));
@@ -440,7 +445,8 @@ pub fn group_rule(request: wire::GroupRule) -> Result<GroupRule, Failure> {
             Condition { group: group_over, rss: Some(RssOver { kinds, over }) }
         }
     };
-    let until = request.until.as_deref().map(words::size).transpose().map_err(|e| invalid("until", e))?;
+    let until = request.until.as_deref().filter(|_| meter != Meter::Pressure);
+    let until = until.map(words::size).transpose().map_err(|e| invalid("until", e))?;
     if let Some(until) = until {
         let invalid = |why| FailureKind::InvalidRule.because(why);
         words::until_fits(until, &when).map_err(invalid)?;

@@ -72,6 +72,8 @@ fn event(id: u64, uid: u32, padding: usize) -> wire::Event {
             available_bytes: None,
             available_line_bytes: None,
             falling_bytes_per_second: None,
+            stalled_thousandths: None,
+            stalled_line_thousandths: None,
         },
         ranking: Vec::new(),
         jobs: Vec::new(),

@@ -149,6 +149,8 @@ pub enum ReasonKind {
     Protected,
     FreeingPending,
     Available,
+    /// Tasks wait for memory.
+    Pressure,
     NoJob,
     NobodyHoldsEnough,
     Asked,
@@ -191,6 +193,12 @@ pub struct Reason {
     /// How fast it falls, where the rule asks for that.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub falling_bytes_per_second: Option<u64>,
+    /// Where the kind is `pressure`, or the relief of that: so much of the time some task waits for memory.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stalled_thousandths: Option<u16>,
+    /// Its line; of a relief, its relief level.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stalled_line_thousandths: Option<u16>,
 }
 
 /// One of a ranking, best victim first.
@@ -729,6 +737,9 @@ pub struct Losses {
     pub happenings: u64,
     #[serde(default)]
     pub standing: u64,
+    /// Sockets that should be squeezed now and are not.
+    #[serde(default)]
+    pub sockets: u64,
 }
 
 /// Counters.

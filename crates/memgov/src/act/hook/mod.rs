@@ -232,7 +232,7 @@ fn refused(errno: Errno) -> Outcome {
     Outcome::Refused { at: Operation::Hook, errno: errno.raw_os_error() }
 }
 
-/// What was compared, in the configuration's words.
+/// What was compared, in the configuration's words. Of pressure no amount is.
 fn compared(reason: &Reason) -> (&'static str, Bytes, Bytes) {
     match *reason {
         Reason::Kernel { kernel, line, .. } => ("kernel", kernel, line),
@@ -240,6 +240,7 @@ fn compared(reason: &Reason) -> (&'static str, Bytes, Bytes) {
         Reason::Pool { pool, line, .. } => ("usage+sockets", pool, line),
         Reason::Available { available, line, .. } => ("available", available, line),
         Reason::Usage { usage, line, .. } => ("usage", usage, line),
+        Reason::Pressure { .. } => ("pressure", Bytes(0), Bytes(0)),
         // Nothing else begins a step of a rule for groups as wholes.
         _ => ("usage", Bytes(0), Bytes(0)),
     }

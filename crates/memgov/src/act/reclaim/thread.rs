@@ -58,7 +58,7 @@ fn reclaim(slot: &Slot, layout: &Layout, task: &Task, book: &mut dyn Book) -> Re
     let mut lever = lever.map_err(|unable| unable.errno())?;
     let how = match task.meter {
         Meter::Kernel => try_out(slot, &dir, &mut lever, task, book).map(Ended::Tried),
-        Meter::Usage | Meter::Sockets | Meter::Pool | Meter::Available | Meter::Rss(_) => {
+        Meter::Usage | Meter::Sockets | Meter::Pool | Meter::Available | Meter::Pressure | Meter::Rss(_) => {
             let way = if matches!(task.aim, Aim::Gone(_)) { take_away } else { press_on };
             way(slot, &dir, &mut lever, task, book).map(Ended::Shrunk)
         }

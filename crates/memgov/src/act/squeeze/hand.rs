@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use memgov_decide::decision::Operation;
 use memgov_decide::snapshot::{GroupId, ProcessId};
+use memgov_decide::units::Time;
 
 use super::super::guard::Guard;
 use super::super::ledger::{Entry, OwnedEntry, Place, Verdict};
@@ -21,6 +22,10 @@ use crate::observe::sockets::{descriptors, processes};
 
 /// Newcomers are looked for, and who has stood still, so often.
 const LOOK: Duration = Duration::from_millis(200);
+/// Who has not moved for so long, or for two round trips, stands still. A program that reads four times a second does not.
+const STILL: Duration = Duration::from_millis(400);
+/// For each look it rests so many times as long as that took: with the more sockets, the later newcomers are found.
+const REST: u32 = 9;
 /// Sockets that are squeezed at once: each has a slot in the ledger.
 const MOST: usize = 4096;
 /// Unsent data of a connection that moves.
@@ -32,11 +37,12 @@ const BOTH: u32 = 3;
 /// TCP_ESTABLISHED and TCP_CLOSE_WAIT: the states in which a program reads and writes.
 const OPEN: [u8; 2] = [1, 8];
 /// Sockets that nobody in the group has any more are looked for everywhere once in so many looks.
-const ROUNDS: u32 = 25;
+const ROUNDS: u64 = 25;
 
 /// One squeezed socket.
 struct Held {
-    group: GroupId,
+    /// For whose sake: one of a group and one of a group above it may both ask.
+    groups: Vec<GroupId>,
     who: ProcessId,
     fd: i32,
     inode: u32,
@@ -44,8 +50,11 @@ struct Held {
     set: Bounds,
     place: Place,
     progress: Progress,
-    /// It was seen in the last look.
-    seen: bool,
+    /// When it was seen to move last: its reader, and whoever acknowledges.
+    read_at: Time,
+    acknowledged_at: Time,
+    /// The look in which it was seen last.
+    seen: u64,
 }
 
 struct Hand<'h> {
@@ -57,14 +66,25 @@ struct Hand<'h> {
     held: HashMap<u64, Held>,
     /// Inodes that are no TCP socket, or none that can be squeezed.
     others: HashSet<u32>,
-    round: u32,
+    /// The number of this look.
+    look: u64,
+    /// Sockets for which there was no room in it.
+    beyond: u64,
 }
 
 /// Until memgov ends.
 pub(super) fn serve(shared: &Shared, layout: &Layout, book: AnyBook) {
     let guard = Guard::new(layout, Vec::new(), None);
-    let mut hand =
-        Hand { shared, layout, book, guard, held: HashMap::new(), others: HashSet::new(), round: 0 };
+    let mut hand = Hand {
+        shared,
+        layout,
+        book,
+        guard,
+        held: HashMap::new(),
+        others: HashSet::new(),
+        look: 0,
+        beyond: 0,
+    };
     while !shared.over.load(Ordering::Acquire) {
         let now = sys::now();
         let mut word = shared.word.lock().unwrap_or_else(PoisonError::into_inner);
@@ -73,21 +93,24 @@ pub(super) fn serve(shared: &Shared, layout: &Layout, book: AnyBook) {
         }
         let groups: Vec<_> = word.groups.iter().map(|a| (a.group, a.path.clone(), a.until)).collect();
         drop(word);
+        (hand.look, hand.beyond) = (hand.look + 1, 0);
         for (group, path, until) in groups {
             if until.is_none_or(|until| until > now) {
                 hand.squeeze(group, &path);
             } else {
-                hand.release(|held| held.group == group);
+                hand.release_of(group);
             }
             hand.tell(group);
         }
         hand.forget_closed();
+        shared.beyond.store(hand.beyond, Ordering::Relaxed);
+        let took = Duration::from_nanos(sys::now().0.saturating_sub(now.0));
         let word = shared.word.lock().unwrap_or_else(PoisonError::into_inner);
         if shared.over.load(Ordering::Acquire) {
             break;
         }
         // With nothing to squeeze it sleeps until somebody rings.
-        let rest = if word.groups.is_empty() { Duration::from_secs(3600) } else { LOOK };
+        let rest = if word.groups.is_empty() { Duration::from_secs(3600) } else { LOOK.max(took * REST) };
         drop(shared.bell.wait_timeout(word, rest));
     }
     hand.release(|_| true);
@@ -96,7 +119,7 @@ pub(super) fn serve(shared: &Shared, layout: &Layout, book: AnyBook) {
 impl Hand<'_> {
     /// How many there are of this group; whoever is asked for no more and has none left is forgotten.
     fn tell(&mut self, group: GroupId) {
-        let count = self.held.values().filter(|held| held.group == group).count();
+        let count = self.held.values().filter(|held| held.groups.contains(&group)).count();
         let now = sys::now();
         let mut word = self.shared.word.lock().unwrap_or_else(PoisonError::into_inner);
         word.groups.retain_mut(|asked| {
@@ -109,7 +132,6 @@ impl Hand<'_> {
     }
 
     fn squeeze(&mut self, group: GroupId, path: &[u8]) {
-        self.held.values_mut().filter(|held| held.group == group).for_each(|held| held.seen = false);
         let (mut pids, mut buffer) = (Vec::new(), [0; 4096]);
         // If it still is the one that was meant.
         processes(self.layout, path, Some(group), &mut buffer, &mut pids);
@@ -146,12 +168,15 @@ impl Hand<'_> {
         let Ok(progress) = socket.progress() else { return };
         let Ok(cookie) = socket.cookie() else { return };
         if let Some(held) = self.held.get_mut(&cookie) {
-            if std::mem::replace(&mut held.seen, true) {
+            if !held.groups.contains(&group) {
+                held.groups.push(group);
+            }
+            // Of another process too, or of a group below another that is squeezed.
+            if std::mem::replace(&mut held.seen, self.look) == self.look {
                 return;
             }
             (held.who, held.fd) = (who, fd);
-            let still = Still::of(&held.progress, &progress);
-            held.progress = progress;
+            let still = held.moves(progress, sys::now());
             if let Ok(wanted) = wanted(&socket, held, still)
                 && wanted != held.set
                 && socket.set_bounds(&wanted).is_ok()
@@ -160,7 +185,11 @@ impl Hand<'_> {
             }
             return;
         }
-        if !OPEN.contains(&progress.state) || self.held.len() >= MOST {
+        if !OPEN.contains(&progress.state) {
+            return;
+        }
+        if self.held.len() >= MOST {
+            self.beyond += 1;
             return;
         }
         match self.begin(group, who, fd, inode, &socket, progress) {
@@ -196,7 +225,27 @@ impl Hand<'_> {
             let _ = self.book.erase(place);
             return Err(errno);
         }
-        Ok(Held { group, who, fd, inode, before, set, place, progress, seen: true })
+        let (now, seen) = (sys::now(), self.look);
+        let groups = vec![group];
+        Ok(Held {
+            groups,
+            who,
+            fd,
+            inode,
+            before,
+            set,
+            place,
+            progress,
+            read_at: now,
+            acknowledged_at: now,
+            seen,
+        })
+    }
+
+    /// A group asks no more. What another still asks for stays.
+    fn release_of(&mut self, group: GroupId) {
+        self.held.values_mut().for_each(|held| held.groups.retain(|other| *other != group));
+        self.release(|held| held.groups.is_empty());
     }
 
     /// Lets those go. Who is not where he was is looked for everywhere; whom nobody has any more is closed.
@@ -224,27 +273,34 @@ impl Hand<'_> {
 
     /// What was closed meanwhile has its place in the ledger back.
     fn forget_closed(&mut self) {
-        self.round = (self.round + 1) % ROUNDS;
-        if self.round == 0 {
+        if self.look.is_multiple_of(ROUNDS) {
             self.others.clear();
-            self.release(|held| !held.seen);
+            let look = self.look;
+            self.release(|held| held.seen != look);
         }
     }
 }
 
-/// What has not moved between two looks.
+/// What has not moved for too long.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Still {
     reader: bool,
     receiver: bool,
 }
 
-impl Still {
-    fn of(before: &Progress, now: &Progress) -> Self {
-        Self {
-            reader: now.unread > 0 && now.read == before.read,
-            receiver: now.acknowledged == before.acknowledged,
+impl Held {
+    /// How far it has come by now, and who stands still.
+    fn moves(&mut self, progress: Progress, now: Time) -> Still {
+        if progress.unread == 0 || progress.read != self.progress.read {
+            self.read_at = now;
         }
+        if progress.acknowledged != self.progress.acknowledged {
+            self.acknowledged_at = now;
+        }
+        self.progress = progress;
+        let long = STILL.max(progress.round_trip * 2);
+        let since = |at: Time| now.since(at) >= long;
+        Still { reader: since(self.read_at), receiver: since(self.acknowledged_at) }
     }
 }
 

@@ -56,6 +56,7 @@ struct Shared {
     squeezes: AtomicU64,
     releases: AtomicU64,
     refused: AtomicU64,
+    beyond: AtomicU64,
 }
 
 /// How often sockets were squeezed and released since the start, and how many could not be.
@@ -67,6 +68,8 @@ pub struct Squeezed {
     pub releases: u64,
     /// Sockets that could not be had or set.
     pub refused: u64,
+    /// Sockets that should be squeezed now and are not: so many are already.
+    pub beyond: u64,
 }
 
 #[derive(Debug)]
@@ -177,6 +180,7 @@ impl Squeezes {
             squeezes: of(&self.shared.squeezes),
             releases: of(&self.shared.releases),
             refused: of(&self.shared.refused),
+            beyond: of(&self.shared.beyond),
         }
     }
 

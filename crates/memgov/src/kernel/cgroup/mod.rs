@@ -5,6 +5,7 @@ mod find;
 mod kernel_memory;
 mod reclaimable;
 mod sockets;
+mod stall;
 mod strain;
 pub mod v1;
 pub mod v2;
@@ -21,7 +22,7 @@ use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
 use rustix::fs::{CWD, Mode, OFlags};
 use std::ffi::{CStr, CString, OsStr};
 use std::os::unix::ffi::OsStrExt as _;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// What one look at a group found; fields of files that are not there stay `None`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -102,6 +103,8 @@ pub struct GroupDir {
     stat: Option<OwnedFd>,
     /// Open where a rule asks for it.
     strain: Option<Box<strain::StrainFiles>>,
+    /// Likewise.
+    stall: Option<Box<stall::StallFiles>>,
     /// v2 `memory.events`, v1 `memory.failcnt`.
     events: Option<OwnedFd>,
     /// v1 `memory.oom_control`.
@@ -134,6 +137,7 @@ impl GroupDir {
             sockets: None,
             stat: None,
             strain: None,
+            stall: None,
             events: there(Some(events))?,
             oom_control: there(oom_control)?,
             procs: there(procs)?,
@@ -377,8 +381,12 @@ impl Number {
 /// Opens a directory a component at a time: paths may be longer than the kernel takes at once, and neither `..` nor a
 /// symbolic link leads out.
 fn walk(layout: &Layout, path: &[u8]) -> Result<OwnedFd, Errno> {
+    walk_in(&layout.memory.mount, path)
+}
+
+fn walk_in(mount: &Path, path: &[u8]) -> Result<OwnedFd, Errno> {
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-    let mut dir = rustix::fs::openat(CWD, &layout.memory.mount, flags, Mode::empty())?;
+    let mut dir = rustix::fs::openat(CWD, mount, flags, Mode::empty())?;
     let path = path.strip_prefix(b"/").ok_or(Errno::INVAL)?;
     for name in path.split(|&b| b == b'/').filter(|_| !path.is_empty()) {
         if matches!(name, b"" | b"." | b"..") {
