@@ -31,6 +31,9 @@ pub struct Stall {
     pub watched: bool,
 }
 
+/// Who was short is so for so long, though no limit is met and nothing comes back in one window or another.
+const RECENT: Duration = Duration::from_secs(2);
+
 /// So many in a window are no accident.
 const MANY: u64 = 16;
 
@@ -52,9 +55,9 @@ impl std::fmt::Display for Share {
 pub struct Pressed {
     /// Somebody waited for so much of the time...
     pub share: Share,
-    /// ...and a limit was met.
+    /// ...and a limit was met lately.
     pub met: bool,
-    /// Pages went that were wanted again soon.
+    /// Pages went lately that were wanted again soon.
     pub thrashes: bool,
 }
 
@@ -79,6 +82,8 @@ struct Mark {
 pub struct Window {
     last: Option<Mark>,
     marks: [Option<Mark>; 2],
+    met_at: Option<Time>,
+    thrashed_at: Option<Time>,
 }
 
 impl Window {
@@ -92,11 +97,17 @@ impl Window {
         if self.last.is_some_and(|last| last.waited > waited || last.met > met || last.at > at) {
             *self = Self::default();
         }
+        if self.last.is_some_and(|last| last.met < met) {
+            self.met_at = Some(at);
+        }
         self.last = Some(new);
         match self.marks[1] {
             Some(mark) if at.since(mark.at) >= WINDOW => self.marks = [Some(mark), Some(new)],
             Some(_) => {}
             None => self.marks[1] = Some(new),
+        }
+        if self.marks[0].is_some_and(|since| new.came_back.saturating_sub(since.came_back) >= MANY) {
+            self.thrashed_at = Some(at);
         }
     }
 
@@ -107,8 +118,8 @@ impl Window {
         let share = u128::from(last.waited - since.waited) * 1000 / span;
         Some(Pressed {
             share: Share(u16::try_from(share.min(1000)).unwrap_or(1000)),
-            met: last.met > since.met,
-            thrashes: last.came_back.saturating_sub(since.came_back) >= MANY,
+            met: self.met_at.is_some_and(|met_at| last.at.since(met_at) <= RECENT),
+            thrashes: self.thrashed_at.is_some_and(|thrashed| last.at.since(thrashed) <= RECENT),
         })
     }
 
@@ -151,7 +162,9 @@ mod tests {
         );
         window.observe(at(750), stall(9100, 2));
         window.observe(at(1000), stall(9100, 2));
-        assert_eq!(window.pressed(), Some(Pressed { share: Share(0), met: false, thrashes: false }), "over");
+        assert_eq!(window.pressed(), Some(Pressed { share: Share(0), met: true, thrashes: false }), "over");
+        window.observe(at(2750), stall(9100, 2));
+        assert!(!window.pressed().unwrap().met, "long ago");
     }
 
     #[test]

@@ -332,14 +332,14 @@ fn pressure(
 ) -> Verdict {
     let Some(pressed) = question.pressed else { return Verdict::Unknown };
     let stalled = pressed.share;
-    if stalled <= until.min(line) {
-        return Verdict::Calm { stalled, until: until.min(line) };
-    }
     let (held, could_go) = match group.map(|slot| snap.group(slot)) {
         Some(row) => (row.and_then(|row| row.usage), row.and_then(|row| row.reclaimable)),
         None => (snap.host.memory, snap.memory.available),
     };
-    if stalled <= line || !pressed.is_short(held, could_go) {
+    if stalled <= until || !pressed.is_short(held, could_go) {
+        return Verdict::Calm { stalled, until };
+    }
+    if stalled <= line {
         return Verdict::InBand;
     }
     let value = held.unwrap_or_default();

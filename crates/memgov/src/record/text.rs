@@ -82,6 +82,9 @@ pub fn reason(reason: &Reason, group: Option<&[u8]>) -> String {
             let of = if compared.is_some() { of } else { " of the host".to_owned() };
             format!("tasks{of} wait for memory {stalled} of the time, over {line}")
         }
+        Reason::Calm { stalled, until } if stalled > until => {
+            format!("nobody is short of memory any more, though tasks wait for reclaim {stalled} of the time")
+        }
         Reason::Calm { stalled, until } => {
             format!("tasks wait for memory {stalled} of the time, {until} or less")
         }

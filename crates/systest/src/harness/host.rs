@@ -115,6 +115,8 @@ pub enum Need {
     ChargedAttributes,
     /// An ext4 file system can be made in a file and mounted.
     Ext4,
+    /// The kernel tells how long tasks wait for memory.
+    Psi,
     /// File systems of programs.
     Fuse,
     /// Who is not root may make a user namespace.
@@ -166,6 +168,10 @@ impl Need {
             Self::Fuse => (
                 fuse(),
                 "no fuse in /proc/filesystems or no /dev/fuse (cargo xtask vm --kernel 6.1 --module fuse)",
+            ),
+            Self::Psi => (
+                Path::new("/proc/pressure/memory").exists(),
+                "this kernel does not tell how long tasks wait (CONFIG_PSI, psi=1)",
             ),
             Self::UserNamespaces => {
                 (user_namespaces(), "who is not root may make no user namespace (user_namespaces(7))")

@@ -2,6 +2,7 @@
 
 mod accounting;
 mod pool;
+mod pressure;
 mod squeeze;
 
 use std::time::{Duration, Instant};
@@ -15,7 +16,10 @@ use crate::harness::host::Version;
 use crate::harness::run::Test;
 
 pub fn tests() -> Vec<Test> {
-    [accounting::tests, pool::tests, squeeze::tests].iter().flat_map(|tests| tests()).collect()
+    [accounting::tests, pool::tests, squeeze::tests, pressure::tests]
+        .iter()
+        .flat_map(|tests| tests())
+        .collect()
 }
 
 /// A rule about this group with this meter.
