@@ -59,7 +59,7 @@ const AS_TRUE_ON_THE_HOST: &[&str] = &[
     "jw_02_limit_given_back_by_the_next",
     "jw_03_a_thousand",
     "jw_04",
-    "jw_06",
+    "jw_06_a_squeezed",
     "jw_09_bounds_restored_at",
     "jw_09_bounds_restored_by",
     "kh_04_kill9_without",

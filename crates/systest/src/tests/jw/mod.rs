@@ -1,6 +1,7 @@
 //! The sockets letter's criteria (JW): what sockets hold is part of what a group holds.
 
 mod accounting;
+mod peers;
 mod pool;
 mod squeeze;
 
@@ -15,7 +16,7 @@ use crate::harness::host::Version;
 use crate::harness::run::Test;
 
 pub fn tests() -> Vec<Test> {
-    [accounting::tests, pool::tests, squeeze::tests].iter().flat_map(|tests| tests()).collect()
+    [accounting::tests, peers::tests, pool::tests, squeeze::tests].iter().flat_map(|tests| tests()).collect()
 }
 
 /// A rule about this group with this meter.
