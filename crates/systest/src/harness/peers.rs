@@ -16,8 +16,8 @@ use super::{MIB, poll_until};
 use crate::sys::net::{Bounds, bounds_of, namespace, start_in_namespace};
 use crate::sys::process::start_in_groups;
 
-/// What a link lets pass a second in either direction. An emulated processor has several of them to carry, and it is the link that is to be the limit.
-pub const RATE: u64 = 32_000_000 / 8;
+/// Bits a link lets pass a second in either direction. An emulated processor has several of them to carry, and it is the link that is to be the limit.
+const RATE: u64 = 16_000_000;
 /// More packets than can be under way: none is lost for want of a place.
 const PLACES: &str = "20000";
 /// Where the far side is, seen from the near one.
@@ -61,7 +61,7 @@ impl Link {
         let far = format!("/proc/{}/fd/{}", std::process::id(), link.far.as_raw_fd());
         let pair = ["link", "add", INTERFACE, "type", "veth", "peer", "name", INTERFACE, "netns", &far];
         link.set_up(Side::Near, "ip", &pair)?;
-        let (delay, rate) = (format!("{}us", round_trip.as_micros() / 2), format!("{}bit", RATE * 8));
+        let (delay, rate) = (format!("{}us", round_trip.as_micros() / 2), format!("{RATE}bit"));
         for (side, address) in [(Side::Near, NEAR), (Side::Far, FAR)] {
             link.set_up(side, "ip", &["address", "add", &format!("{address}/24"), "dev", INTERFACE])?;
             link.set_up(side, "ip", &["link", "set", INTERFACE, "up"])?;

@@ -37,7 +37,9 @@ pub fn thread_time(pid: i32, name: &str) -> Option<u64> {
 /// The names of its threads.
 pub fn threads(pid: i32) -> Vec<String> {
     let tasks = fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten();
-    tasks.filter_map(|task| Some(fs::read_to_string(task.path().join("comm")).ok()?.trim_end().to_owned())).collect()
+    tasks
+        .filter_map(|task| Some(fs::read_to_string(task.path().join("comm")).ok()?.trim_end().to_owned()))
+        .collect()
 }
 
 /// What its descriptors are of: paths, or names as `anon_inode:bpf-prog`.

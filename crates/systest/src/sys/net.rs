@@ -69,8 +69,7 @@ pub fn bounds_of(pid: i32) -> Result<Vec<Bounds>, Errno> {
     let process = pidfd_open(Pid::from_raw(pid).ok_or(libc::ESRCH)?, PidfdFlags::empty()).map_err(raw)?;
     let open = fs::read_dir(format!("/proc/{pid}/fd"));
     let open = open.map_err(|error| error.raw_os_error().unwrap_or(libc::EIO))?.flatten();
-    let mut numbers: Vec<i32> =
-        open.filter_map(|entry| entry.file_name().to_str()?.parse().ok()).collect();
+    let mut numbers: Vec<i32> = open.filter_map(|entry| entry.file_name().to_str()?.parse().ok()).collect();
     numbers.sort_unstable();
     let mut found = Vec::new();
     for number in numbers {

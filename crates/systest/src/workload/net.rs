@@ -117,7 +117,12 @@ impl Net {
     }
 
     /// A connection with itself that is kept, its ends with sizes of their own (0: the system's), and so much written as it takes of it.
-    pub fn keep(&mut self, [receive, send]: [u64; 2], unsent: u64, bytes: u64) -> std::result::Result<(), Errno> {
+    pub fn keep(
+        &mut self,
+        [receive, send]: [u64; 2],
+        unsent: u64,
+        bytes: u64,
+    ) -> std::result::Result<(), Errno> {
         let (mut writer, reader) = pair().map_err(|error| raw(&error))?;
         let options = [
             (libc::SOL_SOCKET, libc::SO_RCVBUF, receive),
