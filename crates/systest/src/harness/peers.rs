@@ -13,7 +13,7 @@ use anyhow::{Context, Result, anyhow, ensure};
 use super::group::Group;
 use super::host::on_path;
 use super::{MIB, poll_until};
-use crate::sys::net::{Bounds, bounds_of, namespace, start_in_namespace};
+use crate::sys::net::{Bounds, bounds_of, namespace, start_in_namespace, unread_of};
 use crate::sys::process::start_in_groups;
 
 /// Bits a link lets pass a second in either direction. An emulated processor has several of them to carry, and it is the link that is to be the limit.
@@ -173,6 +173,11 @@ impl Peer {
     /// What bounds its TCP sockets.
     pub fn bounds(&self) -> Result<Vec<Bounds>> {
         bounds_of(self.pid).map_err(|errno| anyhow!("the sockets of {}: errno {errno}", self.pid))
+    }
+
+    /// What its TCP sockets have received and it has not read, as memory.
+    pub fn unread(&self) -> Result<u64> {
+        unread_of(self.pid).map_err(|errno| anyhow!("the sockets of {}: errno {errno}", self.pid))
     }
 
     /// Bytes that came over the link to its side, ever (proc_pid_net(5)).

@@ -51,6 +51,7 @@ pub fn start_in_namespace(command: &mut Command, namespace: OwnedFd) {
 
 const SO_BUF_LOCK: i32 = 72;
 const SO_PROTOCOL: i32 = 38;
+const SO_MEMINFO: i32 = 55;
 
 /// What bounds a TCP socket.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -63,30 +64,45 @@ pub struct Bounds {
     pub locks: u32,
 }
 
-/// Those of all TCP sockets of another process, by descriptor. Each is borrowed for a moment (pidfd_getfd(2)).
+/// Those of all TCP sockets of another process, by descriptor.
 pub fn bounds_of(pid: i32) -> Result<Vec<Bounds>, Errno> {
+    let of =
+        |fd: &OwnedFd, level, name| connection::get::<1>(fd.as_raw_fd(), level, name).map(|[value]| value);
+    let bounds = |fd: &OwnedFd| {
+        Ok(Bounds {
+            buffers: [of(fd, libc::SOL_SOCKET, libc::SO_RCVBUF)?, of(fd, libc::SOL_SOCKET, libc::SO_SNDBUF)?],
+            unsent: of(fd, libc::IPPROTO_TCP, libc::TCP_NOTSENT_LOWAT)?,
+            locks: of(fd, libc::SOL_SOCKET, SO_BUF_LOCK)?,
+        })
+    };
+    tcp_sockets(pid)?.iter().map(bounds).collect()
+}
+
+/// What lies in their receive buffers: the first of SO_MEMINFO (`enum` of include/uapi/linux/sock_diag.h).
+pub fn unread_of(pid: i32) -> Result<u64, Errno> {
+    let unread = |fd: &OwnedFd| {
+        let memory = connection::get::<9>(fd.as_raw_fd(), libc::SOL_SOCKET, SO_MEMINFO)?;
+        Ok(u64::from(memory[0]))
+    };
+    tcp_sockets(pid)?.iter().map(unread).sum()
+}
+
+/// Borrowed (pidfd_getfd(2)), in the order of their descriptors.
+fn tcp_sockets(pid: i32) -> Result<Vec<OwnedFd>, Errno> {
     let raw = |errno: rustix::io::Errno| errno.raw_os_error();
     let process = pidfd_open(Pid::from_raw(pid).ok_or(libc::ESRCH)?, PidfdFlags::empty()).map_err(raw)?;
     let open = fs::read_dir(format!("/proc/{pid}/fd"));
     let open = open.map_err(|error| error.raw_os_error().unwrap_or(libc::EIO))?.flatten();
     let mut numbers: Vec<i32> = open.filter_map(|entry| entry.file_name().to_str()?.parse().ok()).collect();
     numbers.sort_unstable();
-    let mut found = Vec::new();
-    for number in numbers {
-        // Closed meanwhile.
-        let Ok(fd) = pidfd_getfd(&process, number, PidfdGetfdFlags::empty()) else { continue };
-        let of = |level, name| connection::get::<1>(fd.as_raw_fd(), level, name).map(|[value]| value);
-        // What is no socket has no protocol.
-        if of(libc::SOL_SOCKET, SO_PROTOCOL) != Ok(libc::IPPROTO_TCP.unsigned_abs()) {
-            continue;
-        }
-        found.push(Bounds {
-            buffers: [of(libc::SOL_SOCKET, libc::SO_RCVBUF)?, of(libc::SOL_SOCKET, libc::SO_SNDBUF)?],
-            unsent: of(libc::IPPROTO_TCP, libc::TCP_NOTSENT_LOWAT)?,
-            locks: of(libc::SOL_SOCKET, SO_BUF_LOCK)?,
-        });
-    }
-    Ok(found)
+    // One that is closed meanwhile cannot be had, and what is no socket has no protocol.
+    let all =
+        numbers.iter().filter_map(|&number| pidfd_getfd(&process, number, PidfdGetfdFlags::empty()).ok());
+    let tcp = |fd: &OwnedFd| {
+        let protocol = connection::get::<1>(fd.as_raw_fd(), libc::SOL_SOCKET, SO_PROTOCOL);
+        protocol == Ok([libc::IPPROTO_TCP.unsigned_abs()])
+    };
+    Ok(all.filter(tcp).collect())
 }
 
 /// How many sockets of this process have a buffer that is locked (SO_BUF_LOCK in socket(7)), and how many a bound for unsent data (TCP_NOTSENT_LOWAT in tcp(7)).

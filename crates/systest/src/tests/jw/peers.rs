@@ -232,46 +232,47 @@ fn download(bench: &mut Bench<'_>) -> Result<String> {
     Ok(format!("at 100 ms {}, at 300 ms {}, twice {} whole", speeds[0].shown(), speeds[1].shown(), mib(SIZE)))
 }
 
-/// Four that read less than the link brings hold ever more, up to what the system allows each; squeezed they hold no more than their buffers let them then, and go on reading.
+/// Four that read less than the link brings are given ever larger receive buffers, which are full most of the time. Squeezed they go on, with the buffers they have, and
+/// hold no more than goes into those; let go the buffers grow again.
 fn slow_readers(bench: &mut Bench<'_>) -> Result<String> {
-    let (job, beyond) = (bench.group("job")?, bench.group("beyond")?);
+    const RATE: u64 = 200 << 10;
+    let stage = Stage::new(bench)?;
+    let beyond = bench.group("beyond")?;
     let link = Link::new(Duration::from_millis(100))?;
     let dir = bench.dir.join("nginx");
     std::fs::create_dir(&dir)?;
-    std::fs::File::create(dir.join("large"))?.set_len(SIZE)?;
+    std::fs::File::create(dir.join("large"))?.set_len(1024 * MIB)?;
     let _server = link.serve(Side::Far, &beyond, nginx(&dir)?, bench.patience())?;
-    let line = MIB;
-    let daemon = counting_daemon(bench, &job, &rule(&job, "sockets", line, "\"squeeze\""))?;
-    let start = || Reading::start(link.start(Side::Near, &job, curl("large", &["--limit-rate", "200K"]))?);
+    let slow = ["--limit-rate", &RATE.to_string()];
+    let start = || Reading::start(link.start(Side::Near, &stage.job, curl("large", &slow))?);
     let readings = [start()?, start()?, start()?, start()?];
-    let path = job.path();
-    daemon.event("squeeze-begin", bench.patience(), |event| {
-        event.order == "squeeze-begin" && event.is_of_group(&path)
-    })?;
-    // Into the receive buffers that they had when they were squeezed goes more than lay there then.
-    let mut held = most(Duration::from_secs(2), || job.sockets())?;
-    let rest = poll_until(bench.patience(), Duration::ZERO, || {
-        let before = std::mem::replace(&mut held, most(Duration::from_secs(2), || job.sockets()).ok()?);
-        (held <= before + before / 50).then_some(())
-    });
-    ensure!(rest.is_some(), "they never come to rest: {}", mib(held));
+    let peers: Vec<&Peer> = readings.iter().map(|reading| &reading.peer).collect();
+    std::thread::sleep(WARM);
+    stage.squeeze(true, &peers)?;
+    let buffers = || -> Result<u64> {
+        let of = |peer: &&Peer| Ok(peer.bounds()?.iter().map(|it| u64::from(it.buffers[0])).sum::<u64>());
+        peers.iter().map(of).sum()
+    };
+    let unread = || peers.iter().map(|peer| peer.unread()).sum::<Result<u64>>();
     let read = || readings.iter().map(Reading::bytes).sum::<Result<u64>>();
-    let first = most(Duration::from_secs(2), || job.sockets())?;
-    let before = read()?;
-    let last = most(Duration::from_secs(6), || job.sockets())?;
-    let came = read()? - before;
-    ensure!(last <= first + first / 20, "from {} to {} in 6 s", mib(first), mib(last));
-    ensure!(came >= 4 * 6 * (200 << 10) / 2, "they have read {} in 6 s", mib(came));
-    std::fs::write(daemon.config(), "")?;
-    daemon.ok(&["reload"])?;
-    let grown = poll_until(bench.patience(), Duration::from_millis(50), || {
-        job.sockets().ok().filter(|held| *held > last + last / 2)
+    let (room, before) = (buffers()?, read()?);
+    let begin = Instant::now();
+    let held = most(Duration::from_secs(10), &unread)?;
+    let (came, took) = (read()? - before, begin.elapsed().as_secs());
+    // A segment that finds any room is let in whole.
+    ensure!(held <= room + 4 * (128 << 10), "{} in buffers of {}", mib(held), mib(room));
+    ensure!(buffers()? <= room, "buffers of {} have grown to {}", mib(room), mib(buffers()?));
+    ensure!(came >= 4 * RATE * took / 2, "they have read {} in {took} s", mib(came));
+    stage.squeeze(false, &peers)?;
+    let grown = poll_until(bench.patience(), Duration::from_millis(100), || {
+        buffers().ok().filter(|now| *now > room + room / 4)
     });
-    let grown = grown.with_context(|| format!("let go they stay at {}", mib(job.sockets().unwrap_or(0))))?;
+    let grown =
+        grown.with_context(|| format!("let go the buffers are {} of {room}", buffers().unwrap_or(0)))?;
     Ok(format!(
-        "{} at first, {} in 6 s, {} read meanwhile; let go {}",
-        mib(first),
-        mib(last),
+        "squeezed at most {} in buffers of {}, {} read meanwhile; let go buffers of {}",
+        mib(held),
+        mib(room),
         mib(came),
         mib(grown)
     ))
