@@ -69,7 +69,8 @@ impl<'b> Stage<'b> {
         std::fs::write(self.daemon.config(), rule(&self.job, "sockets", line, "\"squeeze\""))?;
         self.daemon.ok(&["reload"])?;
         for peer in peers {
-            let done = poll_until(self.bench.patience(), Duration::from_millis(20), || {
+            // Looked at seldom: each look takes a processor from what is measured next.
+            let done = poll_until(self.bench.patience(), Duration::from_millis(150), || {
                 let bounds = peer.bounds().ok().filter(|all| !all.is_empty())?;
                 bounds.iter().all(|bounds| (bounds.locks != 0) == on).then_some(())
             });
