@@ -98,7 +98,7 @@ fn unpack_newest(series: &Series, into: &Path) -> Result<()> {
     fs::write(into.join("release"), release).context("writing the release file")
 }
 
-fn download(package: &str, into: &Path) -> Result<()> {
+pub(super) fn download(package: &str, into: &Path) -> Result<()> {
     // As root apt drops to a user who may not write here, and warns that it then does not: expected.
     succeed(apt_get().args(["-o", "APT::Sandbox::User=root", "download", package]).current_dir(into))
 }
@@ -119,7 +119,7 @@ fn newest_of(depends: &str, series: &str) -> Option<String> {
         .map(str::to_owned)
 }
 
-fn only_file(dir: &Path, wanted: impl Fn(&str) -> bool) -> Result<PathBuf> {
+pub(super) fn only_file(dir: &Path, wanted: impl Fn(&str) -> bool) -> Result<PathBuf> {
     let mut found = Vec::new();
     for entry in fs::read_dir(dir).with_context(|| format!("reading {}", dir.display()))? {
         let entry = entry.with_context(|| format!("reading {}", dir.display()))?;

@@ -2,6 +2,7 @@
 //! Says each thing it installs, asks the network for nothing that is already here, and never upgrades anything.
 
 pub mod kernels;
+pub mod peers;
 
 use std::path::Path;
 use std::process::Command;
@@ -51,6 +52,7 @@ pub fn everything() -> Result<()> {
     packages(FOR_QEMU)?;
     packages(FOR_UML)?;
     packages(FOR_CLIENTS)?;
+    peers::programs()?;
     for kernel in kernels::ALL {
         println!("setup: kernel {} in {}", kernel.series, kernels::fetch(kernel)?.dir.display());
     }

@@ -9,6 +9,7 @@ use clap::ValueEnum;
 
 use super::report::Report;
 use super::summary::Summary;
+use crate::setup::peers;
 use crate::supervise::{self, End, OnInterrupt};
 use crate::vm::{self, Emulation, Hierarchy, Kernel, Machine};
 use crate::{interrupt, workspace};
@@ -207,6 +208,18 @@ fn in_a_machine(
     options: &Options<'_>,
     report: &mut Report,
 ) -> Result<(Option<String>, Option<i32>)> {
+    let mut programs =
+        ["memgov", "memgov-files", "memgov-rescue", "memgov-systest"].map(workspace::release).to_vec();
+    // Page cache that can be reclaimed takes a block device; a dentry bomb a real file system, which looks for its checksums by name; and the letters' files fuse. The kernel lists sockets by modules too.
+    let mut modules =
+        vec!["null_blk", "crc32c_generic", "ext4", "loop", "fuse", "tcp_diag", "udp_diag", "unix_diag"];
+    if kernel == Kernel::Uml {
+        modules.clear();
+    } else if target.facts().tier == PORTABLE {
+        // A squeeze is from outside in either tier.
+        programs.extend(peers::programs()?);
+        modules.extend(peers::MODULES);
+    }
     let machine = Machine {
         name: target.name().to_owned(),
         kernel,
@@ -214,18 +227,9 @@ fn in_a_machine(
         memory_mib: 1024,
         kvm: options.kvm && kernel != Kernel::Uml,
         emulation: target.facts().emulation,
-        // Page cache that can be reclaimed takes a block device; a dentry bomb a real file system, which looks for its checksums by name; and the letters' files fuse. The kernel lists sockets by modules too.
-        modules: if kernel == Kernel::Uml {
-            Vec::new()
-        } else {
-            ["null_blk", "crc32c_generic", "ext4", "loop", "fuse", "tcp_diag", "udp_diag", "unix_diag"]
-                .map(str::to_owned)
-                .to_vec()
-        },
+        modules: modules.into_iter().map(str::to_owned).collect(),
         append: Vec::new(),
-        programs: ["memgov", "memgov-files", "memgov-rescue", "memgov-systest"]
-            .map(workspace::release)
-            .to_vec(),
+        programs,
         files: Vec::new(),
         limit: options.limit,
     };

@@ -18,6 +18,7 @@ use anyhow::{Context, Result, ensure};
 pub use emulator::{Emulation, Hierarchy, Kernel};
 pub use session::run_command;
 
+use crate::setup::peers;
 use crate::{setup, workspace};
 
 /// A machine to boot.
@@ -76,6 +77,9 @@ pub struct Arguments {
     /// A kernel module to load, with what it needs (may be repeated)
     #[arg(long = "module", value_name = "NAME")]
     modules: Vec<String>,
+    /// Have iperf3, nginx, curl, ip and tc in the machine, and load the modules for links with a delay
+    #[arg(long)]
+    peers: bool,
     /// A word for the kernel's command line (may be repeated)
     #[arg(long, value_name = "WORD")]
     append: Vec<String>,
@@ -95,6 +99,12 @@ pub struct Arguments {
 
 /// `cargo xtask vm`.
 pub fn run(arguments: &Arguments) -> Result<ExitCode> {
+    let mut programs = if arguments.bare { Vec::new() } else { build_programs()? };
+    let mut modules = arguments.modules.clone();
+    if arguments.peers {
+        programs.extend(peers::programs()?);
+        modules.extend(peers::MODULES.map(str::to_owned));
+    }
     let machine = Machine {
         name: format!("vm-{}-{}", arguments.kernel.name(), arguments.cgroup.name()),
         kernel: arguments.kernel,
@@ -102,9 +112,9 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode> {
         memory_mib: arguments.mem,
         kvm: arguments.kvm,
         emulation: arguments.emulation,
-        modules: arguments.modules.clone(),
+        modules,
         append: arguments.append.clone(),
-        programs: if arguments.bare { Vec::new() } else { build_programs()? },
+        programs,
         files: arguments.files.clone(),
         limit: Duration::from_secs(arguments.limit),
     };

@@ -3,6 +3,7 @@
 use std::collections::VecDeque;
 use std::fs::File;
 use std::io::{BufRead, BufReader, Write};
+use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
@@ -12,6 +13,7 @@ use anyhow::{Context, Result, anyhow, bail};
 
 use super::group::Group;
 use super::process;
+use crate::sys::net::start_in_namespace;
 use crate::sys::process::start_in_groups;
 
 /// Something a workload noticed: a word and numbers (of `name=value`, the value).
@@ -54,6 +56,17 @@ impl Agent {
         for _ in 0..3 {
             agent.answer(patience)?;
         }
+        Ok(agent)
+    }
+
+    /// The same in another network namespace.
+    pub fn start_in(namespace: &OwnedFd, group: &Group, name: &str, patience: Duration) -> Result<Self> {
+        let mut command = Command::new(std::env::current_exe().context("finding this program")?);
+        command.args(["workload", "agent", &format!("name {name}")]);
+        start_in_groups(&mut command, group.doors()?, true);
+        start_in_namespace(&mut command, namespace.try_clone()?);
+        let mut agent = Self::start_command(command, name, patience)?;
+        agent.answer(patience)?;
         Ok(agent)
     }
 

@@ -66,6 +66,8 @@ pub struct Host {
     pub choose_pid: bool,
     /// The kernel was not told to leave kernel memory out of its accounts.
     pub kernel_accounting: bool,
+    /// The kernel counts what sockets hold: v1 does, whatever it was told.
+    pub socket_accounting: bool,
     /// The machine is there for the tests and nothing else.
     pub own_machine: bool,
     /// The clock counts instructions: what is measured is exact.
@@ -111,6 +113,10 @@ pub enum Need {
     KernelAccounting,
     /// One that was told not to.
     NoKernelAccounting,
+    /// One that was told not to count sockets.
+    NoSocketAccounting,
+    /// iperf3, nginx and curl, and links between network namespaces with a delay in them.
+    Peers,
     /// One that charges attributes of tmpfs to whoever sets them.
     ChargedAttributes,
     /// An ext4 file system can be made in a file and mounted.
@@ -158,6 +164,11 @@ impl Need {
                 !host.kernel_accounting,
                 "shown on a kernel started with cgroup.memory=nokmem (cargo xtask vm --append cgroup.memory=nokmem)",
             ),
+            Self::NoSocketAccounting => (
+                !host.socket_accounting,
+                "shown on v2 of a kernel started with cgroup.memory=nosocket (cargo xtask vm --append cgroup.memory=nosocket)",
+            ),
+            Self::Peers => return super::peers::missing(),
             Self::ChargedAttributes => {
                 (kernel() >= (6, 6), "before Linux 6.6 attributes of tmpfs are charged to nobody")
             }
@@ -233,6 +244,8 @@ impl Host {
             clean_cache: clean_cache(&dir),
             choose_pid: fs::OpenOptions::new().write(true).open("/proc/sys/kernel/ns_last_pid").is_ok(),
             kernel_accounting: !fs::read_to_string("/proc/cmdline").is_ok_and(|line| line.contains("nokmem")),
+            socket_accounting: version == Version::V1
+                || !fs::read_to_string("/proc/cmdline").is_ok_and(|line| line.contains("nosocket")),
             own_machine: fs::read_to_string("/proc/cmdline")
                 .is_ok_and(|line| line.contains("memgov.machine=own")),
             counts_instructions: fs::read_to_string("/proc/cmdline")
@@ -362,11 +375,13 @@ fn fuse() -> bool {
 
 fn ext4() -> bool {
     let knows = fs::read_to_string("/proc/filesystems").is_ok_and(|text| text.contains("\text4\n"));
-    let program = |name: &str| {
-        std::env::var_os("PATH")
-            .is_some_and(|path| std::env::split_paths(&path).any(|dir| dir.join(name).exists()))
-    };
-    knows && Path::new("/dev/loop-control").exists() && program("mke2fs") && program("mount")
+    knows && Path::new("/dev/loop-control").exists() && on_path("mke2fs") && on_path("mount")
+}
+
+/// Whether there is such a program.
+pub fn on_path(name: &str) -> bool {
+    std::env::var_os("PATH")
+        .is_some_and(|path| std::env::split_paths(&path).any(|dir| dir.join(name).exists()))
 }
 
 /// Pages of tmpfs count as shared memory; where the run's directory is on one, a ramfs serves.

@@ -9,6 +9,7 @@ pub mod event;
 pub mod group;
 pub mod host;
 pub mod lateness;
+pub mod peers;
 pub mod process;
 pub mod run;
 mod selection;

@@ -34,6 +34,20 @@ pub fn thread_time(pid: i32, name: &str) -> Option<u64> {
     Some(sum)
 }
 
+/// The names of its threads.
+pub fn threads(pid: i32) -> Vec<String> {
+    let tasks = fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten();
+    tasks
+        .filter_map(|task| Some(fs::read_to_string(task.path().join("comm")).ok()?.trim_end().to_owned()))
+        .collect()
+}
+
+/// What its descriptors are of: paths, or names as `anon_inode:bpf-prog`.
+pub fn open_files(pid: i32) -> Vec<String> {
+    let open = fs::read_dir(format!("/proc/{pid}/fd")).into_iter().flatten().flatten();
+    open.filter_map(|fd| Some(fs::read_link(fd.path()).ok()?.to_string_lossy().into_owned())).collect()
+}
+
 fn after_comm(pid: i32) -> Option<String> {
     let stat = fs::read(format!("/proc/{pid}/stat")).ok()?;
     let text = String::from_utf8_lossy(&stat);

@@ -98,7 +98,7 @@ impl Connection {
     }
 }
 
-fn set(fd: i32, level: i32, name: i32, value: i32) -> Result<(), Errno> {
+pub(crate) fn set(fd: i32, level: i32, name: i32, value: i32) -> Result<(), Errno> {
     // SAFETY: the kernel reads four bytes of a live integer.
     check(unsafe { libc::syscall(libc::SYS_setsockopt, fd, level, name, &raw const value, size_of::<i32>()) })
 }

@@ -309,6 +309,8 @@ impl Agent {
                 return self.answer(format_args!("{bytes} {wrong} {}", now()));
             }
             Command::FetchEnd => self.net.end_fetch(),
+            Command::Keep { buffers, unsent, bytes } => self.net.keep(buffers, unsent, bytes)?,
+            Command::Datagrams(count, bytes) => self.net.datagrams(count, bytes)?,
             other => return self.about_itself(other),
         }
         self.done(Ok(()))

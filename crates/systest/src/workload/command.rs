@@ -12,7 +12,7 @@ grow KIND STEP INTERVAL_US UPTO | stop | shrink BYTES | free | hammer KIND STEP 
 probe | ask-much BYTES | ask-by-helper GROUP BYTES | await refused|allowed [MASK] | spin | idle | progress | innocent INTERVAL_US | figures
 count SIGNAL | yield-on SIGNAL | counted SIGNAL | block SIGNAL | unblock SIGNAL | ignore SIGNAL | jobs
 fork IN OUT | fork-into GROUP IN OUT | brood COUNT BYTES | spawn COUNT | thread IN OUT | exec | exec-file PATH | prctl OPTION A B C D | reap PID | groups | name COMM | become UID | drop-ipc-lock | memlock-max
-flood CONNECTIONS [BYTES_A_ROUND] | bounds | flooded | flood-end | serve | fetch PORT | fetched | fetch-end
+flood CONNECTIONS [BYTES_A_ROUND] | bounds | flooded | flood-end | serve | fetch PORT | fetched | fetch-end | keep RCVBUF SNDBUF UNSENT BYTES | datagrams COUNT BYTES
 work-in PATH | prepare HOARD COUNT | hoard HOARD COUNT | let-go | kernel-calls-prepare | kernel-calls | give-back | fork-bomb
 limit as|data|memlock SOFT|inf HARD|inf | linger SECONDS | leave | exit CODE";
 
@@ -145,6 +145,17 @@ pub enum Command<'a> {
     Fetched,
     /// End it.
     FetchEnd,
+    /// A connection with itself whose ends have these set, 0 for not, and so much is written that nobody reads.
+    Keep {
+        /// SO_RCVBUF and SO_SNDBUF.
+        buffers: [u64; 2],
+        /// TCP_NOTSENT_LOWAT.
+        unsent: u64,
+        /// Written.
+        bytes: u64,
+    },
+    /// So many datagrams of so many bytes to a socket of its own that nobody reads.
+    Datagrams(u64, usize),
     /// List the commands.
     Help,
 }
@@ -237,6 +248,12 @@ pub fn parse(line: &str) -> Option<Command<'_>> {
         "fetch" => Command::Fetch(word()?.parse().ok()?),
         "fetched" => Command::Fetched,
         "fetch-end" => Command::FetchEnd,
+        "keep" => Command::Keep {
+            buffers: [number(word()?)?, number(word()?)?],
+            unsent: number(word()?)?,
+            bytes: number(word()?)?,
+        },
+        "datagrams" => Command::Datagrams(number(word()?)?, word()?.parse().ok()?),
         "fork-bomb" => Command::ForkBomb,
         "leave" => Command::Leave,
         "help" => Command::Help,

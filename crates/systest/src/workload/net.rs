@@ -1,11 +1,13 @@
 //! Sockets at work: connections that nobody reads and somebody fills, and a stream that is checked byte by byte. Threads do it, so that the agent goes on listening.
 
 use std::io::{ErrorKind, Read, Result, Write};
-use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::os::fd::AsRawFd as _;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
+use crate::sys::connection::set;
 use crate::sys::{Errno, hoard};
 
 /// What is written at once.
@@ -18,6 +20,8 @@ const ROUND: Duration = Duration::from_millis(5);
 pub struct Net {
     flood: Option<Flood>,
     fetch: Option<Arc<Fetched>>,
+    kept: Vec<(TcpStream, TcpStream)>,
+    datagrams: Vec<UdpSocket>,
 }
 
 struct Flood {
@@ -110,6 +114,46 @@ impl Net {
             (fetched.bytes.load(Ordering::Relaxed), fetched.wrong.load(Ordering::Relaxed))
         };
         self.fetch.as_ref().map_or((0, 0), of)
+    }
+
+    /// A connection with itself that is kept, its ends with sizes of their own (0: the system's), and so much written as it takes of it.
+    pub fn keep(
+        &mut self,
+        [receive, send]: [u64; 2],
+        unsent: u64,
+        bytes: u64,
+    ) -> std::result::Result<(), Errno> {
+        let (mut writer, reader) = pair().map_err(|error| raw(&error))?;
+        let options = [
+            (libc::SOL_SOCKET, libc::SO_RCVBUF, receive),
+            (libc::SOL_SOCKET, libc::SO_SNDBUF, send),
+            (libc::IPPROTO_TCP, libc::TCP_NOTSENT_LOWAT, unsent),
+        ];
+        for (level, name, value) in options.into_iter().filter(|(.., value)| *value > 0) {
+            let value = i32::try_from(value).map_err(|_| libc::EINVAL)?;
+            set(writer.as_raw_fd(), level, name, value)?;
+            set(reader.as_raw_fd(), level, name, value)?;
+        }
+        let mut left = usize::try_from(bytes).map_err(|_| libc::EINVAL)?;
+        while left > 0
+            && let Ok(more @ 1..) = writer.write(&[1; PIECE][..left.min(PIECE)])
+        {
+            left -= more;
+        }
+        self.kept.push((writer, reader));
+        Ok(())
+    }
+
+    /// Datagrams that lie in a socket.
+    pub fn datagrams(&mut self, count: u64, bytes: usize) -> std::result::Result<(), Errno> {
+        let socket = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).map_err(|error| raw(&error))?;
+        let address = socket.local_addr().map_err(|error| raw(&error))?;
+        let datagram = vec![1; bytes];
+        for _ in 0..count {
+            socket.send_to(&datagram, address).map_err(|error| raw(&error))?;
+        }
+        self.datagrams.push(socket);
+        Ok(())
     }
 
     /// Ends it.

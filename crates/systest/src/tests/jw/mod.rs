@@ -1,6 +1,7 @@
 //! The sockets letter's criteria (JW): what sockets hold is part of what a group holds.
 
 mod accounting;
+mod peers;
 mod pool;
 mod pressure;
 mod squeeze;
@@ -16,10 +17,8 @@ use crate::harness::host::Version;
 use crate::harness::run::Test;
 
 pub fn tests() -> Vec<Test> {
-    [accounting::tests, pool::tests, squeeze::tests, pressure::tests]
-        .iter()
-        .flat_map(|tests| tests())
-        .collect()
+    let themes = [accounting::tests, peers::tests, pool::tests, squeeze::tests, pressure::tests];
+    themes.iter().flat_map(|tests| tests()).collect()
 }
 
 /// A rule about this group with this meter.
