@@ -214,13 +214,23 @@ fn in_a_machine(
         memory_mib: 1024,
         kvm: options.kvm && kernel != Kernel::Uml,
         emulation: target.facts().emulation,
-        // Page cache that can be reclaimed takes a block device; a dentry bomb a real file system, which looks for its checksums by name; and the letters' files fuse. The kernel lists sockets by modules too.
+        // Page cache that can be reclaimed takes a block device; a dentry bomb a real file system, which looks for its checksums by name; the letters' files fuse; and a machine that swaps zram. The kernel lists sockets by modules too.
         modules: if kernel == Kernel::Uml {
             Vec::new()
         } else {
-            ["null_blk", "crc32c_generic", "ext4", "loop", "fuse", "tcp_diag", "udp_diag", "unix_diag"]
-                .map(str::to_owned)
-                .to_vec()
+            [
+                "null_blk",
+                "crc32c_generic",
+                "ext4",
+                "loop",
+                "fuse",
+                "zram",
+                "tcp_diag",
+                "udp_diag",
+                "unix_diag",
+            ]
+            .map(str::to_owned)
+            .to_vec()
         },
         append: Vec::new(),
         programs: ["memgov", "memgov-files", "memgov-rescue", "memgov-systest"]

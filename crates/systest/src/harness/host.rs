@@ -117,6 +117,8 @@ pub enum Need {
     Ext4,
     /// File systems of programs.
     Fuse,
+    /// Swap in compressed memory.
+    Zram,
     /// Who is not root may make a user namespace.
     UserNamespaces,
 }
@@ -167,6 +169,9 @@ impl Need {
                 fuse(),
                 "no fuse in /proc/filesystems or no /dev/fuse (cargo xtask vm --kernel 6.1 --module fuse)",
             ),
+            Self::Zram => {
+                (super::zram::Zram::is_there(), "no /sys/block/zram0 (cargo xtask vm --module zram)")
+            }
             Self::UserNamespaces => {
                 (user_namespaces(), "who is not root may make no user namespace (user_namespaces(7))")
             }

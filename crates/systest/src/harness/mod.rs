@@ -13,6 +13,7 @@ pub mod process;
 pub mod run;
 mod selection;
 pub mod state;
+pub mod zram;
 
 use std::time::{Duration, Instant};
 

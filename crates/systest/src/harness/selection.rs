@@ -5,8 +5,7 @@
 use super::host::{Host, Tier};
 
 /// Takes minutes: shown when asked for.
-const MINUTES: &[&str] =
-    &["bpf_deny_bound_in_a_thousand", "dr_twenty_runs", "gk_01_fifty", "kh_beside_senpai"];
+const MINUTES: &[&str] = &["bpf_deny_bound_in_a_thousand", "dr_twenty_", "gk_01_fifty", "kh_beside_senpai"];
 
 /// Takes long where it is emulated, and is as true on this machine: decided, answered and written down by memgov itself, or a workload of the same kind as another that stays.
 const AS_TRUE_ON_THE_HOST: &[&str] = &[
@@ -65,7 +64,9 @@ const AS_TRUE_ON_THE_HOST: &[&str] = &[
     "kh_04_kill9_without",
     "kh_04_who",
     "kh_06_one",
+    "kill9_every_step_of_ask",
     "kill9_every_step_of_deny",
+    "kill9_every_step_of_lend",
     "kill9_every_step_of_signal",
     "kill9_every_step_of_slow_process",
     "reload_",
@@ -132,6 +133,7 @@ const ON_6_1: &[&str] = &[
     "dr_lend_saves",
     "dr_lend_raises",
     "dr_rescue_while",
+    "dr_zram_is",
     "exec_holds",
     "files_kernel_memory",
     "files_memctl_round",

@@ -9,6 +9,7 @@ mod lend;
 mod parent;
 mod rescue;
 mod scenarios;
+mod zram;
 
 use std::time::Duration;
 
@@ -38,6 +39,7 @@ pub fn tests() -> Vec<Test> {
         Test::new("dr_replay_decides_alike", parent::replay),
     ];
     tests.extend(scenarios::tests());
+    tests.extend(zram::tests());
     tests.extend(lend::tests());
     tests.extend(ask::tests());
     tests.extend(hook::tests());
