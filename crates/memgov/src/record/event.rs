@@ -151,6 +151,7 @@ pub fn event(
         log: log.flatten(),
         question: question(decision),
         output: None,
+        situation: None,
     }
 }
 

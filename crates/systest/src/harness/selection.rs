@@ -127,6 +127,7 @@ const ON_6_1: &[&str] = &[
     "dr_01",
     "dr_02",
     "dr_03",
+    "dr_07",
     "dr_ask_answered_kill",
     "dr_handler_frees",
     "dr_hook_frees_64",
