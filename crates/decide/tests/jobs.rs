@@ -554,3 +554,94 @@ proptest! {
         }
     }
 }
+
+/// The parent's limit is met, and the kernel has killed somebody there: `kills` by its own count.
+fn met(world: &mut World, parent: GroupSlot, jobs: &[GroupSlot], usage: u64, kills: u64) {
+    world.row(parent).usage = Some(mib(usage));
+    world.row(parent).reclaimable = Some(mib(10));
+    let events = &mut world.row(parent).events;
+    (events.oom, events.oom_kill) = (Some(kills), Some(kills));
+    for &slot in jobs {
+        world.row(slot);
+    }
+}
+
+/// Ticks of 10 ms with the same readings until somebody is killed; how many milliseconds that took.
+fn until_a_kill(world: &mut World, parent: GroupSlot, jobs: &[GroupSlot], kills: impl Fn(u64) -> u64) -> u64 {
+    for ms in (10..=10_000).step_by(10) {
+        met(world, parent, jobs, 980, kills(ms));
+        if !killed(&world.tick(10)).is_empty() {
+            return ms;
+        }
+    }
+    // Nobody.
+    u64::MAX
+}
+
+#[test]
+fn what_the_oom_killer_frees_is_waited_for() {
+    let rule = || available_rule("parent", "/jobs", 50, &[(KILL_JOB, 0)]);
+    let begin = || {
+        let (mut world, parent, jobs) = three(rule(), [0; 3]);
+        met(&mut world, parent, &jobs, 900, 7);
+        assert!(world.tick(10).is_empty(), "what was killed before anybody looked is nobody's business");
+        (world, parent, jobs)
+    };
+    // It has killed nobody: at once.
+    let (mut world, parent, jobs) = begin();
+    assert!(until_a_kill(&mut world, parent, &jobs, |_| 7) <= 20);
+    // It has, and nothing comes back: not before its time is up, and then all the same.
+    let (mut world, parent, jobs) = begin();
+    let waited = until_a_kill(&mut world, parent, &jobs, |_| 8);
+    assert!((2000..2200).contains(&waited), "{waited}");
+    // It has, and that was enough: nobody.
+    let (mut world, parent, jobs) = begin();
+    met(&mut world, parent, &jobs, 980, 8);
+    let first = world.tick(10);
+    assert!(first.iter().any(|d| matches!(d.reason, Reason::FreeingPending { .. })), "{first:?}");
+    met(&mut world, parent, &jobs, 600, 8);
+    assert_eq!(killed(&world.tick(10)), []);
+    for _ in 0..300 {
+        assert_eq!(killed(&world.tick(10)), []);
+    }
+    // It has, and that was not enough: as soon as the meter shows so.
+    let (mut world, parent, jobs) = begin();
+    met(&mut world, parent, &jobs, 990, 8);
+    assert_eq!(killed(&world.tick(10)), []);
+    assert!(until_a_kill(&mut world, parent, &jobs, |_| 8) <= 50);
+}
+
+#[test]
+fn an_oom_killer_that_does_not_rest_keeps_nobody_from_being_killed() {
+    let (mut world, parent, jobs) = three(available_rule("parent", "/jobs", 50, &[(KILL_JOB, 0)]), [0; 3]);
+    met(&mut world, parent, &jobs, 900, 0);
+    world.tick(10);
+    let waited = until_a_kill(&mut world, parent, &jobs, |ms| ms);
+    assert!((2000..2200).contains(&waited), "{waited}");
+}
+
+#[test]
+fn a_kill_of_the_oom_killer_costs_nothing_and_holds_up_nobody_elsewhere() {
+    let mut policy = policy([available_rule("parent", "/*", 50, &[(KILL_JOB, 0)])]);
+    policy.kills.count = 1;
+    for path in ["/jobs/0", "/others/0"] {
+        policy.groups.push(job(path, 10, 0));
+    }
+    let mut world = World::new(policy);
+    let [(jobs, one), (others, another)] = ["jobs", "others"].map(|name| {
+        let parent = world.group(&format!("/{name}"), None);
+        world.row(parent).max = Some(Limit::At(mib(1000)));
+        let job = world.group(&format!("/{name}/0"), None);
+        world.usage(job, mib(300));
+        met(&mut world, parent, &[job], 900, 0);
+        (parent, job)
+    });
+    assert!(world.tick(10).is_empty());
+    // The kernel kills in one, and the other is short: it is met at once, with the only kill of the budget.
+    met(&mut world, others, &[another], 900, 1);
+    met(&mut world, jobs, &[one], 980, 0);
+    let mut first = killed(&world.tick(10));
+    met(&mut world, jobs, &[one], 980, 0);
+    first.extend(killed(&world.tick(10)));
+    assert_eq!(first, [one]);
+}

@@ -153,7 +153,13 @@ fn kills(rig: &mut Rig, one: Target) {
     let mut kill = decision(7, rig.group, Order::Kill { take: Take::One });
     kill.ranking.offer(Candidate { process, slot, rss: Bytes(1) });
     let whole = decision(8, rig.group, Order::Kill { take: Take::Whole });
+    let mut seen = Box::<memgov::act::situation::Situation>::default();
     for decision in [kill, whole] {
+        let looking = allocations(|| actor.look_before_kill(&decision, &rig.snap, rig, &mut seen));
+        assert_eq!(looking, 0, "looking before the kill");
+        let largest = seen.largest[0].expect("processes were seen");
+        assert!(largest.resident > 0 && largest.rss.anon.is_some(), "{largest:?}");
+        assert!(seen.target.path.is_some() && !seen.vmstat.as_bytes().is_empty());
         let mut dead = 0;
         let count = allocations(|| {
             let outcome = actor.perform(&decision, &rig.snap, rig);

@@ -210,9 +210,19 @@ fn in_a_machine(
 ) -> Result<(Option<String>, Option<i32>)> {
     let mut programs =
         ["memgov", "memgov-files", "memgov-rescue", "memgov-systest"].map(workspace::release).to_vec();
-    // Page cache that can be reclaimed takes a block device; a dentry bomb a real file system, which looks for its checksums by name; and the letters' files fuse. The kernel lists sockets by modules too.
-    let mut modules =
-        vec!["null_blk", "crc32c_generic", "ext4", "loop", "fuse", "tcp_diag", "udp_diag", "unix_diag"];
+    // Page cache that can be reclaimed takes a block device; a dentry bomb a real file system, which looks for its checksums by name; the letters' files fuse; and a machine that swaps zram. The kernel lists
+    // sockets by modules too.
+    let mut modules = vec![
+        "null_blk",
+        "crc32c_generic",
+        "ext4",
+        "loop",
+        "fuse",
+        "zram",
+        "tcp_diag",
+        "udp_diag",
+        "unix_diag",
+    ];
     if kernel == Kernel::Uml {
         modules.clear();
     } else if target.facts().tier == PORTABLE {

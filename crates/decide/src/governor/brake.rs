@@ -18,6 +18,9 @@ const RETURN_TIME: Duration = Duration::from_secs(2);
 const SETTLES: Duration = Duration::from_millis(200);
 /// At most so many kills whose memory is waited for at a time. While there are so many, nobody else is killed.
 const MAX_CREDITS: usize = 64;
+/// From when the kernel's OOM killer has killed somebody and that is waited for, it is so long not waited for again: whoever has the kernel kill in a small group of his own, again and
+/// again, must not keep a shortage from being met.
+const OOM_REST: Duration = Duration::from_secs(4);
 /// A larger budget than this is cut to it: the times of so many kills are remembered.
 const MAX_COUNT: u32 = 4096;
 
@@ -81,6 +84,8 @@ pub(super) struct Kills {
     in_flight: bool,
     /// When the last memory that was waited for had come back, or was given up: what was read until then does not show all of it.
     settled: Time,
+    /// When the OOM killer's last kill that is waited for was seen.
+    oom_at: Option<Time>,
 }
 
 impl Kills {
@@ -93,13 +98,15 @@ impl Kills {
             credits: Vec::with_capacity(MAX_CREDITS),
             in_flight: false,
             settled: Time(0),
+            oom_at: None,
         }
     }
 
     /// A new budget; what was killed and is waited for stays known.
     pub fn set_budget(&mut self, budget: KillBudget) {
         let old = std::mem::replace(self, Self::new(budget));
-        (self.credits, self.in_flight, self.settled) = (old.credits, old.in_flight, old.settled);
+        (self.credits, self.in_flight) = (old.credits, old.in_flight);
+        (self.settled, self.oom_at) = (old.settled, old.oom_at);
         let kept = old.times.len().min(self.budget.count as usize);
         self.times.extend(old.times.iter().skip(old.times.len() - kept));
     }
@@ -181,6 +188,27 @@ impl Kills {
             let of = Of { decision: None, who: Some(who), job: false };
             self.note(now, of, group, expected, snap);
         }
+    }
+
+    /// The kernel's OOM killer has killed somebody of this group, or below it. Nobody knows what that one held, so whatever comes back is taken for it; it is waited for like memory of a kill
+    /// of ours, and is none of the budget's. `before`: what was in use by the latest reading before that.
+    pub fn by_oom_killer(&mut self, now: Time, slot: GroupSlot, before: Option<Bytes>, snap: &Snapshot) {
+        let rests = self.oom_at.is_some_and(|at| at != now && now.since(at) < OOM_REST);
+        // Half of the places stay for kills of ours: with none left nobody could be killed.
+        let Some(row) = snap.group(slot).filter(|row| !rests && &*row.path != b"/") else { return };
+        if self.credits.len() >= MAX_CREDITS / 2 {
+            return;
+        }
+        self.oom_at = Some(now);
+        self.credits.push(Credit {
+            decision: None,
+            who: None,
+            group: Some((row.id, slot)),
+            before: before.max(row.usage),
+            expected: Bytes(1),
+            until: now + RETURN_TIME,
+            job: false,
+        });
     }
 
     /// Whether that is still to be decided on.

@@ -49,7 +49,7 @@ impl Governor {
         }
         self.look_below(slot, row, snap);
         self.hint_members(slot, row, snap);
-        let interval = self.interval_of_group(slot, row, &snap.host);
+        let interval = self.interval_of_group(slot, row, snap);
         let item = self.group_item(slot);
         match interval {
             // A row that has never been read is read at once.
@@ -225,8 +225,9 @@ impl Governor {
     }
 
     /// When to look at a group again; `None`: nothing there is measured by looking.
-    fn interval_of_group(&self, slot: GroupSlot, row: &Group, host: &Host) -> Option<Duration> {
+    fn interval_of_group(&self, slot: GroupSlot, row: &Group, snap: &Snapshot) -> Option<Duration> {
         let (state, pace) = (&self.groups[slot.0 as usize], &self.policy.pace);
+        let filling = state.trend.fastest().max(filling(snap));
         let measured = !state.whole.is_empty() || state.watched || !state.members.is_empty();
         if !measured || &*row.path == b"/" {
             return None;
@@ -237,7 +238,7 @@ impl Governor {
             .filter_map(|over| {
                 Some((over.meter(row).or(row.usage)?, over.line_with(row, state.oom_reserve)?))
             })
-            .map(|(value, line)| next_look(state.trend.fastest().max(FILLING.0), value, line, pace));
+            .map(|(value, line)| next_look(filling, value, line, pace));
         // Over the line of a rule that takes its time it is not looked at for that rule's sake but in each interval.
         let patient = |rule: RuleId| {
             let over = || row.usage > line_of(&self.policy, rule, row, Part::Usage);
@@ -255,7 +256,6 @@ impl Governor {
             _ => pace.slowest,
         });
         // No event tells of sockets; what fills their buffers does so at the speed of the network, or of memory on loopback.
-        let filling = state.trend.fastest().max(FILLING.0);
         let soon = |value: Option<Bytes>, line| {
             value.map_or(pace.slowest, |value| next_look(filling, value, line, pace))
         };
@@ -269,7 +269,9 @@ impl Governor {
         let of_usage = match (line, row.usage) {
             // An event tells when the line is crossed; the rare look is for the day it does not. Close to the line it is
             // sampled all the same.
-            (Some(line), Some(usage)) if row.watched && usage + late(host) <= line - Bytes(line.0 / NEAR) => {
+            (Some(line), Some(usage))
+                if row.watched && usage + late(&snap.host) <= line - Bytes(line.0 / NEAR) =>
+            {
                 Some(WATCHED.max(pace.slowest))
             }
             (Some(line), Some(usage)) => Some(state.trend.next_look(usage, line, pace)),
@@ -319,9 +321,16 @@ impl Governor {
 /// Nobody forks slowly for a while before he forks fast: what no event tells of is looked at as if it grew at this rate, a second.
 const BURST: Bytes = Bytes::mib(64);
 
-/// The same of what fills a limit. Less than a processor could ([`super::host`]): there may be a thousand groups that stand at their limits with page cache,
-/// and on v2 an event tells when a limit is met.
+/// The same of what fills a limit: what a processor can ([`super::host`]), while groups are few. There may be a thousand that stand at their limits with page cache,
+/// and each look at one of those reads all of its `memory.stat`: of many less is assumed, and what was seen of each counts.
+fn filling(snap: &Snapshot) -> u64 {
+    let each = FEW_FILLING.0 * FEW / (snap.groups.len() as u64).max(FEW);
+    each.max(FILLING.0)
+}
+
 const FILLING: Bytes = Bytes::mib(256);
+const FEW_FILLING: Bytes = Bytes::mib(1024);
+const FEW: u64 = 16;
 
 /// Usage and what TCP may hold beside it drift apart no longer than so.
 const FOLLOWS: Duration = Duration::from_secs(1);

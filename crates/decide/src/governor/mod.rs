@@ -18,6 +18,7 @@
 //! - `loans_leave_what_is_to_stay` (`tests/lend.rs`): whenever something is lent, what the host has available, less what was lent before and is not in use
 //!   yet, is enough for it and for what the rule says has to stay.
 //! - `freed_memory_is_waited_for`: while the memory of a kill is on its way back, nobody in the same branch of the tree is killed.
+//! - `what_the_oom_killer_frees_is_waited_for` (`tests/jobs.rs`): likewise when the kernel's OOM killer has killed there, but for no more than a part of the time, and at no cost to the budget.
 //! - `whoever_gives_way_is_the_first_of_all`: a kill by priority takes the job that comes first in the order of [`crate::jobs`] among all below the
 //!   rule's target, by readings that are no older than the shortage, and not one that may ask to be left out and does.
 //! - `one_shortage_is_one_kill`: between two kills by priority what the first had held has come back, or its time is up, and the meter was read anew after that.

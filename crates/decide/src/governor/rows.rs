@@ -122,6 +122,8 @@ pub(super) struct GroupState {
     pub spared_until: Time,
     /// ...unless it uses more than this, which it was first seen with after that; `None`: not seen yet.
     pub left: Option<Bytes>,
+    /// How many of it and of those below it the kernel's OOM killer had killed when that was last read.
+    pub oom_kills: Option<u64>,
     /// Since when kernel memory grows, for rules about it.
     pub kernel_rise: Rise,
     /// The interval after which to look again, should a look bring nothing.
@@ -192,6 +194,11 @@ impl Governor {
     pub(super) fn take_in_group(&mut self, slot: GroupSlot, snap: &Snapshot) {
         let Some(row) = snap.group(slot).filter(|row| !row.gone) else { return };
         let Some(state) = self.groups.get_mut(slot.0 as usize) else { return };
+        let before = state.trend.last().map(|(usage, _)| usage);
+        // v1 tells of no such event, and its count is read now and then only: who knows when that was.
+        let oom_kills = row.events.oom_kill.filter(|_| row.events.oom.is_some());
+        let kills = (state.oom_kills, oom_kills);
+        state.oom_kills = oom_kills.or(state.oom_kills);
         if let Some(usage) = row.usage {
             state.trend.observe(row.read_at, usage);
             state.left = state.left.or(Some(usage));
@@ -203,6 +210,11 @@ impl Governor {
         self.renew_group(slot, snap);
         if let Some(window) = &mut self.groups[slot.0 as usize].pressure {
             window.observe(row.read_at, row.stall);
+        }
+        if let (Some(known), Some(now)) = kills
+            && now > known
+        {
+            self.kills.by_oom_killer(self.now, slot, before, snap);
         }
     }
 

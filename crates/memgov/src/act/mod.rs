@@ -26,6 +26,7 @@ mod rehearsal;
 mod same_members;
 pub mod shrink;
 mod signal;
+pub mod situation;
 mod slow;
 mod squeeze;
 pub mod strays;
@@ -121,6 +122,8 @@ pub struct Actor {
     /// Groups whose sockets stop growing.
     squeezes: squeeze::Squeezes,
     hooks: hook::Hooks,
+    /// What is looked at before a kill.
+    host_files: situation::HostFiles,
     /// Enforcement inside the kernel, where there is any.
     pub inside: Option<Inside>,
     dry_run: bool,
@@ -188,6 +191,7 @@ impl Actor {
             pools: pool::Pools::new(),
             squeezes: squeeze::Squeezes::new(layout),
             hooks: hook::Hooks::new(layout),
+            host_files: situation::HostFiles::open(),
             inside: None,
             dry_run: options.dry_run,
         })
@@ -250,6 +254,17 @@ impl Actor {
                 outcome
             }
         }
+    }
+
+    /// What there is to see before this kill is carried out. It touches nothing.
+    pub fn look_before_kill(
+        &mut self,
+        decision: &Decision,
+        snap: &Snapshot,
+        groups: &dyn GroupDirs,
+        seen: &mut situation::Situation,
+    ) {
+        self.host_files.look(&mut self.kit, &Aim { decision, snap, groups }, seen);
     }
 
     /// Refuses kernel memory: the kernel in each call that asks for it, else from outside new processes and threads at least.

@@ -1,5 +1,6 @@
 //! `memgov explain`: one decision, from what was seen to what came of it.
 
+use std::collections::BTreeMap;
 use std::io::Write;
 
 use clap::Args;
@@ -78,6 +79,68 @@ fn print_jobs(event: &wire::Event, out: &mut dyn Write) -> std::io::Result<()> {
     output::table(out, &["", "PRIORITY", "USAGE", "RESERVATION", "OVER", "ASKS", "JOB"], &rows)
 }
 
+/// Numbers under their names, so many in a line.
+fn figures(out: &mut dyn Write, title: &str, of: &[String]) -> std::io::Result<()> {
+    for (at, line) in of.chunks(6).enumerate() {
+        writeln!(out, "         {:8} {}", if at == 0 { title } else { "" }, line.join(", "))?;
+    }
+    Ok(())
+}
+
+fn sizes(of: &BTreeMap<String, u64>) -> Vec<String> {
+    let some = of.iter().filter(|(_, bytes)| **bytes > 0);
+    some.map(|(name, bytes)| format!("{} {}", shown(name), Bytes(*bytes))).collect()
+}
+
+fn counts(of: &BTreeMap<String, u64>) -> Vec<String> {
+    of.iter()
+        .filter(|(_, count)| **count > 0)
+        .map(|(name, count)| format!("{} {count}", shown(name)))
+        .collect()
+}
+
+fn pressure(of: Option<&wire::PressureSeen>) -> Vec<String> {
+    let Some(it) = of else { return Vec::new() };
+    let percent = |hundredths: u32| format!("{}.{:02}%", hundredths / 100, hundredths % 100);
+    let said = |who: &str, short: u32, long: u32| {
+        format!("{who} waited {} of the last 10 s, {} of 60 s", percent(short), percent(long))
+    };
+    vec![
+        said("some", it.some_avg10_per_10000, it.some_avg60_per_10000),
+        said("all", it.full_avg10_per_10000, it.full_avg60_per_10000),
+    ]
+}
+
+/// What was seen in the moment before the kill.
+fn situation(seen: &wire::Situation, out: &mut dyn Write) -> std::io::Result<()> {
+    for group in &seen.groups {
+        writeln!(out, "before   of {}", shown(&group.path))?;
+        figures(out, "usage", &sizes(&group.memory_bytes))?;
+        figures(out, "limits", &sizes(&group.limits_bytes))?;
+        figures(out, "events", &counts(&group.events))?;
+        figures(out, "pressure", &pressure(group.pressure.as_ref()))?;
+    }
+    writeln!(out, "before   of the host")?;
+    figures(out, "memory", &sizes(&seen.host.memory_bytes))?;
+    figures(out, "counters", &counts(&seen.host.counters))?;
+    figures(out, "pressure", &pressure(seen.host.pressure.as_ref()))?;
+    if seen.processes.is_empty() {
+        return Ok(());
+    }
+    let more = match seen.processes_left_out {
+        0 => String::new(),
+        more => format!(", {more} more were not"),
+    };
+    writeln!(out, "before   the largest processes; {} were looked at{more}", seen.processes_looked_at)?;
+    let size = |bytes: Option<u64>| bytes.map_or_else(|| "-".to_owned(), |bytes| Bytes(bytes).to_string());
+    let row = |one: &wire::ProcessSeen| {
+        let [anon, file, shmem] = [one.anon_bytes, one.file_bytes, one.shmem_bytes].map(size);
+        vec!["        ".to_owned(), one.pid.to_string(), anon, file, shmem, shown(&one.comm)]
+    };
+    let rows: Vec<_> = seen.processes.iter().map(row).collect();
+    output::table(out, &["", "PID", "ANON", "FILE", "SHMEM", "NAME"], &rows)
+}
+
 fn print(explanation: &wire::Explanation, out: &mut dyn Write) -> std::io::Result<()> {
     let wire::Explanation { event, meaning, before, after } = explanation;
     writeln!(out, "decision #{} of episode {}, {}", event.id, event.episode, event.time)?;
@@ -140,6 +203,9 @@ fn print(explanation: &wire::Explanation, out: &mut dyn Write) -> std::io::Resul
         output::table(out, &["", "PID", "RSS", "NAME"], &rows)?;
     }
     print_jobs(event, out)?;
+    if let Some(seen) = &event.situation {
+        situation(seen, out)?;
+    }
     let order = output::ordered(event);
     writeln!(out, "action   {order}")?;
     writeln!(out, "outcome  {}", output::outcome(&event.outcome))?;

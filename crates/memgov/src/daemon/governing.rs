@@ -384,6 +384,7 @@ impl Governing {
                 self.tape.decision(decision.id.0, &serde_json::to_vec(&shown).unwrap_or_default());
             }
             let refused = self.last_refused(&decision);
+            self.look_before_kill(&decision);
             let outcome = self.actor.perform(&decision, &self.snap, &self.observer);
             let report = Report { decision: decision.id, outcome };
             self.governor.report(&report);
@@ -396,6 +397,17 @@ impl Governing {
                 self.tell_refused(&decision, refused);
             }
         }
+    }
+
+    /// The record of a kill has what there was to see before it. Where no box is free (more kills at a time than there are boxes) it goes without.
+    fn look_before_kill(&mut self, decision: &Decision) {
+        let is_kill = decision.notable && matches!(decision.order, Order::Kill { .. });
+        if !is_kill {
+            return;
+        }
+        let Some(mut seen) = self.recorder.empty_box() else { return };
+        self.actor.look_before_kill(decision, &self.snap, &self.observer, &mut seen);
+        self.recorder.situation(seen);
     }
 
     fn record(&self, decision: &Decision, outcome: Outcome) {

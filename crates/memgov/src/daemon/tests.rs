@@ -142,4 +142,9 @@ fn from_crossing_to_kill_the_loop_allocates_nothing() {
         assert!(seen.iter().any(|k| k == order), "{order} is not in {seen:?}");
     }
     assert_eq!(count, 0, "allocations in the loop, over {seen:?}");
+    let events = journal.since(0, 100).events;
+    let kill = events.iter().find(|event| event.order == crate::serve::wire::OrderKind::Kill);
+    let before = kill.and_then(|kill| kill.situation.as_deref()).expect("what was seen before the kill");
+    assert!(before.groups[0].path.contains(&job.name) && !before.groups[0].memory_bytes.is_empty());
+    assert!(before.host.memory_bytes.contains_key("MemAvailable") && !before.processes.is_empty());
 }

@@ -153,6 +153,7 @@ pub fn event(
         log: log.flatten(),
         question: question(decision),
         output: None,
+        situation: None,
     }
 }
 

@@ -168,6 +168,7 @@ impl Happening {
             log: None,
             question: None,
             output: None,
+            situation: None,
         }
     }
 

@@ -18,8 +18,9 @@ use serde::Deserialize;
 use super::doubt::Doubt;
 use super::event::{self, Names};
 use super::happening::{Finder, Happening};
-use super::text;
+use super::{situation, text};
 use crate::act::hook::Output;
+use crate::act::situation::Situation;
 use crate::serve::wire::{self, Event, KernelFinding, KernelTrial, ProgramOutput};
 use crate::terminal;
 
@@ -29,6 +30,8 @@ const QUEUE: usize = 512;
 const KEPT: usize = 4096;
 /// Outputs that wait for word of how their program has ended: more than there are programs at a time.
 const OUTPUTS: usize = 32;
+/// Kills whose situations may be on their way to the thread at a time: so many boxes there are.
+const SITUATIONS: usize = 8;
 /// The file is turned over at this size; one former file is kept beside it.
 const FILE_CAP: u64 = 8 << 20;
 /// So much of the end of a file is looked at for the highest number: numbers rise, but for outcomes that come later.
@@ -56,6 +59,8 @@ enum Entry {
         id: u64,
         output: Box<ProgramOutput>,
     },
+    /// What was seen before a kill; the decision comes next. The box goes back.
+    Situation(Box<Situation>),
     /// The loop has ended.
     End,
 }
@@ -85,12 +90,25 @@ pub struct Recorder {
     queue: Option<SyncSender<Entry>>,
     writer: Option<std::thread::JoinHandle<()>>,
     dropped: Arc<AtomicU64>,
+    /// Boxes that nothing is in.
+    empty: Receiver<Box<Situation>>,
+    emptied: SyncSender<Box<Situation>>,
 }
 
 impl Recorder {
     /// Records a decision with what came of it.
     pub fn decision(&self, decision: &Decision, outcome: Outcome, names: Names) {
         self.push(Entry::Decision { decision: *decision, outcome, names, wall: SystemTime::now() });
+    }
+
+    /// A box for what is seen before a kill; `None`: all are on their way.
+    pub fn empty_box(&self) -> Option<Box<Situation>> {
+        self.empty.try_recv().ok()
+    }
+
+    /// Records what was seen before a kill, ahead of its decision.
+    pub fn situation(&self, seen: Box<Situation>) {
+        self.push(Entry::Situation(seen));
     }
 
     /// Records what came later of an earlier decision.
@@ -110,9 +128,13 @@ impl Recorder {
 
     fn push(&self, entry: Entry) {
         if let Some(queue) = &self.queue
-            && let Err(TrySendError::Full(_)) = queue.try_send(entry)
+            && let Err(TrySendError::Full(entry)) = queue.try_send(entry)
         {
             self.dropped.fetch_add(1, Ordering::Relaxed);
+            if let Entry::Situation(seen) = entry {
+                // There is room for all of them.
+                let _ = self.emptied.try_send(seen);
+            }
         }
     }
 }
@@ -165,13 +187,19 @@ impl Journal {
     /// If no thread can be started.
     pub fn start(file: Option<PathBuf>, page: Bytes) -> io::Result<(Arc<Self>, Recorder)> {
         let (queue, entries) = sync_channel(QUEUE);
+        let (emptied, empty) = sync_channel(SITUATIONS);
+        for _ in 0..SITUATIONS {
+            // There is room for all of them.
+            let _ = emptied.try_send(Box::default());
+        }
+        let back = emptied.clone();
         let journal = Arc::new(Self::default());
         let shared = Arc::clone(&journal);
         let writer = std::thread::Builder::new()
             .name("memgov-record".into())
-            .spawn(move || shared.run(&entries, file.map(Log::new), page))?;
+            .spawn(move || shared.run(&entries, &back, file.map(Log::new), page))?;
         let dropped = Arc::clone(&journal.dropped);
-        Ok((journal, Recorder { queue: Some(queue), writer: Some(writer), dropped }))
+        Ok((journal, Recorder { queue: Some(queue), writer: Some(writer), dropped, empty, emptied }))
     }
 
     /// Entries dropped because the thread fell behind.
@@ -254,26 +282,38 @@ impl Journal {
         self.kept.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn run(&self, entries: &Receiver<Entry>, mut log: Option<Log>, page: Bytes) {
+    fn run(
+        &self,
+        entries: &Receiver<Entry>,
+        emptied: &SyncSender<Box<Situation>>,
+        mut log: Option<Log>,
+        page: Bytes,
+    ) {
         let mut number = 0;
-        let mut written: Vec<(u64, ProgramOutput)> = Vec::new();
+        let (mut written, mut seen) = (Early::new(OUTPUTS), Early::new(SITUATIONS));
         for entry in entries {
             let event = match entry {
                 Entry::End => return,
                 Entry::Finding { id, finding } => self.known_better(id, *finding),
                 Entry::Output { id, output } => {
-                    written.truncate(OUTPUTS - 1);
-                    written.insert(0, (id, *output));
+                    written.put(id, *output);
+                    None
+                }
+                Entry::Situation(situation) => {
+                    seen.put(situation.decision.0, Box::new(situation::shown(&situation)));
+                    // It fails only if the loop has ended.
+                    let _ = emptied.try_send(situation);
                     None
                 }
                 Entry::Decision { decision, outcome, names, wall } => {
                     self.doubt(&decision, &names);
                     let time = humantime::format_rfc3339_millis(wall).to_string();
-                    Some((event::event(&decision, &outcome, &names, time, page), text::outcome(&outcome)))
+                    let mut event = event::event(&decision, &outcome, &names, time, page);
+                    event.situation = seen.take(event.id);
+                    Some((event, text::outcome(&outcome)))
                 }
                 Entry::Outcome(report) => {
-                    let output = written.iter().position(|(id, _)| *id == report.decision.0);
-                    let output = output.map(|at| written.remove(at).1);
+                    let output = written.take(report.decision.0);
                     self.amended(report, output).map(|event| (event, text::outcome(&report.outcome)))
                 }
                 Entry::Happening(it) => Some((self.named(&it), "seen by memgov".to_owned())),
@@ -353,6 +393,30 @@ impl Journal {
         }
         event.log = None;
         Some(event)
+    }
+}
+
+/// What came before the event that it belongs to, and waits for that. Of too many the oldest go.
+struct Early<T> {
+    waiting: VecDeque<(u64, T)>,
+    most: usize,
+}
+
+impl<T> Early<T> {
+    const fn new(most: usize) -> Self {
+        Self { waiting: VecDeque::new(), most }
+    }
+
+    fn put(&mut self, id: u64, it: T) {
+        if self.waiting.len() == self.most {
+            self.waiting.pop_front();
+        }
+        self.waiting.push_back((id, it));
+    }
+
+    fn take(&mut self, id: u64) -> Option<T> {
+        let at = self.waiting.iter().position(|(of, _)| *of == id)?;
+        self.waiting.remove(at).map(|(_, it)| it)
     }
 }
 

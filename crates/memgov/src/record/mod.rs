@@ -11,6 +11,7 @@ pub mod happening;
 pub mod journal;
 mod overlaid;
 pub mod replay;
+mod situation;
 pub mod text;
 pub mod trace;
 

@@ -95,6 +95,7 @@ fn event(id: u64, uid: u32, padding: usize) -> wire::Event {
         log: None,
         question: None,
         output: None,
+        situation: None,
     }
 }
 

@@ -5,6 +5,7 @@ mod job;
 mod kernel;
 mod program;
 mod question;
+mod situation;
 mod sockets;
 
 pub use job::{JobKey, JobStatus, JobWorth};
@@ -14,6 +15,7 @@ pub use kernel::{
 
 pub use program::{ProgramOutput, ProgramRun, ProgramStatus, Shortage};
 pub use question::{Answered, QuestionSaid, QuestionStatus};
+pub use situation::{GroupSeen, HostSeen, PressureSeen, ProcessSeen, Situation};
 pub use sockets::{GroupSockets, HeldSocket, SocketHolder};
 
 use memgov_decide::control::{ControlAction, Flags, MemControl};
@@ -354,6 +356,9 @@ pub struct Event {
     /// Of a `hook` that has ended: what the program has written, if anything.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub output: Option<ProgramOutput>,
+    /// Of a `kill`: what was seen in the moment before it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub situation: Option<Box<Situation>>,
 }
 
 /// Some events, in order.

@@ -125,6 +125,8 @@ pub enum Need {
     Psi,
     /// File systems of programs.
     Fuse,
+    /// Swap in compressed memory.
+    Zram,
     /// Who is not root may make a user namespace.
     UserNamespaces,
 }
@@ -184,6 +186,9 @@ impl Need {
                 Path::new("/proc/pressure/memory").exists(),
                 "this kernel does not tell how long tasks wait (CONFIG_PSI, psi=1)",
             ),
+            Self::Zram => {
+                (super::zram::Zram::is_there(), "no /sys/block/zram0 (cargo xtask vm --module zram)")
+            }
             Self::UserNamespaces => {
                 (user_namespaces(), "who is not root may make no user namespace (user_namespaces(7))")
             }

@@ -5,13 +5,8 @@
 use super::host::{Host, Tier};
 
 /// Takes minutes: shown when asked for.
-const MINUTES: &[&str] = &[
-    "bpf_deny_bound_in_a_thousand",
-    "dr_twenty_runs",
-    "gk_01_fifty",
-    "jw_06_iperf3_at_100",
-    "kh_beside_senpai",
-];
+const MINUTES: &[&str] =
+    &["bpf_deny_bound_in_a_thousand", "dr_twenty_", "gk_01_fifty", "jw_06_iperf3_at_100", "kh_beside_senpai"];
 
 /// Takes long where it is emulated, and is as true on this machine: decided, answered and written down by memgov itself, or a workload of the same kind as another that stays.
 const AS_TRUE_ON_THE_HOST: &[&str] = &[
@@ -70,7 +65,9 @@ const AS_TRUE_ON_THE_HOST: &[&str] = &[
     "kh_04_kill9_without",
     "kh_04_who",
     "kh_06_one",
+    "kill9_every_step_of_ask",
     "kill9_every_step_of_deny",
+    "kill9_every_step_of_lend",
     "kill9_every_step_of_signal",
     "kill9_every_step_of_slow_process",
     "reload_",
@@ -131,12 +128,14 @@ const ON_6_1: &[&str] = &[
     "dr_01",
     "dr_02",
     "dr_03",
+    "dr_07",
     "dr_ask_answered_kill",
     "dr_handler_frees",
     "dr_hook_frees_64",
     "dr_lend_saves",
     "dr_lend_raises",
     "dr_rescue_while",
+    "dr_zram_is",
     "exec_holds",
     "files_kernel_memory",
     "files_memctl_round",

@@ -71,6 +71,18 @@ pub fn touch(address: usize, length: usize) {
     }
 }
 
+/// Fills it with numbers of which no page is like another or has a pattern in it (xorshift64, Marsaglia 2003).
+pub fn fill_with_noise(address: usize, length: usize) {
+    let mut state = (address as u64) ^ super::now() | 1;
+    for at in (address..address + length).step_by(size_of::<u64>()) {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        // SAFETY: `at` is aligned and lies in a writable region of whole pages made by `map` and not unmapped since.
+        unsafe { std::ptr::write_volatile(at as *mut u64, state) };
+    }
+}
+
 /// Reads one byte of each page.
 pub fn read_pages(address: usize, length: usize) {
     for at in (address..address + length).step_by(PAGE) {

@@ -7,6 +7,7 @@ pub mod memory;
 pub mod net;
 pub mod process;
 pub mod signal;
+pub mod swap;
 
 /// An errno as the kernel gave it.
 pub type Errno = i32;

@@ -52,6 +52,12 @@ pub fn spawn_self(argument: &CStr) -> Result<i32, Errno> {
     if failed == 0 { Ok(pid) } else { Err(failed) }
 }
 
+/// SIGKILL for this process when the thread that forked it ends.
+pub fn die_with_parent() {
+    // SAFETY: prctl with plain numbers.
+    unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL) };
+}
+
 /// Ends this process without running anything on the way.
 pub fn exit_now(code: i32) -> ! {
     // SAFETY: `_exit` never returns and touches no memory.
@@ -294,8 +300,7 @@ pub fn start_in_groups(command: &mut Command, procs: Vec<OwnedFd>, tied: bool) {
             rustix::io::write(file, b"0\n")?;
         }
         if tied {
-            // SAFETY: prctl with plain numbers.
-            unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL) };
+            die_with_parent();
         }
         Ok(())
     };

@@ -244,6 +244,10 @@ impl Agent {
             Command::File(path) => self.growth.use_file(open(path, libc::O_RDWR | libc::O_CREAT)?),
             Command::Shrink(upto) => return self.shrink(upto),
             Command::Hammer(plan, rounds) => return self.hammer(&plan, rounds),
+            Command::Swarm(count, plan) => {
+                let started = children::swarm(count, &plan, &mut self.growth)?;
+                return self.answer(format_args!("{started}"));
+            }
             Command::Probe => {
                 let results = self.probe.round();
                 return self.answer(format_args!("{results}"));

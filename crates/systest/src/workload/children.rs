@@ -4,6 +4,7 @@
 use std::ffi::CStr;
 use std::fmt::Write;
 
+use super::growth::{Growth, Plan, Step};
 use super::text::{Channel, Line};
 use crate::sys::{Errno, memory, process};
 
@@ -45,6 +46,23 @@ pub fn brood(count: u64, bytes: u64) -> Result<u64, Errno> {
         died += u64::from(libc::WIFSIGNALED(status));
     }
     Ok(died)
+}
+
+/// So many children side by side, each of which grows by the plan, with its own copy of what its parent has, and then holds it. They end with their parent.
+pub fn swarm(count: u64, plan: &Plan, growth: &mut Growth) -> Result<u64, Errno> {
+    for _ in 0..count {
+        if process::fork()? == 0 {
+            process::die_with_parent();
+            let rest = std::time::Duration::from_nanos(plan.interval);
+            while growth.step(plan) != Step::Full {
+                std::thread::sleep(rest);
+            }
+            loop {
+                std::thread::sleep(std::time::Duration::from_secs(3600));
+            }
+        }
+    }
+    Ok(count)
 }
 
 /// So many programs, each started and waited for; how many ended with 0.

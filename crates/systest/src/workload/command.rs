@@ -11,7 +11,7 @@ pub const HELP: &str = "\
 grow KIND STEP INTERVAL_US UPTO | stop | shrink BYTES | free | hammer KIND STEP UPTO ROUNDS | pace CALL CALLS BATCHES | held | usage | watch FILE LINE | file PATH | cache|use PATH OFFSET BYTES [BYTES_A_SECOND] | connect | talk MILLIS | room
 probe | ask-much BYTES | ask-by-helper GROUP BYTES | await refused|allowed [MASK] | spin | idle | progress | innocent INTERVAL_US | figures
 count SIGNAL | yield-on SIGNAL | counted SIGNAL | block SIGNAL | unblock SIGNAL | ignore SIGNAL | jobs
-fork IN OUT | fork-into GROUP IN OUT | brood COUNT BYTES | spawn COUNT | thread IN OUT | exec | exec-file PATH | prctl OPTION A B C D | reap PID | groups | name COMM | become UID | drop-ipc-lock | memlock-max
+fork IN OUT | fork-into GROUP IN OUT | brood COUNT BYTES | swarm COUNT KIND STEP INTERVAL_US UPTO | spawn COUNT | thread IN OUT | exec | exec-file PATH | prctl OPTION A B C D | reap PID | groups | name COMM | become UID | drop-ipc-lock | memlock-max
 flood CONNECTIONS [BYTES_A_ROUND] | bounds | flooded | flood-end | serve | fetch PORT | fetched | fetch-end | keep RCVBUF SNDBUF UNSENT BYTES | datagrams COUNT BYTES
 work-in PATH | prepare HOARD COUNT | hoard HOARD COUNT | let-go | kernel-calls-prepare | kernel-calls | give-back | fork-bomb
 limit as|data|memlock SOFT|inf HARD|inf | linger SECONDS | leave | exit CODE";
@@ -81,6 +81,8 @@ pub enum Command<'a> {
     ForkInto(&'a str, &'a str, &'a str),
     /// Children one after the other that take so much and end; how many died of a signal.
     Brood(u64, u64),
+    /// So many children side by side, each of which grows by itself.
+    Swarm(u64, Plan),
     /// So many programs one after the other (`vfork` and `exec`); how many ended as they should.
     Spawn(u64),
     /// A thread with its own channel.
@@ -166,12 +168,8 @@ pub fn parse(line: &str) -> Option<Command<'_>> {
     let verb = words.next()?;
     let mut word = || words.next();
     let command = match verb {
-        "grow" => Command::Grow(Plan {
-            kind: Kind::named(word()?)?,
-            step: number(word()?)?,
-            interval: number(word()?)?.checked_mul(1000)?,
-            upto: number(word()?)?,
-        }),
+        "grow" => Command::Grow(plan(&mut word)?),
+        "swarm" => Command::Swarm(number(word()?)?, plan(&mut word)?),
         "hammer" => Command::Hammer(
             Plan { kind: Kind::named(word()?)?, step: number(word()?)?, interval: 0, upto: number(word()?)? },
             number(word()?)?,
@@ -283,6 +281,15 @@ fn resource(name: &str) -> Option<Resource> {
         "data" => Resource::Data,
         "memlock" => Resource::MemLock,
         _ => return None,
+    })
+}
+
+fn plan<'a>(word: &mut impl FnMut() -> Option<&'a str>) -> Option<Plan> {
+    Some(Plan {
+        kind: Kind::named(word()?)?,
+        step: number(word()?)?,
+        interval: number(word()?)?.checked_mul(1000)?,
+        upto: number(word()?)?,
     })
 }
 

@@ -17,6 +17,8 @@ pub enum Kind {
     Populate,
     /// Mapped, then locked.
     Mlock,
+    /// Anonymous, filled with what does not compress: on zram it takes what it takes.
+    Noise,
     /// Shared memory.
     Shmem,
     /// Pages of a file, read through a mapping.
@@ -30,6 +32,7 @@ impl Kind {
             "anon" => Self::Anon,
             "populate" => Self::Populate,
             "mlock" => Self::Mlock,
+            "noise" => Self::Noise,
             "shmem" => Self::Shmem,
             "file" => Self::File,
             _ => return None,
@@ -125,7 +128,7 @@ impl Growth {
 
     fn take(&mut self, kind: Kind, size: usize) -> Result<usize, Errno> {
         let mapping = match kind {
-            Kind::Anon | Kind::Mlock => Mapping::Anon,
+            Kind::Anon | Kind::Mlock | Kind::Noise => Mapping::Anon,
             Kind::Populate => Mapping::Populate,
             Kind::Shmem => Mapping::Shared,
             Kind::File => self.next_of_file(size)?,
@@ -133,6 +136,7 @@ impl Growth {
         let address = memory::map(size, mapping)?;
         match kind {
             Kind::Anon | Kind::Shmem => memory::touch(address, size),
+            Kind::Noise => memory::fill_with_noise(address, size),
             Kind::File => {
                 self.file_end += size as u64;
                 memory::read_pages(address, size);
@@ -203,7 +207,7 @@ mod tests {
     #[test]
     fn grows_to_the_mark_and_gives_back() {
         let mut growth = Growth::new();
-        for kind in ["anon", "populate", "shmem"] {
+        for kind in ["anon", "populate", "shmem", "noise"] {
             let kind = Kind::named(kind).unwrap();
             let plan = Plan { kind, step: 65536, interval: 0, upto: 3 * 65536 + 100 };
             for _ in 0..3 {

@@ -19,6 +19,8 @@ pub fn tests() -> Vec<Test> {
         Test::new("guardian_killed_the_next_undoes_deny", |bench| replaced(bench, Action::Deny)),
         Test::new("guardian_killed_the_next_undoes_slow", |bench| replaced(bench, Action::SlowProcess))
             .needs(freezer),
+        Test::new("guardian_killed_the_next_undoes_ask", |bench| replaced(bench, Action::Ask)).needs(freezer),
+        Test::new("guardian_killed_the_next_undoes_lend", |bench| replaced(bench, Action::Lend)),
         Test::new("guardian_that_dies_again_and_again_is_given_up", given_up),
     ]
 }

@@ -20,34 +20,42 @@ pub fn tests() -> Vec<Test> {
         Test::new("sigterm_restores_slow_group", |bench| sigterm(bench, Action::SlowGroup)).needs(freezer),
         Test::new("sigterm_restores_slow_process", |bench| sigterm(bench, Action::SlowProcess))
             .needs(freezer),
+        Test::new("hung_daemon_group_asked_about_is_thawed", |bench| hung(bench, Action::Ask)).needs(freezer),
+        Test::new("hung_daemon_loan_is_taken_back", |bench| hung(bench, Action::Lend)),
+        Test::new("sigterm_restores_ask", |bench| sigterm(bench, Action::Ask)).needs(freezer),
+        Test::new("sigterm_restores_lend", |bench| sigterm(bench, Action::Lend)),
     ]
 }
 
 const LEASE: Duration = Duration::from_secs(2);
 
-/// Stops the daemon while the freezer is on. A stop comes a moment after it is sent, so it is tried until it fits.
-fn stop_while_frozen(bench: &Bench<'_>, scene: &Scene, daemon: &Daemon) -> Result<()> {
+/// Stops the daemon while the freezer is on, or the limit raised. A stop comes a moment after it is sent, so it is tried until it fits.
+fn stop_in_force(bench: &Bench<'_>, scene: &Scene, daemon: &Daemon, action: Action) -> Result<()> {
+    let is_in_force = || match action {
+        Action::Lend => scene.is_touched(bench),
+        _ => bench.top.is_frozen(),
+    };
     let stopped = poll_until(bench.patience(), Duration::from_micros(300), || {
-        if !bench.top.is_frozen() {
+        if !is_in_force() {
             return None;
         }
         daemon.signal(libc::SIGSTOP).ok()?;
         std::thread::sleep(Duration::from_millis(5));
-        if bench.top.is_frozen() {
+        if is_in_force() {
             return Some(());
         }
         daemon.signal(libc::SIGCONT).ok()?;
         None
     });
     let state = || scene.before.differences(&bench.state(&scene.processes())).join("; ");
-    stopped.ok_or_else(|| daemon.explain(anyhow!("never caught with something frozen; changed: {}", state())))
+    stopped.ok_or_else(|| daemon.explain(anyhow!("never caught with it in force; changed: {}", state())))
 }
 
 fn hung(bench: &mut Bench<'_>, action: Action) -> Result<String> {
     let mut scene = Scene::set(bench)?;
     let mut daemon = bench.quiet_daemon(&action.rule(&scene.job), &[])?;
     scene.hog.say(&format!("grow anon 1048576 0 {}", LINE + 16 * MIB))?;
-    stop_while_frozen(bench, &scene, &daemon)?;
+    stop_in_force(bench, &scene, &daemon, action)?;
     let begin = Instant::now();
     // On an emulated processor this catches only what never comes; the criterion is judged on the host's.
     let allowed = LEASE + Duration::from_millis(1500) * bench.host.patience;

@@ -23,6 +23,10 @@ pub fn tests() -> Vec<Test> {
             .seconds(90),
         Test::new("kill9_every_step_of_signal", |bench| every_step(bench, Action::Signal)).seconds(90),
         Test::new("kill9_every_step_of_kill", every_step_of_kill).seconds(90),
+        Test::new("kill9_every_step_of_ask", |bench| every_step(bench, Action::Ask))
+            .needs(freezer)
+            .seconds(90),
+        Test::new("kill9_every_step_of_lend", |bench| every_step(bench, Action::Lend)).seconds(90),
     ]
 }
 

@@ -19,6 +19,12 @@ pub fn tests() -> Vec<Test> {
         Test::new("kill9_guardian_too_restore_undoes_deny", |bench| restore(bench, Action::Deny)),
         Test::new("kill9_guardian_too_restore_undoes_slow", |bench| restore(bench, Action::SlowProcess))
             .needs(freezer),
+        Test::new("kill9_guardian_too_next_run_undoes_ask", |bench| next_run(bench, Action::Ask))
+            .needs(freezer),
+        Test::new("kill9_guardian_too_next_run_undoes_lend", |bench| next_run(bench, Action::Lend)),
+        Test::new("kill9_guardian_too_restore_undoes_ask", |bench| restore(bench, Action::Ask))
+            .needs(freezer),
+        Test::new("kill9_guardian_too_restore_undoes_lend", |bench| restore(bench, Action::Lend)),
         Test::new("kill9_restore_dry_run_touches_nothing", restore_dry_run),
         Test::new("lost_ledger_next_run_undoes_slow", lost_next_run).needs(freezer),
         Test::new("lost_ledger_restore_undoes_slow", lost_restore).needs(freezer),

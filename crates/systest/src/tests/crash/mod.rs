@@ -31,11 +31,17 @@ enum Action {
     SlowProcess,
     Signal,
     Kill,
+    /// Frozen until somebody answers.
+    Ask,
+    /// Its limit is raised.
+    Lend,
 }
 
 /// Processes are looked at often here: what is of interest is what follows.
 const PACE: &str = "[memgov]\nlease = \"2s\"\npace = { fastest = \"10ms\", slowest = \"100ms\" }\n";
 
+/// The limit of the group, far enough over what is ever used: taken back, a loan can be at once.
+const LIMIT: u64 = 128 * MIB;
 /// Over this the rule acts.
 const LINE: u64 = 48 * MIB;
 
@@ -47,6 +53,8 @@ impl Action {
             Self::SlowGroup | Self::SlowProcess => "{ action = \"slow\", budget = \"60s\" }",
             Self::Signal => "{ action = \"signal\", signal = \"SIGUSR1\", repeat = \"20ms\" }",
             Self::Kill => "{ action = \"kill\", victim = \"group\" }",
+            Self::Ask => "{ action = \"ask\", timeout = \"10m\" }",
+            Self::Lend => "{ action = \"lend\", amount = \"64MiB\", keep = \"1%\" }",
         };
         let path = group.path();
         format!("{PACE}[[rule]]\ngroups = {path:?}\nmeter = {meter:?}\nover = \"48MiB\"\ndo = [{step}]\n")
@@ -65,6 +73,7 @@ struct Scene {
 impl Scene {
     fn set(bench: &Bench<'_>) -> Result<Self> {
         let (job, beside) = (bench.group("job")?, bench.group("beside")?);
+        job.set_max(LIMIT)?;
         bench.daemon_group()?;
         let (mut hog, mut bystander) = (bench.agent(&job, "hog")?, bench.agent(&job, "bystander")?);
         [&mut hog, &mut bystander].into_iter().try_for_each(|agent| agent.ask("count 10").map(|_| ()))?;

@@ -12,7 +12,7 @@ use crate::harness::bench::{Bench, within};
 use crate::harness::{MIB, meminfo, mib, millis, process};
 use crate::sys::now;
 
-fn rule(under: u64) -> String {
+pub fn rule(under: u64) -> String {
     format!(
         "[[rule]]\nname = \"host\"\nhost = true\nunder = \"{under}B\"\n\
          do = [{{ action = \"kill\", victim = \"lowest-priority\" }}]\n"
@@ -44,29 +44,38 @@ pub fn lowest_priority(bench: &mut Bench<'_>) -> Result<String> {
 }
 
 /// The first moment in which less was available than this, as somebody sees it who does nothing but look.
-struct Watch {
+pub struct Watch {
     crossed: Arc<AtomicU64>,
     least: Arc<AtomicU64>,
+    least_swap: Arc<AtomicU64>,
     stop: Arc<AtomicBool>,
 }
 
 impl Watch {
-    fn start(line: u64) -> Self {
+    pub fn start(line: u64) -> Self {
         let (crossed, least) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicU64::new(u64::MAX)));
+        let least_swap = Arc::new(AtomicU64::new(u64::MAX));
         let stop = Arc::new(AtomicBool::new(false));
-        let of_thread = (Arc::clone(&crossed), Arc::clone(&least), Arc::clone(&stop));
+        let of_thread =
+            (Arc::clone(&crossed), Arc::clone(&least), Arc::clone(&least_swap), Arc::clone(&stop));
         std::thread::spawn(move || {
-            let (crossed, least, stop) = of_thread;
+            let (crossed, least, least_swap, stop) = of_thread;
             while !stop.load(Ordering::Relaxed) {
                 let Ok(available) = available() else { continue };
                 least.fetch_min(available, Ordering::Relaxed);
+                least_swap.fetch_min(meminfo("SwapFree").unwrap_or(u64::MAX), Ordering::Relaxed);
                 if available < line && crossed.load(Ordering::Relaxed) == 0 {
                     crossed.store(now(), Ordering::Relaxed);
                 }
                 std::thread::sleep(Duration::from_millis(2));
             }
         });
-        Self { crossed, least, stop }
+        Self { crossed, least, least_swap, stop }
+    }
+
+    /// The least swap that was free.
+    pub fn least_swap(&self) -> u64 {
+        self.least_swap.load(Ordering::Relaxed)
     }
 }
 
@@ -79,8 +88,11 @@ impl Drop for Watch {
 /// Ten hogs at full speed eat all memory there is: memgov decides and kills within a second of the crossing, its loop waits for no disk meanwhile, and the
 /// kernel's own killer has nothing to do.
 pub fn in_time(bench: &mut Bench<'_>) -> Result<String> {
+    eaten(bench, Jobs::start(bench)?)
+}
+
+pub fn eaten(bench: &Bench<'_>, mut jobs: Jobs) -> Result<String> {
     let bar = Duration::from_secs(1);
-    let mut jobs = Jobs::start(bench)?;
     let before = kernel_kills()?;
     let line = 48 * MIB;
     let daemon = bench.daemon(&(jobs.config([0; 3]) + &rule(line)))?;

@@ -7,8 +7,10 @@ mod host;
 mod jobs;
 mod lend;
 mod parent;
+mod record;
 mod rescue;
 mod scenarios;
+mod zram;
 
 use std::time::Duration;
 
@@ -35,9 +37,11 @@ pub fn tests() -> Vec<Test> {
         Test::new("dr_02_page_cache_is_no_shortage", parent::page_cache).needs(&[Need::CleanCache]),
         Test::new("dr_02_groups_that_ask_to_be_spared", parent::wishes).needs(&[Need::V2]),
         Test::new("dr_03_decides_in_time_while_memory_is_eaten", host::in_time).needs(OWN).seconds(60),
+        Test::new("dr_07_the_record_before_the_kill", record::before_the_kill),
         Test::new("dr_replay_decides_alike", parent::replay),
     ];
     tests.extend(scenarios::tests());
+    tests.extend(zram::tests());
     tests.extend(lend::tests());
     tests.extend(ask::tests());
     tests.extend(hook::tests());

@@ -12,8 +12,8 @@ use crate::harness::bench::Bench;
 use crate::harness::host::NOBODY;
 use crate::harness::{MIB, mib, poll_until};
 
-const LIMIT: u64 = 160 * MIB;
-const UNDER: u64 = 24 * MIB;
+pub const LIMIT: u64 = 160 * MIB;
+pub const UNDER: u64 = 24 * MIB;
 
 /// Three jobs that use the same: the one of the lowest priority is killed whole, the others live on, and the limit is not met.
 pub fn lowest_priority(bench: &mut Bench<'_>) -> Result<String> {
