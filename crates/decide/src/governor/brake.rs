@@ -34,6 +34,8 @@ struct Credit {
     until: Time,
     /// All of its group was killed for another's sake.
     job: bool,
+    /// Nobody who is dead is waited for any longer than it takes to see what that has brought.
+    soon: bool,
 }
 
 /// Which kill it is.
@@ -41,6 +43,7 @@ struct Of {
     decision: Option<DecisionId>,
     who: Option<ProcessId>,
     job: bool,
+    soon: bool,
 }
 
 /// Whose shortage a kill is to help.
@@ -178,7 +181,7 @@ impl Kills {
     ) {
         let known = self.credits.iter().any(|credit| credit.who == Some(who));
         if !known && self.credits.len() < MAX_CREDITS {
-            let of = Of { decision: None, who: Some(who), job: false };
+            let of = Of { decision: None, who: Some(who), job: false, soon: false };
             self.note(now, of, group, expected, snap);
         }
     }
@@ -204,7 +207,20 @@ impl Kills {
         expected: Bytes,
         snap: &Snapshot,
     ) {
-        let of = Of { decision: Some(decision), who: None, job: false };
+        let of = Of { decision: Some(decision), who: None, job: false, soon: false };
+        self.note(now, of, group, expected, snap);
+    }
+
+    /// Part of a job, or the largest of the machine: for the sake of somebody else, so that what comes back shows in his meter and not where it was.
+    pub fn ordered_now(
+        &mut self,
+        now: Time,
+        decision: DecisionId,
+        group: Option<GroupSlot>,
+        expected: Bytes,
+        snap: &Snapshot,
+    ) {
+        let of = Of { decision: Some(decision), who: None, job: false, soon: true };
         self.note(now, of, group, expected, snap);
     }
 
@@ -217,7 +233,7 @@ impl Kills {
         expected: Bytes,
         snap: &Snapshot,
     ) {
-        let of = Of { decision: Some(decision), who: None, job: true };
+        let of = Of { decision: Some(decision), who: None, job: true, soon: true };
         self.note(now, of, Some(job), expected, snap);
     }
 
@@ -234,6 +250,7 @@ impl Kills {
             expected: expected.max(Bytes(1)),
             until: now + RETURN_TIME,
             job: of.job,
+            soon: of.soon,
         });
     }
 
@@ -241,7 +258,7 @@ impl Kills {
     pub fn dead(&mut self, now: Time, decision: DecisionId, expected: Bytes) {
         if let Some(credit) = self.credits.iter_mut().find(|credit| credit.decision == Some(decision)) {
             credit.expected = expected;
-            credit.until = now + if credit.job { SETTLES } else { RETURN_TIME };
+            credit.until = now + if credit.soon { SETTLES } else { RETURN_TIME };
         }
     }
 

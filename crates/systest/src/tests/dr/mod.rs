@@ -5,10 +5,12 @@ mod handler;
 mod hook;
 mod host;
 mod jobs;
+mod ladder;
 mod lend;
 mod parent;
 mod rescue;
 mod scenarios;
+mod takes;
 
 use std::time::Duration;
 
@@ -42,6 +44,8 @@ pub fn tests() -> Vec<Test> {
     tests.extend(ask::tests());
     tests.extend(hook::tests());
     tests.extend(handler::tests());
+    tests.extend(ladder::tests());
+    tests.extend(takes::tests());
     tests.extend(rescue::tests());
     tests
 }
