@@ -156,6 +156,8 @@ pub enum Take {
     One,
     /// All of the target's processes that belong together; the ranking shows the largest of them.
     Family(Family),
+    /// This process of the target's and all that have come from it and are in the target too; the ranking shows the largest of them.
+    Tree(ProcessId),
 }
 
 /// Processes that belong together: what a fork bomb is made of, though each of it is small and its parents are gone. Of each of them all that is

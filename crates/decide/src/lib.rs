@@ -14,6 +14,7 @@ pub mod governor;
 pub mod hook;
 pub mod jobs;
 pub mod kernel_memory;
+pub mod kin;
 pub mod offender;
 pub mod policy;
 pub mod pool;

@@ -148,6 +148,16 @@ impl Policy {
         });
         lines.min()
     }
+    /// Whether some rule takes the largest process of the machine, so that all of them may have to be known.
+    pub fn ranks_host(&self) -> bool {
+        let largest = |step: &Step| step.action == Action::Kill { victim: Victim::Largest };
+        self.rules.iter().any(|rule| rule.scope == Scope::Host && rule.steps.iter().any(largest))
+    }
+    /// Whether some rule takes trees of processes.
+    pub fn takes_trees(&self) -> bool {
+        let tree = |step: &Step| step.action == Action::Kill { victim: Victim::LowestPriority(Takes::Tree) };
+        self.rules.iter().flat_map(|rule| &rule.steps).any(tree)
+    }
     /// Whether some rule is about the host, or lends its memory.
     pub fn watches_host(&self) -> bool {
         self.rules.iter().any(|rule| rule.scope == Scope::Host || rule.lends())
@@ -186,9 +196,13 @@ impl Rule {
     pub fn asks_handler(&self) -> bool {
         self.steps.iter().any(|step| matches!(&step.action, Action::Hook(Hook { by: Helper::Handler, .. })))
     }
-    /// Whether some step takes the job that gives way first.
+    /// Whether some step takes the job that gives way first, or acts on it.
     pub fn chooses_jobs(&self) -> bool {
-        let chooses = |step: &Step| step.action == Action::Kill { victim: Victim::LowestPriority };
+        let of_host = self.scope == Scope::Host;
+        let chooses = |step: &Step| match step.action {
+            Action::Kill { victim } => matches!(victim, Victim::LowestPriority(_)),
+            ref other => of_host && other.is_done_to_groups(),
+        };
         self.steps.iter().any(chooses)
     }
 }
@@ -205,7 +219,7 @@ pub enum Scope {
     Groups(Vec<Pattern>),
     /// Single processes.
     Processes(ProcessMatch),
-    /// The machine as a whole. Only its available memory is measured, and only jobs are hit for it.
+    /// The machine as a whole. What is done for it is done to the job that gives way first, or to the largest process.
     Host,
 }
 
@@ -510,6 +524,10 @@ pub enum Action {
 }
 
 impl Action {
+    /// Whether it is done to a group, or to whoever is in it: what a rule of the host does to the job that gives way first.
+    pub const fn is_done_to_groups(&self) -> bool {
+        !matches!(self, Self::Record | Self::Kill { .. })
+    }
     /// Whether it may come to a kill.
     pub const fn may_kill(&self) -> bool {
         matches!(self, Self::Kill { .. } | Self::Ask(_))
@@ -589,9 +607,22 @@ pub enum Victim {
     Group,
     /// The process with the largest memory, down the ranking if it cannot be killed. For kernel memory, which a fork bomb holds in many
     /// small pieces, the family ([`crate::decision::Family`]) that holds most. Becomes [`Victim::Group`] where `memory.oom.group` is set.
+    /// Of a rule for the host: the largest of the machine.
     Largest,
-    /// The job below it (of a rule for the host: any) that gives way first, as a whole: [`crate::jobs`].
-    LowestPriority,
+    /// The job below it (of a rule for the host: any) that gives way first, or part of it: [`crate::jobs`].
+    LowestPriority(Takes),
+}
+
+/// How much of a job goes at once. All of it where `memory.oom.group` is set.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Takes {
+    /// All of it.
+    #[default]
+    Job,
+    /// Its largest process, down the ranking if it cannot be killed.
+    Process,
+    /// Of the trees of processes in it (by parent, beginning with who has none in the job) the one that holds most.
+    Tree,
 }
 
 /// How often to look at what has no event: the next look comes when half of the headroom could be used up at the

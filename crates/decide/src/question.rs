@@ -53,6 +53,8 @@ pub struct QuestionView {
     pub source: Source,
     /// About whom.
     pub target: Target,
+    /// It is the host that is short, and not who is asked about.
+    pub of_host: bool,
     /// When it was asked.
     pub since: Time,
     /// When the default comes.

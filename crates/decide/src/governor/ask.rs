@@ -4,7 +4,7 @@
 //! Whoever was asked may have anything killed, over its line or not. Nobody is killed because nobody has answered but while he is over: who is
 //! back in the band by then runs on, for a group that stands still does not leave the band by itself.
 
-use crate::decision::{DecisionId, Decisions, Order, Phase as Keep, Reason};
+use crate::decision::{DecisionId, Decisions, Order, Phase as Keep, Reason, Target};
 use crate::policy::{Action, RuleId, Victim};
 use crate::question::{Answer, Ask, NotOpen, QuestionView, Verdict};
 use crate::snapshot::Snapshot;
@@ -107,7 +107,8 @@ impl Governor {
                 id: asked.id?,
                 episode: episode.id,
                 source: episode.source,
-                target: episode.target,
+                target: episode.subject(),
+                of_host: episode.target == Target::Host,
                 since: asked.at,
                 until: asked.until,
                 default: ask.default,

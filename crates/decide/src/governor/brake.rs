@@ -37,6 +37,8 @@ struct Credit {
     until: Time,
     /// All of its group was killed for another's sake.
     job: bool,
+    /// Nobody who is dead is waited for any longer than it takes to see what that has brought.
+    soon: bool,
 }
 
 /// Which kill it is.
@@ -44,6 +46,7 @@ struct Of {
     decision: Option<DecisionId>,
     who: Option<ProcessId>,
     job: bool,
+    soon: bool,
 }
 
 /// Whose shortage a kill is to help.
@@ -185,7 +188,7 @@ impl Kills {
     ) {
         let known = self.credits.iter().any(|credit| credit.who == Some(who));
         if !known && self.credits.len() < MAX_CREDITS {
-            let of = Of { decision: None, who: Some(who), job: false };
+            let of = Of { decision: None, who: Some(who), job: false, soon: false };
             self.note(now, of, group, expected, snap);
         }
     }
@@ -208,6 +211,7 @@ impl Kills {
             expected: Bytes(1),
             until: now + RETURN_TIME,
             job: false,
+            soon: false,
         });
     }
 
@@ -232,7 +236,20 @@ impl Kills {
         expected: Bytes,
         snap: &Snapshot,
     ) {
-        let of = Of { decision: Some(decision), who: None, job: false };
+        let of = Of { decision: Some(decision), who: None, job: false, soon: false };
+        self.note(now, of, group, expected, snap);
+    }
+
+    /// Part of a job, or the largest of the machine: for the sake of somebody else, so that what comes back shows in his meter and not where it was.
+    pub fn ordered_now(
+        &mut self,
+        now: Time,
+        decision: DecisionId,
+        group: Option<GroupSlot>,
+        expected: Bytes,
+        snap: &Snapshot,
+    ) {
+        let of = Of { decision: Some(decision), who: None, job: false, soon: true };
         self.note(now, of, group, expected, snap);
     }
 
@@ -245,7 +262,7 @@ impl Kills {
         expected: Bytes,
         snap: &Snapshot,
     ) {
-        let of = Of { decision: Some(decision), who: None, job: true };
+        let of = Of { decision: Some(decision), who: None, job: true, soon: true };
         self.note(now, of, Some(job), expected, snap);
     }
 
@@ -262,6 +279,7 @@ impl Kills {
             expected: expected.max(Bytes(1)),
             until: now + RETURN_TIME,
             job: of.job,
+            soon: of.soon,
         });
     }
 
@@ -269,7 +287,7 @@ impl Kills {
     pub fn dead(&mut self, now: Time, decision: DecisionId, expected: Bytes) {
         if let Some(credit) = self.credits.iter_mut().find(|credit| credit.decision == Some(decision)) {
             credit.expected = expected;
-            credit.until = now + if credit.job { SETTLES } else { RETURN_TIME };
+            credit.until = now + if credit.soon { SETTLES } else { RETURN_TIME };
         }
     }
 

@@ -1,7 +1,6 @@
 //! Handing decisions over. What an episode remembers of a decision it remembers only once that has found room.
 
-use crate::decision::{Decision, DecisionId, Decisions, Order, Ranking, Reason, Source, Take, Target};
-use crate::jobs::Contender;
+use crate::decision::{Decision, DecisionId, Decisions, Order, Ranking, Reason, Source, Target};
 
 use super::Governor;
 use super::episode::Episode;
@@ -34,22 +33,18 @@ impl Governor {
         self.send(episode, decision, What::Kill, out)
     }
 
-    /// The kill of a job, for the sake of somebody else: the decision is about the job, the reason about the other.
-    pub(super) fn emit_job(
+    /// What is done to somebody for the sake of somebody else: the decision is about the one, the reason about the other.
+    pub(super) fn emit_about(
         &mut self,
         episode: &mut Episode,
         step: u8,
-        job: &Contender,
-        reason: Reason,
-        ranking: Ranking,
+        (target, order): (Target, Order),
+        (reason, ranking): (Reason, Ranking),
+        what: What,
         out: &mut Decisions,
     ) -> Option<DecisionId> {
-        let order = Order::Kill { take: Take::Whole };
-        let decision = Decision {
-            target: Target::Group(job.group, job.slot),
-            ..self.decision(episode, step, order, reason, true, ranking)
-        };
-        self.send(episode, decision, What::KillJob(job.slot), out)
+        let decision = Decision { target, ..self.decision(episode, step, order, reason, true, ranking) };
+        self.send(episode, decision, what, out)
     }
 
     fn decision(
@@ -62,13 +57,18 @@ impl Governor {
         ranking: Ranking,
     ) -> Decision {
         let log = notable && !episode.logged && self.wants_log(episode);
+        // What is only said is said of who is short.
+        let target = match order {
+            Order::Record | Order::Relieved => episode.target,
+            _ => episode.subject(),
+        };
         Decision {
             id: DecisionId(self.next_decision),
             episode: episode.id,
             at: self.now,
             source: episode.source,
             step,
-            target: episode.target,
+            target,
             order,
             reason,
             log,
@@ -92,7 +92,7 @@ impl Governor {
         episode.logged |= decision.log;
         episode.spoken |= decision.notable;
         episode.last = Some((decision.order, decision.reason));
-        if matches!(what, What::Begin | What::Signal | What::Kill | What::KillJob(_)) {
+        if matches!(what, What::Begin | What::Signal | What::Kill | What::KillJob(_) | What::KillIn(_)) {
             self.remember(Sent {
                 id: decision.id,
                 slot: episode.place,

@@ -6,7 +6,7 @@
 use std::time::Duration;
 
 use crate::control::MemControl;
-use crate::decision::{self, EpisodeId, Extent, Order, Reason, Source, Target};
+use crate::decision::{self, DecisionId, EpisodeId, Extent, Order, Reason, Source, Target};
 use crate::hook::HookView;
 use crate::policy::{Action, MAX_STEPS, Meter, Rule, RuleId, Step, Victim};
 use crate::slow::{ALL, Throttle};
@@ -19,6 +19,8 @@ use super::hook::Hooked;
 use super::index::Index;
 use super::judge::{Excess, Question};
 use super::lend::Loan;
+use super::pin::Pinned;
+use super::within::Sought;
 use super::{Governor, controls};
 
 /// What an episode is found by: there is one for each source and target at a time.
@@ -113,6 +115,12 @@ pub(super) struct Episode {
     pub condemned: u8,
     /// The program that runs for it, or has run last.
     pub hook: Option<Hooked>,
+    /// The job to which steps of the host's ladder are done.
+    pub job: Option<Pinned>,
+    /// Word of earlier decisions is about a job that is not the one any more.
+    pub anew: DecisionId,
+    /// The job of which part is to be killed, while its processes are looked for.
+    pub sought: Option<Sought>,
     /// Some decision was made: its end is worth one too.
     pub spoken: bool,
     /// The log line is written.
@@ -156,6 +164,9 @@ impl Episode {
             excused: Time(0),
             condemned: 0,
             hook: None,
+            job: None,
+            anew: DecisionId(0),
+            sought: None,
             spoken: false,
             logged: false,
             last: None,
@@ -355,8 +366,10 @@ impl Governor {
         if let (Target::Group(_, slot), Meter::Kernel) = (target, episode.meter) {
             self.groups[slot.0 as usize].kernel_mark.hit();
         }
-        if let (Target::Group(_, slot), true) = (target, self.may_choose(&episode)) {
-            self.sample_for_ranking(slot, snap);
+        match target {
+            Target::Group(_, slot) if self.may_choose(&episode) => self.sample_for_ranking(slot, snap),
+            Target::Host if self.may_choose(&episode) => self.sample_machine(snap),
+            _ => {}
         }
         if self.may_choose_jobs(&episode) {
             self.sample_jobs(target, snap);
@@ -364,7 +377,7 @@ impl Governor {
     }
 
     /// Whoever may have to be chosen from is to be sampled before that.
-    fn sample_for_ranking(&mut self, group: GroupSlot, snap: &Snapshot) {
+    pub(super) fn sample_for_ranking(&mut self, group: GroupSlot, snap: &Snapshot) {
         self.groups[group.0 as usize].ranks_at = Some(self.now);
         let mut walk = self.tree.walk(group);
         while let Some(process) = self.tree.step(&mut walk) {

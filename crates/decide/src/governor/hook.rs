@@ -97,7 +97,7 @@ impl Governor {
         excess: &Excess,
         out: &mut Decisions,
     ) -> Step {
-        let Target::Group(group, _) = episode.target else { return Step::Failed };
+        let Target::Group(group, _) = episode.subject() else { return Step::Failed };
         if !self.hooks.has_room_for(group, self.now) {
             return Step::Waits;
         }

@@ -5,9 +5,9 @@
 
 use std::time::Duration;
 
-use crate::decision::{Decisions, Order, Ranking, Reason, Target};
+use crate::decision::{Decisions, Order, Ranking, Reason, Take, Target};
 use crate::jobs::{Contender, Wish, Worth};
-use crate::policy::{Action, Victim};
+use crate::policy::{Action, Takes, Victim};
 use crate::snapshot::{GroupSlot, Snapshot};
 use crate::units::{Bytes, Time};
 
@@ -15,6 +15,8 @@ use super::brake::{Brake, Branch};
 use super::episode::Episode;
 use super::judge::Excess;
 use super::ladder::Step;
+use super::pin::Pinned;
+use super::report::What;
 use super::{Governor, REPEAT};
 
 /// A job that could not be killed is not tried again for so long.
@@ -40,55 +42,34 @@ struct Choice {
 }
 
 impl Governor {
-    /// Kills the job that gives way first, if that may be now.
+    /// Kills the job that gives way first, or part of it, if that may be now.
     pub(super) fn kill_job(
         &mut self,
         episode: &mut Episode,
         step: u8,
+        takes: Takes,
         excess: &Excess,
         snap: &Snapshot,
         out: &mut Decisions,
     ) -> Step {
-        let branch = match episode.target {
-            Target::Group(_, slot) => Branch::Of(Some(slot)),
-            Target::Process(..) => return Step::Failed,
-            Target::Host => Branch::Host,
-        };
-        let last = if step < episode.next { episode.ordered_at[usize::from(step)] } else { Time(0) };
-        // Whoever goes on being killed elsewhere must not keep a shortage from being met: what this one has waited for is long back.
-        let tired = self.now.since(episode.began.max(last)) >= TIRED;
-        if let Some(brake) = self.kills.brake(self.now, branch, snap, &self.tree)
-            && !(tired && matches!(brake, Brake::Freeing(_)))
-        {
-            return self.braked(episode, step, brake, out);
+        if let Err(outcome) = self.may_take_others(episode, step, true, snap, out) {
+            return outcome;
         }
-        let since = episode.began.max(self.kills.settled());
-        let patient = self.now < since + PATIENCE;
-        // What an earlier kill has brought must show in the meter, or one shortage is met twice.
-        if !tired
-            && self.kills.settled() > Time(0)
-            && self.meter_read_at(episode.target, snap) <= self.kills.settled()
-        {
-            self.read_meter(episode.target);
-            return Step::Waits;
-        }
-        let choice = self.choose_job(episode.target, since, snap);
-        if choice.stale && patient {
-            self.sample_jobs(episode.target, snap);
-            return Step::Waits;
-        }
-        let Some(job) = choice.ranking.jobs().first().copied() else {
-            if choice.unknown && patient {
-                return Step::Waits;
-            }
-            let Ranking { considered, protected: left_out, .. } = choice.ranking;
-            return self.withhold(episode, step, Reason::NoJob { considered, left_out }, out);
+        let (job, ranking) = match self.first_to_give_way(episode, step, snap, out) {
+            Ok(chosen) => chosen,
+            Err(outcome) => return outcome,
         };
         // After that only the branch of whoever is hit is waited for, and the budget holds.
         if let Some(brake) = self.kills.brake(self.now, Branch::Of(Some(job.slot)), snap, &self.tree) {
             return self.braked(episode, step, brake, out);
         }
-        let Some(id) = self.emit_job(episode, step, &job, excess.reason, choice.ranking, out) else {
+        let indivisible = snap.group(job.slot).and_then(|row| row.oom_group) == Some(true);
+        if takes != Takes::Job && !indivisible {
+            return self.kill_in_job(episode, step, (&job, takes), (excess, ranking), snap, out);
+        }
+        let about = (Target::Group(job.group, job.slot), Order::Kill { take: Take::Whole });
+        let what = What::KillJob(job.slot);
+        let Some(id) = self.emit_about(episode, step, about, (excess.reason, ranking), what, out) else {
             return Step::Waits;
         };
         // That its own kill is waited for goes without saying.
@@ -97,12 +78,80 @@ impl Governor {
         Step::Began
     }
 
+    /// Whether somebody else may be taken for this shortage now: not before what an earlier kill has brought shows in the meter, or one shortage is met twice.
+    /// `Err`: what becomes of the step.
+    pub(super) fn may_take_others(
+        &mut self,
+        episode: &mut Episode,
+        step: u8,
+        kills: bool,
+        snap: &Snapshot,
+        out: &mut Decisions,
+    ) -> Result<(), Step> {
+        let branch = match episode.target {
+            Target::Group(_, slot) => Branch::Of(Some(slot)),
+            Target::Process(..) => return Err(Step::Failed),
+            Target::Host => Branch::Host,
+        };
+        let last = if step < episode.next { episode.ordered_at[usize::from(step)] } else { Time(0) };
+        // Whoever goes on being killed elsewhere must not keep a shortage from being met: what this one has waited for is long back.
+        let tired = self.now.since(episode.began.max(last)) >= TIRED;
+        match self.kills.brake(self.now, branch, snap, &self.tree) {
+            Some(Brake::Freeing(_)) if tired => {}
+            Some(Brake::TooMany(_)) if !kills => {}
+            Some(brake) => return Err(self.braked(episode, step, brake, out)),
+            None => {}
+        }
+        let settled = self.kills.settled();
+        if !tired && settled > Time(0) && self.meter_read_at(episode.target, snap) <= settled {
+            self.read_meter(episode.target);
+            return Err(Step::Waits);
+        }
+        Ok(())
+    }
+
+    /// The job that is chosen already, or who gives way first, by readings that are no older than the shortage, and all that were asked. `Err`: what becomes of the step.
+    pub(super) fn first_to_give_way(
+        &mut self,
+        episode: &mut Episode,
+        step: u8,
+        snap: &Snapshot,
+        out: &mut Decisions,
+    ) -> Result<(Contender, Ranking), Step> {
+        let since = episode.began.max(self.kills.settled());
+        let patient = self.now < since + PATIENCE;
+        let choice = self.choose_job(episode.target, since, snap);
+        if choice.stale && patient {
+            self.sample_jobs(episode.target, snap);
+            return Err(Step::Waits);
+        }
+        let chosen = match episode.job {
+            None => choice.ranking.jobs().first().copied(),
+            Some(Pinned { group, slot, .. }) => {
+                let ranked = choice.ranking.jobs().iter().find(|job| job.group == group).copied();
+                let usage = snap.group(slot).and_then(|row| row.usage).unwrap_or_default();
+                Some(ranked.unwrap_or(Contender { group, slot, usage, ..Contender::default() }))
+            }
+        };
+        if let Some(job) = chosen {
+            return Ok((job, choice.ranking));
+        }
+        if choice.unknown && patient {
+            return Err(Step::Waits);
+        }
+        let Ranking { considered, protected: left_out, .. } = choice.ranking;
+        Err(self.withhold(episode, step, Reason::NoJob { considered, left_out }, out))
+    }
+
     /// How long after a kill at the end of its ladder the next is tried: a job's death may not be enough, and who is next is known.
     pub(super) fn kills_again_in(&self, episode: &Episode, action: &Action) -> Duration {
         let nobody =
             matches!(episode.last, Some((Order::Record, Reason::NoJob { .. } | Reason::TooManyKills { .. })));
         match action {
-            Action::Kill { victim: Victim::LowestPriority } if !nobody => self.policy.pace.fastest,
+            Action::Kill { victim: Victim::LowestPriority(_) } if !nobody => self.policy.pace.fastest,
+            Action::Kill { victim: Victim::Largest } if episode.target == Target::Host => {
+                self.policy.pace.fastest
+            }
             _ => REPEAT,
         }
     }
@@ -112,6 +161,7 @@ impl Governor {
         if let Some(state) = self.groups.get_mut(job.0 as usize) {
             (state.spared_until, state.left) = (self.now + SPARED, Some(Bytes(u64::MAX)));
         }
+        self.lose_job(job);
         self.deadline = self.now;
     }
 
@@ -123,6 +173,7 @@ impl Governor {
             self.timers.bring_forward(self.group_item(job), self.now);
             self.deadline = self.now;
         }
+        self.lose_job(job);
     }
 
     /// Has all jobs read that could give way for this target.

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use crate::control::{ControlAction, MemControl};
 use crate::decision::{Candidate, Decisions, Order, Protected, Reason, Take, Target};
-use crate::policy::{Meter, Over, Rule, Victim};
+use crate::policy::{Meter, Over, Rule, Scope, Takes, Victim};
 use crate::snapshot::{Group, GroupSlot, ProcessId, ProcessSlot, Snapshot};
 use crate::units::Bytes;
 use crate::victim::{self, Selection};
@@ -27,14 +27,17 @@ impl Governor {
         snap: &Snapshot,
         out: &mut Decisions,
     ) -> Step {
-        if victim == Victim::LowestPriority {
-            return self.kill_job(episode, step, excess, snap, out);
-        }
-        let group = match episode.target {
-            Target::Group(_, group) => Some(group),
-            Target::Process(_, process) => self.tree.group_of(process),
-            // Nobody but jobs is killed for its sake.
-            Target::Host => return Step::Failed,
+        let group = match (episode.target, victim) {
+            (_, Victim::LowestPriority(takes)) => {
+                return self.kill_job(episode, step, takes, excess, snap, out);
+            }
+            // Whoever was asked about stands for the host.
+            (Target::Host, Victim::Group) => {
+                return self.kill_job(episode, step, Takes::Job, excess, snap, out);
+            }
+            (Target::Host, Victim::Largest) => return self.kill_of_machine(episode, step, excess, snap, out),
+            (Target::Group(_, group), _) => Some(group),
+            (Target::Process(_, process), _) => self.tree.group_of(process),
         };
         let (take, selection) = self.select(episode, victim, snap);
         let whole = take == Take::Whole;
@@ -136,6 +139,8 @@ impl Governor {
         // A control that has just been set is weighed wherever its process was last seen.
         !self.new_controls.is_empty()
             || self.episodes_may_kill()
+            || snap.fresh_memory
+                && self.policy.rules.iter().any(|rule| rule.scope == Scope::Host && killing(&rule))
             || snap.fresh_groups.iter().filter_map(|&slot| snap.group(slot)).any(|row| self.crosses(row))
             || snap.fresh_processes.iter().filter_map(|&slot| snap.process(slot)).any(|row| {
                 let rules = self.policy.rules.iter().filter(killing).map(|rule| rule.when);

@@ -113,6 +113,7 @@ impl Governor {
 
     /// Budgets, the ladder and repetitions of an episode that goes on.
     fn go_on(&mut self, episode: &mut Episode, snap: &Snapshot, out: &mut Decisions) {
+        self.attend_job(episode, snap, out);
         self.end_spent_slowdowns(episode, out);
         self.end_due_loans(episode, snap, out);
         self.attend_question(episode, snap, out);
@@ -173,6 +174,12 @@ impl Governor {
         snap: &Snapshot,
         out: &mut Decisions,
     ) -> Step {
+        if episode.target == Target::Host
+            && action.is_done_to_groups()
+            && let Err(outcome) = self.pin_job(episode, step, excess, snap, out)
+        {
+            return outcome;
+        }
         let (order, what) = match action {
             Action::Record => (Order::Record, What::Other),
             Action::Deny => (Order::Deny { phase: Keep::Begin, meter: episode.meter }, What::Begin),
@@ -282,7 +289,7 @@ impl Governor {
         }
         episode.phase = Phase::AtRest;
         (episode.over, episode.spoken, episode.last, episode.loan) = (None, false, None, None);
-        (episode.asked, episode.hook) = (None, None);
+        (episode.asked, episode.hook, episode.job, episode.sought) = (None, None, None, None);
         Some(())
     }
 
@@ -392,7 +399,15 @@ impl Governor {
                 self.group_item(slot)
             }
             Target::Process(_, slot) => self.process_item(slot),
-            Target::Host => self.host_item(),
+            Target::Host => {
+                if self.may_choose(episode) {
+                    self.host.ranks_at = Some(self.now);
+                }
+                if let Some(job) = episode.job {
+                    self.timers.bring_forward(self.group_item(job.slot), at);
+                }
+                self.host_item()
+            }
         };
         self.timers.bring_forward(item, at);
         if self.needs_host(episode) {
@@ -403,7 +418,7 @@ impl Governor {
 
 /// Whether this takes one job after the other.
 const fn jobs(action: &Action) -> bool {
-    matches!(action, Action::Kill { victim: Victim::LowestPriority })
+    matches!(action, Action::Kill { victim: Victim::LowestPriority(_) })
 }
 
 /// Relief, in the meter's own terms: of what is available more is better.

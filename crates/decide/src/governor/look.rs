@@ -30,7 +30,7 @@ const WATCHED: Duration = Duration::from_secs(30);
 /// Over this part of the line (or within a quarter of the slowest pace of it), processes are sampled.
 const NEAR: u64 = 16;
 /// Processes that may have to be ranked are sampled so many times slower than the fastest pace.
-const RANKING_PACE: u32 = 8;
+pub(super) const RANKING_PACE: u32 = 8;
 
 impl Governor {
     /// Weighs a fresh group, and the processes below it if its usage concerns them.
@@ -309,6 +309,7 @@ impl Governor {
                 None => pace.slowest,
             })
             .chain(ranked)
+            .chain(self.ranks_machine_each(snap))
             .min()
     }
 

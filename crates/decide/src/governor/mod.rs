@@ -20,7 +20,8 @@
 //! - `freed_memory_is_waited_for`: while the memory of a kill is on its way back, nobody in the same branch of the tree is killed.
 //! - `what_the_oom_killer_frees_is_waited_for` (`tests/jobs.rs`): likewise when the kernel's OOM killer has killed there, but for no more than a part of the time, and at no cost to the budget.
 //! - `whoever_gives_way_is_the_first_of_all`: a kill by priority takes the job that comes first in the order of [`crate::jobs`] among all below the
-//!   rule's target, by readings that are no older than the shortage, and not one that may ask to be left out and does.
+//!   rule's target, by readings that are no older than the shortage, and not one that may ask to be left out and does. (Or the job that was chosen so when the host's
+//!   ladder began.)
 //! - `one_shortage_is_one_kill`: between two kills by priority what the first had held has come back, or its time is up, and the meter was read anew after that.
 //! - `no_flapping_inside_the_band`: between the relief level and the line nothing begins and nothing ends.
 //! - `same_snapshots_same_decisions`: to the bit. No clock, no randomness, no order that depends on addresses.
@@ -32,8 +33,10 @@
 //!   and not before; after `go-on` nothing of the ladder begins until it may ask again, and nobody is killed for a question but for `kill`.
 //! - `a_hook_is_waited_for_within_a_bound` (`tests/hook.rs`): while a program runs for a group no further step of its ladder begins and no other program is
 //!   started for the same group; both end when it has ended and what it frees has settled, and at its time and [`SETTLES`] at the latest.
+//! - `the_hosts_ladder_holds_one_job_at_a_time` (`tests/host_ladder.rs`): what steps of a rule of the host do is done to one job, of which it was told with a ranking
+//!   first, and ends on that one before anything begins on another.
 //! - `steps_in_order`: the steps of a ladder begin in their order, the first not before its delay after the crossing, each not before
-//!   its delay after the one before, unless that one failed.
+//!   its delay after the one before, unless that one failed. (For another job the host's ladder begins anew.)
 //! - `overflow_delays_and_loses_nothing`: when decisions have no room, ends and begins come in a later tick.
 //! - `nothing_is_allocated` after [`Governor::new`] and [`Governor::set_policy`] (`tests/allocation.rs`), and every table is
 //!   bounded; what did not fit is counted in [`Governor::lost`].
@@ -66,12 +69,14 @@ mod ladder;
 mod lend;
 mod look;
 mod marks;
+mod pin;
 mod report;
 mod rows;
 mod seek;
 mod standing;
 mod timers;
 mod tree;
+mod within;
 
 pub use brake::Elsewhere;
 pub use episode::EpisodeView;
@@ -175,6 +180,8 @@ pub struct Governor {
     tallies: Vec<crate::balance::Tally>,
     /// Room for one choice.
     offenders: crate::offender::Offenders,
+    /// Room for one choice of a tree.
+    kin: crate::kin::Kin,
     /// Room for one choice of jobs.
     indivisible: Vec<crate::jobs::Contender>,
     excused: ask::Excused,
@@ -209,6 +216,7 @@ impl Governor {
             host: host::HostState::default(),
             tallies: seek::tallies(&policy),
             offenders: crate::offender::Offenders::with_capacity(processes as usize),
+            kin: within::room(&policy, processes as usize),
             indivisible: Vec::with_capacity(jobs::MOST_INDIVISIBLE),
             excused: ask::Excused::new(),
             hooks: hook::Running::new(),
@@ -266,6 +274,7 @@ impl Governor {
         self.roaming = rows::roaming_rules(new);
         self.tallies = seek::tallies(new);
         self.kills.set_budget(new.kills);
+        self.kin = within::room(new, self.processes.len());
         // Every known row may have other rules now, and so another pace: each is read once.
         for (item, known) in (0u32..).zip(
             self.groups.iter().map(|g| g.id.is_some()).chain(self.processes.iter().map(|p| p.id.is_some())),

@@ -7,6 +7,7 @@ use crate::decision::{DecisionId, EpisodeId, Outcome, Report, Source, Target};
 use crate::policy::Action;
 use crate::snapshot::GroupSlot;
 
+use super::episode::Episode;
 use super::{Governor, REPEAT};
 
 /// What kind of decision it was.
@@ -18,6 +19,8 @@ pub(super) enum What {
     Kill,
     /// Of this job.
     KillJob(GroupSlot),
+    /// Of part of this job.
+    KillIn(GroupSlot),
     Other,
 }
 
@@ -31,6 +34,13 @@ pub(super) struct Sent {
     pub step: u8,
     pub what: What,
     pub answered: bool,
+}
+
+impl Sent {
+    /// Whether word of it still is about what this episode is doing.
+    fn is_of(&self, episode: &Episode) -> bool {
+        episode.id == self.episode && self.id >= episode.anew
+    }
 }
 
 impl Governor {
@@ -48,12 +58,16 @@ impl Governor {
         let Ok(at) = self.sent.binary_search_by_key(&report.decision, |sent| sent.id) else { return };
         self.sent[at].answered = true;
         let sent = self.sent[at];
-        if let What::KillJob(job) = sent.what
-            && matches!(
-                report.outcome,
-                Outcome::Refused { .. } | Outcome::Nothing | Outcome::Gone | Outcome::Withheld
-            )
-        {
+        // Who has ended by himself is missing from a job, and is not the job.
+        let vain = match (sent.what, report.outcome) {
+            (What::KillJob(job), Outcome::Gone) => Some(job),
+            (What::KillJob(job) | What::KillIn(job), outcome) => {
+                let vain = matches!(outcome, Outcome::Refused { .. } | Outcome::Nothing | Outcome::Withheld);
+                vain.then_some(job)
+            }
+            _ => None,
+        };
+        if let Some(job) = vain {
             self.spare_job(job);
             self.kills.failed(sent.id);
             return;
@@ -108,7 +122,7 @@ impl Governor {
     /// None was reached: the next step does not wait, and a one-shot signal of a control is tried again.
     fn refused(&mut self, sent: Sent) {
         self.kills.failed(sent.id);
-        let Some(episode) = self.episodes.get_mut(sent.slot).filter(|e| e.id == sent.episode) else { return };
+        let Some(episode) = self.episodes.get_mut(sent.slot).filter(|e| sent.is_of(e)) else { return };
         match sent.what {
             What::Begin => episode.refused |= 1 << sent.step,
             What::Signal if episode.source == Source::Control => {
@@ -120,7 +134,7 @@ impl Governor {
     }
 
     pub(super) fn hurry(&mut self, sent: Sent) {
-        let Some(episode) = self.episodes.get_mut(sent.slot).filter(|e| e.id == sent.episode) else { return };
+        let Some(episode) = self.episodes.get_mut(sent.slot).filter(|e| sent.is_of(e)) else { return };
         if episode.next == sent.step + 1 {
             episode.withdraw_question(sent.step);
             episode.hurry = true;
@@ -132,7 +146,7 @@ impl Governor {
     fn rehearsed(&mut self, sent: Sent) {
         self.kills.failed(sent.id);
         if let Some(episode) = self.episodes.get_mut(sent.slot).filter(|e| e.id == sent.episode) {
-            episode.rehearsed |= matches!(sent.what, What::Kill | What::KillJob(_));
+            episode.rehearsed |= matches!(sent.what, What::Kill | What::KillJob(_) | What::KillIn(_));
         }
     }
 }

@@ -145,6 +145,7 @@ impl World {
                 let session = family.session.map_or("*".into(), |session| session.to_string());
                 format!("kill-family-{comm}-{session}")
             }
+            Order::Kill { take: Take::Tree(root) } => format!("kill-tree-{}", root.pid),
             Order::Kill { take: Take::One } => {
                 let pids: Vec<String> = decision.ranking.iter().map(|c| c.process.pid.to_string()).collect();
                 format!("kill-one-of-{}", pids.join("-"))
@@ -277,7 +278,9 @@ pub const fn slow(budget_ms: u64) -> Action {
 }
 
 pub const KILL: Action = Action::Kill { victim: Victim::Group };
-pub const KILL_JOB: Action = Action::Kill { victim: Victim::LowestPriority };
+pub const KILL_JOB: Action = Action::Kill { victim: Victim::LowestPriority(Takes::Job) };
+pub const KILL_IN_JOB: Action = Action::Kill { victim: Victim::LowestPriority(Takes::Process) };
+pub const KILL_TREE: Action = Action::Kill { victim: Victim::LowestPriority(Takes::Tree) };
 pub const KILL_LARGEST: Action = Action::Kill { victim: Victim::Largest };
 
 pub fn policy(rules: impl IntoIterator<Item = Rule>) -> Policy {

@@ -14,6 +14,7 @@ use memgov_decide::decision::{
 use memgov_decide::snapshot::{GroupId, GroupSlot, ProcessId};
 use memgov_decide::units::{Bytes, Time};
 
+use super::tree::{Tree, Trees};
 use super::{Aim, Kit, Tally, refused};
 use crate::kernel::pidfd::PidFd;
 use crate::kernel::proc::{self, Stat};
@@ -49,6 +50,8 @@ struct Emptying {
     dir: OwnedFd,
     /// Of these only.
     family: Option<Family>,
+    /// Of this tree only.
+    tree: Option<usize>,
     processes: u32,
     expected: Bytes,
     by: Mechanism,
@@ -62,6 +65,7 @@ struct Emptying {
 pub struct Kills {
     victims: Vec<Victim>,
     groups: Vec<Emptying>,
+    trees: Trees,
     next: Time,
 }
 
@@ -69,21 +73,29 @@ impl Kills {
     /// Allocates the tables.
     pub fn new() -> Self {
         Self {
+            trees: Trees::default(),
             victims: Vec::with_capacity(MOST_VICTIMS),
             groups: Vec::with_capacity(MOST_GROUPS),
             next: Time(0),
         }
     }
 
+    /// Trees of so many processes may have to be killed. Allocates: when rules are put in force.
+    pub fn make_room_for_trees(&mut self, processes: u32) {
+        self.trees.make_room(processes as usize);
+    }
+
     /// Kills the first of the ranking that can be, or the target.
     pub(super) fn kill(&mut self, kit: &mut Kit, at: &Aim<'_>, take: Take) -> Outcome {
         self.next = sys::now() + LOOK;
         match at.decision.target {
-            Target::Host => super::of_the_host(Operation::SendSignal),
+            // Of the machine nobody but one is taken.
+            Target::Host => self.kill_ranked(kit, at),
             Target::Group(id, slot) => match take {
                 Take::Whole => self.kill_group(kit, at, id, slot, None),
                 Take::Family(family) => self.kill_group(kit, at, id, slot, Some(family)),
                 Take::One => self.kill_ranked(kit, at),
+                Take::Tree(root) => self.kill_tree(kit, at, (id, slot), root),
             },
             Target::Process(..) if at.decision.ranking.iter().next().is_some() => self.kill_ranked(kit, at),
             Target::Process(who, slot) => {
@@ -196,15 +208,74 @@ impl Kills {
             }
         }
         large.release_memory();
-        if tally.reached > 0 && self.groups.len() < self.groups.capacity() {
-            let (decision, since, processes) = (at.decision.id, sys::now(), tally.reached);
-            let again = since + patience_of(by, since, since);
-            self.groups.push(Emptying { decision, dir: kept, family, processes, expected, by, since, again });
-        }
+        let (decision, since, processes) = (at.decision.id, sys::now(), tally.reached);
+        let again = since + patience_of(by, since, since);
+        let tree = None;
+        let new = Emptying { decision, dir: kept, family, tree, processes, expected, by, since, again };
+        self.await_emptying(new);
         if tally.reached == 0 && tally.failure.is_none() {
             return nobody;
         }
         tally.outcome(by)
+    }
+
+    /// One process of the group and all that have come from it. Those born meanwhile are of it too, as long as their parent is seen.
+    fn kill_tree(
+        &mut self,
+        kit: &mut Kit,
+        at: &Aim<'_>,
+        (id, slot): (GroupId, GroupSlot),
+        root: ProcessId,
+    ) -> Outcome {
+        let Some(place) = self.trees.free() else { return refused(Operation::SendSignal, Errno::AGAIN) };
+        let kept = match at.group(id, slot).and_then(|dir| {
+            freeze::open_group(dir.dir(), c".").map_err(|errno| missing(Operation::ListProcesses, errno))
+        }) {
+            Ok(kept) => kept,
+            Err(outcome) => return outcome,
+        };
+        if let Err(outcome) = at.sweep_group(kit, id, slot) {
+            return outcome;
+        }
+        let tree = self.trees.get(place);
+        tree.collect(kit, root);
+        let (mut tally, mut large) = (Tally::default(), Large::default());
+        tree.kill(kit, &mut tally, &mut large);
+        for _ in 1..ROUNDS {
+            if at.sweep_group(kit, id, slot).is_err() || !tree.grow(kit) {
+                break;
+            }
+            tree.kill(kit, &mut Tally::default(), &mut large);
+        }
+        large.release_memory();
+        let (expected, by) = (tree.resident(), Mechanism::Pidfd);
+        if tally.reached == 0 {
+            tree.clear();
+            return if tally.failure.is_none() { Outcome::Gone } else { tally.outcome(by) };
+        }
+        let (decision, since, processes) = (at.decision.id, sys::now(), tally.reached);
+        let again = since + patience_of(by, since, since);
+        let (family, tree) = (None, Some(place));
+        self.await_emptying(Emptying {
+            decision,
+            dir: kept,
+            family,
+            tree,
+            processes,
+            expected,
+            by,
+            since,
+            again,
+        });
+        tally.outcome(by)
+    }
+
+    fn await_emptying(&mut self, new: Emptying) {
+        if new.processes > 0 && self.groups.len() < self.groups.capacity() {
+            self.groups.push(new);
+        } else if let Some(tree) = new.tree {
+            self.trees.get(tree).clear();
+        }
     }
 
     /// When [`Kills::tick`] must be called next.
@@ -233,8 +304,16 @@ impl Kills {
             }
         }
         for i in (0..self.groups.len()).rev() {
-            if let Some(outcome) = empty(kit, &mut self.groups[i], now) {
-                reports(Report { decision: self.groups[i].decision, outcome });
+            let group = &mut self.groups[i];
+            let outcome = match group.tree {
+                None => empty(kit, group, now),
+                Some(tree) => fell(kit, group, self.trees.get(tree), now),
+            };
+            if let Some(outcome) = outcome {
+                reports(Report { decision: group.decision, outcome });
+                if let Some(tree) = group.tree {
+                    self.trees.get(tree).clear();
+                }
                 self.groups.swap_remove(i);
             }
         }
@@ -262,6 +341,24 @@ fn empty(kit: &mut Kit, group: &mut Emptying, now: Time) -> Option<Outcome> {
     (now.since(group.since) >= PATIENCE).then_some(refused(Operation::SendSignal, Errno::TIMEDOUT))
 }
 
+/// The same of a tree, of which it is known who is in it.
+fn fell(kit: &mut Kit, group: &mut Emptying, tree: &mut Tree, now: Time) -> Option<Outcome> {
+    if !tree.lives(kit) {
+        let Emptying { processes, by, expected, .. } = *group;
+        return Some(Outcome::Dead { processes, by, choice: 0, expected });
+    }
+    if now < group.again {
+        return None;
+    }
+    let begin = sys::now();
+    if kit.sweep.collect(std::os::fd::AsFd::as_fd(&group.dir)).is_ok() {
+        tree.grow(kit);
+    }
+    tree.kill(kit, &mut Tally::default(), &mut Large::default());
+    group.again = sys::now() + patience_of(group.by, begin, sys::now());
+    (now.since(group.since) >= PATIENCE).then_some(refused(Operation::SendSignal, Errno::TIMEDOUT))
+}
+
 /// How long the killed are left to die after a round through them. `cgroup.kill` takes along who is being born (kernel/cgroup/cgroup.c), so nobody has to come
 /// back for those.
 fn patience_of(by: Mechanism, begin: Time, end: Time) -> Duration {
@@ -280,21 +377,26 @@ fn kill_swept(kit: &mut Kit, tally: &mut Tally, large: &mut Large, family: Optio
         if stat.is_ending() || !family.is_none_or(is_of) || spared(kit, &stat) {
             continue;
         }
-        let done = PidFd::open(stat.id())
-            .map_err(|errno| (Operation::PidfdOpen, errno))
-            .and_then(|process| process.send(KILL).map_err(|errno| (Operation::SendSignal, errno)));
-        large.note(&stat);
-        killed += u32::from(done.is_ok());
-        tally.count(done);
+        killed += u32::from(kill_this(&stat, tally, large));
     }
     killed
+}
+
+/// Whether it has its signal.
+pub(super) fn kill_this(stat: &Stat, tally: &mut Tally, large: &mut Large) -> bool {
+    let done = PidFd::open(stat.id())
+        .map_err(|errno| (Operation::PidfdOpen, errno))
+        .and_then(|process| process.send(KILL).map_err(|errno| (Operation::SendSignal, errno)));
+    large.note(stat);
+    tally.count(done);
+    done.is_ok()
 }
 
 /// Those of a group whose memory is worth a call of its own, when all have their signal. Such a call waits for whoever has the lock on that address space: a process
 /// of a fork bomb in the middle of its fork, which may not get a processor for a long time. (A loop that did it for each took 50 s to kill a few hundred, and
 /// was taken for hung.) The small ones give theirs back as they end.
 #[derive(Default)]
-struct Large {
+pub(super) struct Large {
     processes: [Option<ProcessId>; 4],
 }
 
@@ -335,7 +437,7 @@ fn spares_nobody(kit: &mut Kit, large: &mut Large) -> bool {
 }
 
 /// Never touched, or taken out of every choice of victim by `oom_score_adj` -1000.
-fn spared(kit: &mut Kit, stat: &Stat) -> bool {
+pub(super) fn spared(kit: &mut Kit, stat: &Stat) -> bool {
     kit.guard.forbids(stat).is_some() || proc::read_oom_score_adj(stat.pid, &mut [0; 16]) == Ok(-1000)
 }
 

@@ -31,6 +31,7 @@ mod slow;
 mod squeeze;
 pub mod strays;
 mod sweep;
+mod tree;
 
 pub use deny::DeniedView;
 pub use guardian::{Guardian, Heart, Post, stand_guard};
@@ -561,9 +562,12 @@ impl Actor {
         self.hooks.handlers()
     }
 
-    /// The programs of this policy's hooks. Allocates; not on the acting path.
-    pub fn plan_hooks(&mut self, policy: &Policy) {
+    /// What this policy may come to: programs of its hooks, room for trees. Allocates; not on the acting path.
+    pub fn plan(&mut self, policy: &Policy) {
         self.hooks.plan(policy, !self.dry_run);
+        if policy.takes_trees() {
+            self.kills.make_room_for_trees(self.kit.sweep.room());
+        }
     }
 
     /// Ends reclaim and programs of hooks; the threads may ask for the ledger until [`Actor::threads_ended`].

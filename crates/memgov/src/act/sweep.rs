@@ -31,6 +31,11 @@ impl Sweep {
         }
     }
 
+    /// How many pids there is room for.
+    pub fn room(&self) -> u32 {
+        u32::try_from(self.pids.capacity()).unwrap_or(u32::MAX)
+    }
+
     /// Looks at the subtree of `dir`. Groups that vanish meanwhile are passed over; `NODEV` if `dir` itself is gone.
     pub fn collect(&mut self, dir: BorrowedFd<'_>) -> Result<(), Errno> {
         self.pids.clear();

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use clap::Args;
 use memgov_decide::hook::{Helper, Hook};
-use memgov_decide::policy::{Action, Meter, Over, Reclaim, Rule, Scope, Victim};
+use memgov_decide::policy::{Action, Meter, Over, Reclaim, Rule, Scope, Takes, Victim};
 use serde::Serialize;
 
 use super::{check_program, output};
@@ -230,7 +230,9 @@ fn needs(rule: &Rule, virtual_high: bool) -> Vec<&'static str> {
             Action::Slow(_) => "slow-group",
             Action::Reclaim(Reclaim { tolerance: Some(_), .. }) => "working-set",
             Action::Reclaim(_) => "reclaim",
-            Action::Kill { victim: Victim::Group | Victim::LowestPriority } if !each_process => "kill-group",
+            Action::Kill { victim: Victim::Group | Victim::LowestPriority(Takes::Job) } if !each_process => {
+                "kill-group"
+            }
             Action::Signal { .. } | Action::Kill { .. } => "signal",
         };
         if !needs.contains(&need) {

@@ -6,7 +6,7 @@ use std::time::Duration;
 use memgov_decide::governor::met_inside;
 use memgov_decide::policy::{
     Action, Condition, DEFAULT_BAND, GroupPolicy, MAX_DEFAULT_BAND, Meter, Over, Pattern, ProcessMatch, Rule,
-    Scope, Step, Under, Victim,
+    Scope, Step, Takes, Under, Victim,
 };
 use memgov_decide::units::{Bytes, Limit};
 
@@ -143,8 +143,8 @@ fn condition(rule: &Rule) -> String {
     format!("while {}", parts.join(" and "))
 }
 
-/// Nobody but jobs is hit for the host's sake.
-const HOSTS: &str = "jobs";
+/// To whom steps are done for the host's sake.
+pub(super) const HOSTS: &str = "the job that gives way first";
 
 /// "it" is a group or a process.
 fn target(scope: &Scope, when: &Condition) -> &'static str {
@@ -196,7 +196,9 @@ fn action(action: &Action, meter: Meter, target: &str) -> String {
             };
             let how = format!("in the background, with at most {share}% of a processor");
             let Some(tolerance) = &reclaim.tolerance else {
-                return format!("reclaim its memory {how}{pinned}");
+                let whose =
+                    if target == HOSTS { "the memory of the job that gives way first" } else { "its memory" };
+                return format!("reclaim {whose} {how}{pinned}");
             };
             let (pressure, swap_out) = (words::pressure_text(tolerance.pressure), tolerance.swap_out);
             let when = if reclaim.for_starved { ", while another group of this rule is starved" } else { "" };
@@ -210,18 +212,32 @@ fn action(action: &Action, meter: Meter, target: &str) -> String {
             format!("send {target} {}{again}", signals::name(*signal))
         }
         Action::Kill { victim: Victim::Group } => format!("kill {target}"),
-        Action::Kill { victim: Victim::LowestPriority } if target == HOSTS => {
-            "kill the job that gives way first, and the next if that is not enough".into()
-        }
-        Action::Kill { victim: Victim::LowestPriority } => {
-            "kill the job below it that gives way first, and the next if that is not enough".into()
+        Action::Kill { victim: Victim::LowestPriority(takes) } => kill_of_job(*takes, target),
+        Action::Kill { victim: Victim::Largest } if target == HOSTS => {
+            "kill the largest process of the machine, and the next if that is not enough".into()
         }
         Action::Kill { victim: Victim::Largest } if meter == Meter::Kernel => {
             "kill the processes that have grown it most, if any are known to hold enough of it".into()
         }
         Action::Kill { victim: Victim::Largest } => "kill its largest process".into(),
         Action::Lend(lend) => super::lend::text(lend),
-        Action::Hook(hook) => super::hook::text(hook),
+        Action::Hook(hook) => super::hook::text(hook, target),
+    }
+}
+
+/// The kill of the job that gives way first, or of part of it.
+fn kill_of_job(takes: Takes, target: &str) -> String {
+    let job = if target == HOSTS {
+        "the job that gives way first"
+    } else {
+        "the job below it that gives way first"
+    };
+    match takes {
+        Takes::Job => format!("kill {job}, and the next if that is not enough"),
+        Takes::Process => format!("kill the largest process of {job}, and the next if that is not enough"),
+        Takes::Tree => {
+            format!("kill the tree of processes of {job} that holds most, and the next if that is not enough")
+        }
     }
 }
 

@@ -1,7 +1,7 @@
 //! What a step needs of the rule it stands in, whether that comes from a file or from a request.
 
 use memgov_decide::hook::{Helper, Hook};
-use memgov_decide::policy::{Action, Meter, Reclaim, Step};
+use memgov_decide::policy::{Action, Meter, Reclaim, Step, Victim};
 
 use super::words;
 
@@ -17,6 +17,18 @@ pub fn why_not(action: &Action, meter: Option<Meter>, each_process: bool) -> Opt
         _ => "",
     });
     of_group.filter(|why| !why.is_empty()).or_else(|| of_meter(action, meter?))
+}
+
+/// Why this action cannot stand in a rule of the host, and what to write instead.
+pub fn why_not_of_host(action: &Action) -> Option<(&'static str, Option<&'static str>)> {
+    const JOB: &str = "{ action = \"kill\", victim = \"lowest-priority\" } for jobs, or victim = \"largest\"";
+    match action {
+        Action::Kill { victim: Victim::Group } => Some((words::NO_KILL_OF_HOST, Some(JOB))),
+        Action::Lend(_) => Some((words::NO_LEND_OF_HOST, None)),
+        Action::Squeeze => Some((words::NO_SQUEEZE_OF_HOST, None)),
+        Action::Reclaim(Reclaim { tolerance: Some(_), .. }) => Some((words::NO_TOLERANCE_OF_HOST, None)),
+        _ => None,
+    }
 }
 
 fn of_meter(action: &Action, meter: Meter) -> Option<&'static str> {

@@ -90,16 +90,19 @@ fn command(program: &Program) -> String {
 }
 
 /// In words.
-pub(super) fn text(hook: &Hook) -> String {
+pub(super) fn text(hook: &Hook, target: &str) -> String {
     let within = duration_text(hook.within);
+    let of_host = target == super::describe::HOSTS;
+    let (whom, whose) =
+        if of_host { (target, "the handler of the job that gives way first") } else { ("it", "its handler") };
     match &hook.by {
         Helper::Program(program) => format!(
-            "run `{}` for it (as root, each of its processes with at most {} of data, killed after {within}) and wait for that and for what it frees",
+            "run `{}` for {whom} (as root, each of its processes with at most {} of data, killed after {within}) and wait for that and for what it frees",
             command(program),
             program.memory,
         ),
         Helper::Handler => format!(
-            "tell its handler (the process that has registered for it, if there is one) and wait for its word, at most {within}, and for what it frees"
+            "tell {whose} (the process that has registered for it, if there is one) and wait for its word, at most {within}, and for what it frees"
         ),
     }
 }

@@ -1,8 +1,9 @@
 //! What is typed about the host, about what is available, and about jobs that give way: its meaning, and what does not fit.
 
-use memgov_decide::policy::{Action, Condition, GroupPolicy, Meter, Over, Policy, Scope, Step, Victim};
+use memgov_decide::policy::{Action, Condition, GroupPolicy, Meter, Over, Policy, Scope, Step};
 
 use super::error::{At, Findings, Place};
+use super::fits;
 use super::text::RuleText;
 use super::words;
 
@@ -107,11 +108,11 @@ pub(super) fn fitting(
 ) {
     let typed = text.steps.iter().flat_map(|typed| &typed.it);
     for (step, typed) in steps.iter().zip(typed) {
-        let of_jobs = matches!(step.action, Action::Record | Action::Kill { victim: Victim::LowestPriority });
-        if scope == Some(&Scope::Host) && !of_jobs {
-            let help = "{ action = \"kill\", victim = \"lowest-priority\" }".to_owned();
-            let message = "a rule of the host has `record`, and `kill` of the job that gives way first";
-            findings.error_with(typed.at, message, Some(help));
+        if scope == Some(&Scope::Host) {
+            // What is swapped out for it becomes available, so it may reclaim.
+            if let Some((message, help)) = fits::why_not_of_host(&step.action) {
+                findings.error_with(typed.at, message, help.map(str::to_owned));
+            }
         } else if meter == Some(Meter::Available) && matches!(step.action, Action::Reclaim(_)) {
             findings.error(typed.at, words::RECLAIM_OF_AVAILABLE);
         }
@@ -120,11 +121,17 @@ pub(super) fn fitting(
 
 /// Where a rule asks for the job that gives way first.
 pub(super) fn asked(text: &RuleText) -> impl Iterator<Item = Place> + '_ {
+    let of_host = text.host.as_ref().is_some_and(|host| host.it);
     let steps = text.steps.iter().flat_map(|typed| &typed.it);
-    let details = steps.flat_map(|step| &step.details);
-    details
-        .filter(|(key, value)| *key == "victim" && value.it == "lowest-priority")
-        .map(|(_, value)| value.at)
+    steps.filter_map(move |step| {
+        let victim = step.details.iter().find(|(key, _)| *key == "victim").map(|(_, value)| value);
+        match victim {
+            Some(value) => (value.it == "lowest-priority").then_some(value.at),
+            None => {
+                (of_host && !matches!(step.action.it.as_str(), "record" | "kill")).then_some(step.action.at)
+            }
+        }
+    })
 }
 
 /// Somebody should be there who can give way; that may also be said while memgov runs.

@@ -136,7 +136,7 @@ const STEP: Schema = Schema {
     name: "a step of `do`",
     keys: &[
         "action", "after", "signal", "repeat", "victim", "budget", "floor", "share", "pressure", "swap-out",
-        "when", "amount", "keep", "timeout", "default", "run", "within", "memory",
+        "when", "takes", "amount", "keep", "timeout", "default", "run", "within", "memory",
     ],
     later: &["to", "swappiness"],
 };

@@ -5,7 +5,7 @@
 use std::time::Duration;
 
 use memgov_decide::policy::{
-    Action, Condition, Kinds, Meter, Over, Pattern, Reclaim, Slow, Step, Under, Victim,
+    Action, Condition, Kinds, Meter, Over, Pattern, Reclaim, Slow, Step, Takes, Under, Victim,
 };
 use memgov_decide::pressure::Share;
 use memgov_decide::units::{Bytes, Limit, QuantityError};
@@ -18,7 +18,7 @@ use super::text::none_of;
 /// What can be given with an action.
 pub const STEP_KEYS: &[&str] = &[
     "after", "signal", "repeat", "victim", "budget", "floor", "share", "pressure", "swap-out", "when",
-    "amount", "keep", "timeout", "default", "within", "memory",
+    "amount", "keep", "timeout", "default", "within", "memory", "takes",
 ];
 /// Actions of this version.
 pub const ACTIONS: &[&str] = &[
@@ -136,6 +136,18 @@ pub const NO_AMOUNT: &str = "`pressure` is a part of the time and no amount of m
 /// Reclaim makes no difference to what is available.
 pub const RECLAIM_OF_AVAILABLE: &str =
     "what can be reclaimed counts as available already: `reclaim` would change nothing";
+
+/// The host has no limit of its own.
+pub const NO_LEND_OF_HOST: &str = "`lend` raises the limit of a group; the host has none to raise";
+
+/// What a job's sockets hold is not what the host is short of.
+pub const NO_SQUEEZE_OF_HOST: &str = "`squeeze` is for rules of groups; a rule of the host does not have it";
+
+/// Not everything is killed for the host.
+pub const NO_KILL_OF_HOST: &str = "of the host not everything is killed: say whom it takes";
+
+/// Patience is for groups.
+pub const NO_TOLERANCE_OF_HOST: &str = "`pressure` and `when` are for rules of groups: for the host there is `reclaim` of the job that gives way first";
 
 /// A rule for single processes has no choice of victims.
 pub const NO_VICTIM: &str = "this rule meets single processes: there is no victim to choose";
@@ -438,7 +450,7 @@ pub(super) fn step_of_file<'a>(
         "slow" => &["after", "budget", "floor"],
         "reclaim" => &["after", "share", "pressure", "swap-out", "when"],
         "signal" => &["after", "signal", "repeat"],
-        "kill" => &["after", "victim"],
+        "kill" => &["after", "victim", "takes"],
         "lend" => &["after", "amount", "keep", "budget"],
         "ask" => &["after", "timeout", "default"],
         "hook" => &["after", "within", "memory"],
@@ -474,7 +486,7 @@ pub(super) fn step_of_file<'a>(
         "slow" => Action::Slow(slow(budget, details("floor"))?),
         "lend" => Action::Lend(super::lend::step(budget, &mut details)?),
         "signal" => Action::Signal { signal: signal(details("signal"))?, repeat },
-        _ => Action::Kill { victim: victim(details("victim"))? },
+        _ => Action::Kill { victim: victim(details("victim"), details("takes"))? },
     };
     let default = if first { Duration::ZERO } else { DEFAULT_AFTER };
     Ok(Step { action, after: after.unwrap_or(default) })
@@ -556,11 +568,23 @@ fn signal(word: Option<&str>) -> Result<u8, StepError> {
     signals::parse(word).map_err(wrong)
 }
 
-fn victim(word: Option<&str>) -> Result<Victim, StepError> {
+fn victim(word: Option<&str>, takes: Option<&str>) -> Result<Victim, StepError> {
+    let wrong = |message| Err(StepError { key: "takes", message });
+    let part = match takes {
+        None | Some("job") => Takes::Job,
+        Some("process") => Takes::Process,
+        Some("tree") => Takes::Tree,
+        Some(other) => return wrong(none_of("part of a job", other, &["job", "process", "tree"], &[])),
+    };
+    if takes.is_some() && word != Some("lowest-priority") {
+        return wrong(
+            "`takes` says how much of a job goes, and goes with victim = \"lowest-priority\"".into(),
+        );
+    }
     match word {
         None | Some("group") => Ok(Victim::Group),
         Some("largest") => Ok(Victim::Largest),
-        Some("lowest-priority") => Ok(Victim::LowestPriority),
+        Some("lowest-priority") => Ok(Victim::LowestPriority(part)),
         Some(other) => Err(StepError {
             key: "victim",
             message: none_of("victim", other, &["group", "largest", "lowest-priority"], &[]),

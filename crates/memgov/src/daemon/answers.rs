@@ -206,7 +206,7 @@ fn set_policy(governing: &mut Governing, mut new: Box<NewPolicy>) -> Box<NewPoli
     if !new.dry_run && super::reclaims(&new.policy) {
         governing.actor.reclaim_ready();
     }
-    governing.actor.plan_hooks(&new.policy);
+    governing.actor.plan(&new.policy);
     governing.actor.count_sockets(new.policy.asks_for_sockets());
     governing.actor.squeeze_ready(new.policy.squeezes(), new.policy.never.clone());
     new.policy = governing.governor.set_policy(std::mem::take(&mut new.policy));

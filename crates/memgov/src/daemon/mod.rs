@@ -261,7 +261,7 @@ impl Started {
                 let _ = outputs.written(id.0, &output);
             }));
         }
-        actor.plan_hooks(governor.policy());
+        actor.plan(governor.policy());
         actor.count_sockets(governor.policy().asks_for_sockets());
         actor.squeeze_ready(governor.policy().squeezes(), governor.policy().never.clone());
         let counts = Arc::new(Counts::default());

@@ -112,6 +112,7 @@ pub(super) fn question((view, names): &(QuestionView, Names), at: Time) -> wire:
         source: event::source(view.source, names.rule.as_deref()),
         target: event::target(view.target, names),
         path: names.group.as_deref().unwrap_or_default().to_vec(),
+        of_host: view.of_host,
         reason: event::reason(&view.reason, names.compared()),
         since: wall(view.since, at),
         left_ns: view.until.0.saturating_sub(at.0),

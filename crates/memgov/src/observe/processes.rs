@@ -73,6 +73,11 @@ impl ProcessRows {
         Some((process, status))
     }
 
+    /// Whether it has memory of its own that could come back: kernel threads have none, and take no row from others.
+    pub(super) fn may_be_taken(&self, pid: u32, buffer: &mut [u8]) -> bool {
+        proc::read_stat(pid, buffer).is_ok_and(|stat| !stat.has_ended() && self.untouchable(&stat).is_none())
+    }
+
     fn untouchable(&self, stat: &proc::Stat) -> Option<Untouchable> {
         if stat.pid == 1 {
             Some(Untouchable::Init)

@@ -54,7 +54,11 @@ impl Observer {
         if std::mem::take(&mut self.due.sweep) || self.groups.sweep_due() <= now {
             self.sweep(snap, governor, tape);
         }
-        if self.due.list <= now {
+        // Somebody may have to be chosen among all of them; as it becomes urgent whoever has just started is to be among them.
+        let all = governor.wants_all_processes();
+        let again = if governor.is_ranking_machine() { SWEEP_BLIND } else { LIST_BLIND };
+        if self.due.list <= now || all && self.due.list > now + again {
+            self.due.list = now;
             self.list_all(snap, governor, tape);
         }
         if self.due.check <= now {
@@ -63,7 +67,7 @@ impl Observer {
         self.groups.arm(&mut self.wake, &mut |slot| governor.pace_hint_event(slot, now));
         self.due.arm = if self.groups.has_unarmed() { now + ARM_REST } else { Time::FAR };
         let blind = !self.wake.follows_processes() && !self.concerns.anywhere.is_empty();
-        self.due.list = when(blind, now, self.due.list, LIST_BLIND);
+        self.due.list = when(blind || all, now, self.due.list, again);
         let again = if governor.controls().next().is_some() { CHECK_CONTROLLED } else { CHECK };
         self.due.check = when(!snap.processes.is_empty(), now, self.due.check, again);
     }
@@ -136,7 +140,7 @@ impl Observer {
         }
     }
 
-    /// Looks at every process of the host, for rules that name no group.
+    /// Looks at every process of the host, for rules that name no group, and where the largest of all may have to be known.
     pub(super) fn list_all(&mut self, snap: &mut Snapshot, governor: &mut Governor, tape: &mut Tape) {
         let Ok(pids) = proc::pids(std::path::Path::new("/")) else {
             // No descriptors, no memory: tried again.
@@ -145,7 +149,12 @@ impl Observer {
             return;
         };
         for pid in pids {
-            if self.processes.slot(pid).is_none() {
+            if self.processes.slot(pid).is_some() {
+                continue;
+            }
+            if governor.wants_all_processes() && self.processes.may_be_taken(pid, &mut self.buffer) {
+                self.ensure_process(pid, snap, governor, tape);
+            } else {
                 self.consider(pid, snap, governor, tape);
             }
         }

@@ -143,6 +143,7 @@ pub fn event(
         jobs_considered: Some(decision.ranking.considered).filter(|_| !decision.ranking.jobs().is_empty()),
         takes: match &decision.order {
             Order::Kill { take: Take::Family(family) } => Some(text::family(family)),
+            Order::Kill { take: Take::Tree(root) } => Some(text::tree(*root)),
             _ => None,
         },
         allocating: None,

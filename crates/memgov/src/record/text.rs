@@ -3,7 +3,7 @@
 use memgov_decide::decision::{Decision, Family, Mechanism, Operation, Order, Outcome, Protected, Reason};
 use memgov_decide::jobs::Wish;
 use memgov_decide::policy::Kinds;
-use memgov_decide::snapshot::Untouchable;
+use memgov_decide::snapshot::{ProcessId, Untouchable};
 use memgov_decide::units::Bytes;
 
 use crate::serve::wire::{KernelFinding, KernelHolder, OrderKind};
@@ -51,6 +51,11 @@ pub fn family(family: &Family) -> String {
         text.push_str(&format!(", and pid {}, which starts them", parent.pid));
     }
     text
+}
+
+/// Whom a kill of a tree takes.
+pub fn tree(root: ProcessId) -> String {
+    format!("pid {} and all processes of the job that have come from it", root.pid)
 }
 
 /// A reason in one sentence. `group` is the path of the group that was compared.

@@ -494,6 +494,7 @@ fn steps(typed: &[wire::Step]) -> Result<Vec<Step>, Failure> {
             "amount" => step.amount.as_deref(),
             "keep" => step.keep.as_deref(),
             "within" => step.within.as_deref(),
+            "takes" => step.takes.as_deref(),
             "timeout" => step.timeout.as_deref(),
             "default" => step.default.as_deref(),
             "floor" => step.floor.as_deref(),

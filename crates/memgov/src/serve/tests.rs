@@ -137,9 +137,9 @@ impl shrink::Shrinking for Fake {
     }
 }
 
-/// The first question is about a user's own group, the second about root's.
+/// The first question is about a user's own group, the second about root's, the third about his for the host's sake.
 fn question(number: u64) -> wire::QuestionStatus {
-    let (path, owner) = if number == 1 { ("/user", 1000) } else { ("/root", 0) };
+    let (path, owner) = if number == 2 { ("/root", 0) } else { ("/user", 1000) };
     wire::QuestionStatus {
         number,
         episode: 1,
@@ -147,6 +147,7 @@ fn question(number: u64) -> wire::QuestionStatus {
         // As for a group whose name has something in it that is shown otherwise.
         target: wire::Target::Group { path: format!("{path}, as shown"), id: 1, owner: Some(owner) },
         path: path.into(),
+        of_host: number == 3,
         reason: event(1, owner, 1).reason,
         since: String::new(),
         left_ns: 1,
@@ -156,13 +157,13 @@ fn question(number: u64) -> wire::QuestionStatus {
 
 impl super::questions::Asking for Fake {
     fn questions(&self) -> Result<Vec<wire::QuestionStatus>, Failure> {
-        Ok(vec![question(1), question(2)])
+        Ok(vec![question(1), question(2), question(3)])
     }
     fn why_not_open(&self, number: u64) -> Failure {
         FailureKind::NoSuchQuestion.because(format!("question {number} is not open any more: kill"))
     }
     fn answer(&self, number: u64, answer: memgov_decide::question::Answer) -> Result<(), Failure> {
-        assert!(number < 3 && answer.by != 7);
+        assert!(number < 4 && answer.by != 7);
         Ok(())
     }
 }
@@ -291,8 +292,10 @@ fn questions_are_answered_by_root_and_the_owner_of_the_group() {
         (ROOT, 2, None),
         (USER, 1, None),
         (USER, 2, Some("org.memgov.PermissionDenied")),
-        (ROOT, 3, Some("org.memgov.NoSuchQuestion")),
-        (USER, 3, Some("org.memgov.NoSuchQuestion")),
+        (ROOT, 3, None),
+        (USER, 3, Some("org.memgov.PermissionDenied")),
+        (ROOT, 4, Some("org.memgov.NoSuchQuestion")),
+        (USER, 4, Some("org.memgov.NoSuchQuestion")),
     ] {
         assert_eq!(say(peer, number, "kill").err().as_deref(), expected, "{peer:?} {number}");
     }
@@ -307,7 +310,7 @@ fn questions_are_answered_by_root_and_the_owner_of_the_group() {
     }
     let shown =
         |peer| ask(&fake, peer, "Questions", json!({})).unwrap()["questions"].as_array().unwrap().len();
-    assert_eq!((shown(ROOT), shown(USER)), (2, 1));
+    assert_eq!((shown(ROOT), shown(USER)), (3, 2));
 }
 
 #[test]

@@ -465,6 +465,8 @@ pub struct Step {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub victim: Option<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub takes: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub budget: Option<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub floor: Option<String>,

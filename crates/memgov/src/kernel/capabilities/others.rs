@@ -31,12 +31,12 @@ const KNOWN: [(&str, &str, &str); 4] = [
     (
         "earlyoom",
         "kills the process with the highest oom_score when memory and swap are low",
-        "systemctl disable --now earlyoom; a rule with host = true and meter = \"available\" takes its place",
+        "systemctl disable --now earlyoom; a rule with host = true and victim = \"largest\" (or jobs with priorities) takes its place",
     ),
     (
         "nohang",
         "kills the process with the highest badness when memory and swap are low, or pressure is high",
-        "systemctl disable --now nohang nohang-desktop; a rule with host = true and meter = \"available\" takes its place",
+        "systemctl disable --now nohang nohang-desktop; a rule with host = true and victim = \"largest\" (or jobs with priorities) takes its place",
     ),
     (
         "oomd",

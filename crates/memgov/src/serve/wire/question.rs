@@ -56,6 +56,9 @@ pub struct QuestionStatus {
     /// The path of that group as it is, and not as it can be shown.
     #[serde(skip)]
     pub path: Vec<u8>,
+    /// It is the host that is short: its owner has no say.
+    #[serde(skip)]
+    pub of_host: bool,
     /// Why: its usage and its line as they were when it was asked.
     pub reason: Reason,
     /// When it was asked. RFC 3339, UTC.

@@ -5,11 +5,13 @@ mod handler;
 mod hook;
 mod host;
 mod jobs;
+mod ladder;
 mod lend;
 mod parent;
 mod record;
 mod rescue;
 mod scenarios;
+mod takes;
 mod zram;
 
 use std::time::Duration;
@@ -46,6 +48,8 @@ pub fn tests() -> Vec<Test> {
     tests.extend(ask::tests());
     tests.extend(hook::tests());
     tests.extend(handler::tests());
+    tests.extend(ladder::tests());
+    tests.extend(takes::tests());
     tests.extend(rescue::tests());
     tests
 }
