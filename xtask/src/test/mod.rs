@@ -144,6 +144,9 @@ fn set_up(parts: &[Part], targets: &[Target]) -> Result<()> {
     if targets.contains(&Target::Host) {
         setup::packages(setup::FOR_CLIENTS)?;
     }
+    if targets.iter().any(|target| target.has_peers()) {
+        setup::peers::programs()?;
+    }
     for (kernel, cgroup) in targets.iter().filter_map(|target| target.boots()) {
         interrupt::check()?;
         kernel.prepare(cgroup)?;

@@ -108,6 +108,12 @@ impl Target {
         matches!(self, Self::Linux61V2Bpf | Self::Linux61V1Bpf | Self::Linux612V2Cost | Self::Linux61V2Cost)
     }
 
+    /// Whether programs are in it that talk over a network: a squeeze is from outside in either tier.
+    pub fn has_peers(self) -> bool {
+        let Facts { boots, tier, .. } = self.facts();
+        tier == PORTABLE && boots.is_some_and(|(kernel, _)| kernel != Kernel::Uml)
+    }
+
     /// `None` for this machine.
     pub fn boots(self) -> Option<(Kernel, Hierarchy)> {
         self.facts().boots
@@ -225,8 +231,8 @@ fn in_a_machine(
     ];
     if kernel == Kernel::Uml {
         modules.clear();
-    } else if target.facts().tier == PORTABLE {
-        // A squeeze is from outside in either tier.
+    }
+    if target.has_peers() {
         programs.extend(peers::programs()?);
         modules.extend(peers::MODULES);
     }
