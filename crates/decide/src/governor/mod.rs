@@ -111,7 +111,8 @@ impl Bounds {
 
 impl Default for Bounds {
     fn default() -> Self {
-        Self { groups: 2048, processes: 4096, controls: 8192, episodes: 1024 }
+        // An episode with its decisions takes over 2 KiB, which are locked.
+        Self { groups: 2048, processes: 4096, controls: 8192, episodes: 640 }
     }
 }
 

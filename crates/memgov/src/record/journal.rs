@@ -31,7 +31,7 @@ const KEPT: usize = 4096;
 /// Outputs that wait for word of how their program has ended: more than there are programs at a time.
 const OUTPUTS: usize = 32;
 /// Kills whose situations may be on their way to the thread at a time: so many boxes there are.
-const SITUATIONS: usize = 8;
+const SITUATIONS: usize = 4;
 /// The file is turned over at this size; one former file is kept beside it.
 const FILE_CAP: u64 = 8 << 20;
 /// So much of the end of a file is looked at for the highest number: numbers rise, but for outcomes that come later.

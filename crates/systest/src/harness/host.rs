@@ -183,8 +183,10 @@ impl Need {
                 "no fuse in /proc/filesystems or no /dev/fuse (cargo xtask vm --kernel 6.1 --module fuse)",
             ),
             Self::Psi => (
-                Path::new("/proc/pressure/memory").exists(),
-                "this kernel does not tell how long tasks wait (CONFIG_PSI, psi=1)",
+                std::iter::once(&host.memory)
+                    .chain(&host.others)
+                    .any(|mount| mount.join("memory.pressure").exists()),
+                "nobody tells how long the tasks of a group wait: no PSI (CONFIG_PSI, psi=1), or no unified hierarchy",
             ),
             Self::Zram => {
                 (super::zram::Zram::is_there(), "no /sys/block/zram0 (cargo xtask vm --module zram)")

@@ -117,7 +117,20 @@ const INSIDE: &[&str] = &[
     "wl_0",
     "wl_10",
 ];
-const NOT_INSIDE: &[&str] = &["wl_06_slow_k", "wl_06_slow_g", "signal_repeats"];
+const NOT_INSIDE: &[&str] = &[
+    "deny_reaches_every",
+    "signal_repeats",
+    "wl_01_invalid",
+    "wl_02_deny_ends",
+    "wl_06",
+    "wl_08_double",
+    "wl_08_exec",
+    "wl_08_thread",
+    "wl_09_log_d",
+    "wl_09_log_only",
+    "wl_10_del",
+    "wl_10_two_tasks_and",
+];
 
 /// On 6.1, with either hierarchy: each criterion and each mechanism, and what the versions of the kernel differ in.
 const ON_6_1: &[&str] = &[
