@@ -35,18 +35,19 @@ struct Credit {
     before: Option<Bytes>,
     expected: Bytes,
     until: Time,
-    /// All of its group was killed for another's sake.
-    job: bool,
-    /// Nobody who is dead is waited for any longer than it takes to see what that has brought.
-    soon: bool,
+    sake: Sake,
 }
 
-/// Which kill it is.
-struct Of {
-    decision: Option<DecisionId>,
-    who: Option<ProcessId>,
-    job: bool,
-    soon: bool,
+/// For whose sake somebody is killed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Sake {
+    /// Of his own group: what he held comes back there, and is waited for there.
+    Own,
+    /// Of somebody else, as part of a job or as the largest of the machine: what comes back shows in that one's meter and not where it was, so nobody who is dead is waited for any longer than
+    /// it takes to see what that has brought.
+    Another,
+    /// Likewise, and all of the group.
+    AnotherAll,
 }
 
 /// Whose shortage a kill is to help.
@@ -188,8 +189,7 @@ impl Kills {
     ) {
         let known = self.credits.iter().any(|credit| credit.who == Some(who));
         if !known && self.credits.len() < MAX_CREDITS {
-            let of = Of { decision: None, who: Some(who), job: false, soon: false };
-            self.note(now, of, group, expected, snap);
+            self.note(now, (None, Some(who)), Sake::Own, group, expected, snap);
         }
     }
 
@@ -210,8 +210,7 @@ impl Kills {
             before: before.max(row.usage),
             expected: Bytes(1),
             until: now + RETURN_TIME,
-            job: false,
-            soon: false,
+            sake: Sake::Own,
         });
     }
 
@@ -232,54 +231,35 @@ impl Kills {
         &mut self,
         now: Time,
         decision: DecisionId,
+        sake: Sake,
         group: Option<GroupSlot>,
         expected: Bytes,
         snap: &Snapshot,
     ) {
-        let of = Of { decision: Some(decision), who: None, job: false, soon: false };
-        self.note(now, of, group, expected, snap);
+        self.note(now, (Some(decision), None), sake, group, expected, snap);
     }
 
-    /// Part of a job, or the largest of the machine: for the sake of somebody else, so that what comes back shows in his meter and not where it was.
-    pub fn ordered_now(
+    fn note(
         &mut self,
         now: Time,
-        decision: DecisionId,
+        (decision, who): (Option<DecisionId>, Option<ProcessId>),
+        sake: Sake,
         group: Option<GroupSlot>,
         expected: Bytes,
         snap: &Snapshot,
     ) {
-        let of = Of { decision: Some(decision), who: None, job: false, soon: true };
-        self.note(now, of, group, expected, snap);
-    }
-
-    /// A job was ordered to be killed.
-    pub fn ordered_job(
-        &mut self,
-        now: Time,
-        decision: DecisionId,
-        job: GroupSlot,
-        expected: Bytes,
-        snap: &Snapshot,
-    ) {
-        let of = Of { decision: Some(decision), who: None, job: true, soon: true };
-        self.note(now, of, Some(job), expected, snap);
-    }
-
-    fn note(&mut self, now: Time, of: Of, group: Option<GroupSlot>, expected: Bytes, snap: &Snapshot) {
         self.count(now);
         // The root has no line: what comes back to it directly helps nobody else.
         let row = group.and_then(|slot| Some((slot, snap.group(slot).filter(|row| &*row.path != b"/")?)));
         self.credits.push(Credit {
-            decision: of.decision,
-            who: of.who,
+            decision,
+            who,
             group: row.map(|(slot, row)| (row.id, slot)),
             before: row.and_then(|(_, row)| row.usage),
             // Until word comes that nothing was held, something must be seen to come back.
             expected: expected.max(Bytes(1)),
             until: now + RETURN_TIME,
-            job: of.job,
-            soon: of.soon,
+            sake,
         });
     }
 
@@ -287,7 +267,7 @@ impl Kills {
     pub fn dead(&mut self, now: Time, decision: DecisionId, expected: Bytes) {
         if let Some(credit) = self.credits.iter_mut().find(|credit| credit.decision == Some(decision)) {
             credit.expected = expected;
-            credit.until = now + if credit.soon { SETTLES } else { RETURN_TIME };
+            credit.until = now + if credit.sake == Sake::Own { RETURN_TIME } else { SETTLES };
         }
     }
 
@@ -300,7 +280,7 @@ impl Kills {
 impl Credit {
     /// Whether as much came back as was expected.
     fn returned(&self, snap: &Snapshot) -> bool {
-        if self.job
+        if self.sake == Sake::AnotherAll
             && self.group.is_none_or(|(id, slot)| snap.group(slot).is_none_or(|row| row.id != id || row.gone))
         {
             return true;

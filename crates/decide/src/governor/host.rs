@@ -11,6 +11,7 @@ use crate::trend::{Fall, Trend, next_look};
 use crate::units::{Bytes, Time};
 use crate::victim::{Selection, unkillable};
 
+use super::brake::Sake;
 use super::episode::Episode;
 use super::judge::{Excess, Verdict, judge};
 use super::ladder::Step;
@@ -173,7 +174,8 @@ impl Governor {
             return Step::Waits;
         };
         episode.noted_freeing = true;
-        self.kills.ordered_now(self.now, id, self.tree.group_of(first.slot), first.rss, snap);
+        let group = self.tree.group_of(first.slot);
+        self.kills.ordered(self.now, id, Sake::Another, group, first.rss, snap);
         Step::Began
     }
 

@@ -11,7 +11,7 @@ use crate::policy::{Action, Takes, Victim};
 use crate::snapshot::{GroupSlot, Snapshot};
 use crate::units::{Bytes, Time};
 
-use super::brake::{Brake, Branch};
+use super::brake::{Brake, Branch, Sake};
 use super::episode::Episode;
 use super::judge::Excess;
 use super::ladder::Step;
@@ -74,7 +74,7 @@ impl Governor {
         };
         // That its own kill is waited for goes without saying.
         episode.noted_freeing = true;
-        self.kills.ordered_job(self.now, id, job.slot, job.usage, snap);
+        self.kills.ordered(self.now, id, Sake::AnotherAll, Some(job.slot), job.usage, snap);
         Step::Began
     }
 

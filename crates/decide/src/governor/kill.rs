@@ -9,7 +9,7 @@ use crate::snapshot::{Group, GroupSlot, ProcessId, ProcessSlot, Snapshot};
 use crate::units::Bytes;
 use crate::victim::{self, Selection};
 
-use super::brake::{Brake, Branch, Elsewhere};
+use super::brake::{Brake, Branch, Elsewhere, Sake};
 use super::episode::{Episode, held};
 use super::judge::Excess;
 use super::ladder::Step;
@@ -80,7 +80,7 @@ impl Governor {
             return Step::Waits;
         };
         episode.noted_freeing = false;
-        self.kills.ordered(self.now, id, group, expected, snap);
+        self.kills.ordered(self.now, id, Sake::Own, group, expected, snap);
         Step::Began
     }
 

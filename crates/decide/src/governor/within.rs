@@ -13,6 +13,7 @@ use crate::units::{Bytes, Time};
 use crate::victim::{Selection, resident, unkillable};
 
 use super::Governor;
+use super::brake::Sake;
 use super::episode::Episode;
 use super::judge::Excess;
 use super::ladder::Step;
@@ -78,7 +79,7 @@ impl Governor {
             return Step::Waits;
         };
         (episode.sought, episode.noted_freeing) = (None, true);
-        self.kills.ordered_now(self.now, id, Some(job.slot), expected, snap);
+        self.kills.ordered(self.now, id, Sake::Another, Some(job.slot), expected, snap);
         Step::Began
     }
 

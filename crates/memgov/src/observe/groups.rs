@@ -332,7 +332,7 @@ impl GroupRows {
         let result = result.and_then(|()| {
             if let Some(stall) = row.dir.read_stall(at, &mut self.vmstat, buffer)? {
                 group.stall = Stall { watched: row.trigger.is_some(), ..stall };
-                tape.group_stall(slot, &group.stall);
+                tape.stall(Some(slot), &group.stall);
             }
             Ok(())
         });

@@ -1,6 +1,8 @@
 //! The host's memory into its row of the snapshot, and the kernel's pressure trigger that says to look now. Both only while a rule is about the
 //! host. Pressure is a hint: what counts is what is available.
 
+use std::ffi::{CStr, OsStr};
+use std::os::unix::ffi::OsStrExt as _;
 use std::path::Path;
 
 use memgov_decide::pressure::{Share, Stall};
@@ -16,9 +18,10 @@ use crate::kernel::psi::{self, Trigger};
 use crate::kernel::vmstat::{Scans, Vmstat};
 use crate::record::trace::Tape;
 
-const PRESSURE: &str = "/proc/pressure/memory";
+const PRESSURE: &CStr = c"/proc/pressure/memory";
 /// Without a rule about it pressure only says when to look: at a tenth of the time.
 const HINT: Share = Share(200);
+
 #[derive(Debug, Default)]
 pub(super) struct HostMemory {
     meminfo: Option<Meminfo>,
@@ -43,14 +46,14 @@ impl HostMemory {
         }
         let share = pressure.map_or(HINT, |share| share.min(HINT));
         if self.trigger.is_none() || self.share != share {
-            let armed = super::pressure::any(Path::new(PRESSURE), share);
+            let armed = super::pressure::any(Path::new(OsStr::from_bytes(PRESSURE.to_bytes())), share);
             self.trigger = armed.filter(|trigger| wake.watch_pressure(trigger));
             self.share = share;
         }
-        match pressure {
-            None => self.pressure = None,
-            Some(_) if self.pressure.is_none() => self.pressure = file::open(c"/proc/pressure/memory").ok(),
-            Some(_) => {}
+        if pressure.is_none() {
+            self.pressure = None;
+        } else if self.pressure.is_none() {
+            self.pressure = file::open(PRESSURE).ok();
         }
     }
 
@@ -72,7 +75,7 @@ impl Observer {
         snap.memory.available = parse_available(line);
         if let Some(stall) = self.memory.stall(snap.at, &mut self.buffer) {
             snap.memory.stall = stall;
-            tape.host_stall(&stall);
+            tape.stall(None, &stall);
         }
         snap.fresh_memory = true;
     }

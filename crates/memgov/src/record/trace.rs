@@ -209,18 +209,12 @@ impl Tape {
     pub fn host_memory(&mut self, text: &[u8]) {
         self.frame(format_args!("host"), text);
     }
-    /// How long its tasks have waited for memory.
-    pub fn group_stall(&mut self, slot: GroupSlot, stall: &Stall) {
-        self.stall(format_args!("{}", slot.0), stall);
-    }
-    /// The same of the host's, as part of its reading.
-    pub fn host_stall(&mut self, stall: &Stall) {
-        self.stall(format_args!("-"), stall);
-    }
-    fn stall(&mut self, whose: std::fmt::Arguments<'_>, stall: &Stall) {
+    /// How long tasks have waited for memory: of a group, behind its files, or (`None`) of the host, as part of its reading.
+    pub fn stall(&mut self, of: Option<GroupSlot>, stall: &Stall) {
         let Stall { waited, met, came_back, watched } = *stall;
-        let (waited, met, came_back, watched) = (Opt(waited), Opt(met), Opt(came_back), u8::from(watched));
-        self.frame(format_args!("stall {whose} {waited} {met} {came_back} {watched}"), b"");
+        let (of, waited, met, came_back) =
+            (Opt(of.map(|slot| slot.0)), Opt(waited), Opt(met), Opt(came_back));
+        self.frame(format_args!("stall {of} {waited} {met} {came_back} {}", u8::from(watched)), b"");
     }
     /// A group is gone.
     pub fn group_gone(&mut self, slot: GroupSlot) {

@@ -38,9 +38,9 @@ const FEW: &str = "flood 8 16";
 const ENDS: u64 = 16;
 
 fn rule(group: &Group) -> String {
+    let path = group.path();
     format!(
-        "[[rule]]\nname = \"short\"\ngroups = {:?}\nmeter = \"pressure\"\nover = \"{SHARE}\"\ndo = [\"squeeze\"]\n",
-        group.path()
+        "[[rule]]\nname = {path:?}\ngroups = {path:?}\nmeter = \"pressure\"\nover = \"{SHARE}\"\ndo = [\"squeeze\"]\n"
     )
 }
 
@@ -72,8 +72,9 @@ struct Short {
 }
 
 impl Short {
-    fn begin(bench: &Bench<'_>, group: &Group) -> Result<Self> {
-        group.set_max(LIMIT)?;
+    /// In this group, by the limit of itself or of one above it.
+    fn begin(bench: &Bench<'_>, group: &Group, limited: &Group) -> Result<Self> {
+        limited.set_max(LIMIT)?;
         let mut hog = bench.agent(group, "hog")?;
         hog.take("anon", LIMIT - 10 * MIB)?;
         Ok(Self { hog, _reader: read_on(bench, group)? })
@@ -90,26 +91,37 @@ fn bounded(bench: &Bench<'_>, daemon: &Daemon, flooder: &mut Agent, sockets: u64
     })
 }
 
+fn none_is(daemon: &Daemon, flooder: &mut Agent) -> Result<()> {
+    let bounds = flooder.numbers("bounds")?;
+    ensure!(bounds == [0, 0], "{}", daemon.explain(anyhow!("{} are squeezed", bounds[0])));
+    Ok(())
+}
+
 /// So long nobody is squeezed, though somebody waits; gives the part of the time, in thousandths.
 fn nobody(bench: &Bench<'_>, daemon: &Daemon, flooder: &mut Agent, watched: &Group) -> Result<u64> {
     let during = Duration::from_secs(5);
     let (begin, before) = (Instant::now(), waited(bench, watched)?);
     while begin.elapsed() < during {
-        let bounds = flooder.numbers("bounds")?;
-        ensure!(bounds == [0, 0], "{}", daemon.explain(anyhow!("{} are squeezed", bounds[0])));
+        none_is(daemon, flooder)?;
         std::thread::sleep(Duration::from_millis(50));
     }
     Ok((waited(bench, watched)? - before) * 1000 / u64::try_from(begin.elapsed().as_micros())?)
 }
 
-fn squeezes(bench: &mut Bench<'_>) -> Result<String> {
+/// A group with a few connections, that is short of nothing.
+fn at_rest(bench: &Bench<'_>) -> Result<(Group, Daemon, Agent)> {
     loopback_up()?;
     let job = bench.group("job")?;
     let daemon = bench.daemon(&rule(&job))?;
     let mut flooder = bench.agent(&job, "flooder")?;
     flooder.ask(FEW)?;
-    ensure!(flooder.numbers("bounds")? == [0, 0], "squeezed at rest");
-    let mut short = Short::begin(bench, &job)?;
+    Ok((job, daemon, flooder))
+}
+
+fn squeezes(bench: &mut Bench<'_>) -> Result<String> {
+    let (job, daemon, mut flooder) = at_rest(bench)?;
+    none_is(&daemon, &mut flooder)?;
+    let mut short = Short::begin(bench, &job, &job)?;
     let after = bounded(bench, &daemon, &mut flooder, ENDS)?;
     let path = job.path();
     let event = daemon.event("squeeze-begin", bench.patience(), |event| {
@@ -128,13 +140,11 @@ fn below(bench: &mut Bench<'_>) -> Result<String> {
     let top = bench.group("top")?;
     top.delegate_memory()?;
     let (inner, beside) = (bench.group("top/inner")?, bench.group("top/beside")?);
-    let daemon = bench.daemon(
-        &(rule(&top) + &rule(&inner).replace("short", "inner") + &rule(&beside).replace("short", "beside")),
-    )?;
+    let daemon = bench.daemon(&(rule(&top) + &rule(&inner) + &rule(&beside)))?;
     let (mut own, mut others) = (bench.agent(&inner, "own")?, bench.agent(&beside, "others")?);
     own.ask(FEW)?;
     others.ask(FEW)?;
-    let _short = Short::begin(bench, &inner)?;
+    let _short = Short::begin(bench, &inner, &inner)?;
     bounded(bench, &daemon, &mut own, ENDS)?;
     let share = nobody(bench, &daemon, &mut others, &top)?;
     ensure!(share > 50, "the tree waits for {share} thousandths of the time only: nothing is shown");
@@ -151,21 +161,14 @@ fn above(bench: &mut Bench<'_>) -> Result<String> {
     let daemon = bench.daemon(&rule(&top))?;
     let mut flooder = bench.agent(&inner, "flooder")?;
     flooder.ask(FEW)?;
-    top.set_max(LIMIT)?;
-    let mut hog = bench.agent(&beside, "hog")?;
-    hog.take("anon", LIMIT - 10 * MIB)?;
-    let _reader = read_on(bench, &beside)?;
+    let _short = Short::begin(bench, &beside, &top)?;
     let after = bounded(bench, &daemon, &mut flooder, ENDS)?;
     Ok(format!("{after:.1?} after it began"))
 }
 
 /// Files are read at full speed through a group that is full of them: it waits for reclaim and misses nothing.
 fn files(bench: &mut Bench<'_>) -> Result<String> {
-    loopback_up()?;
-    let job = bench.group("job")?;
-    let daemon = bench.daemon(&rule(&job))?;
-    let mut flooder = bench.agent(&job, "flooder")?;
-    flooder.ask(FEW)?;
+    let (job, daemon, mut flooder) = at_rest(bench)?;
     job.set_max(LIMIT)?;
     let before = job.max_events()?;
     let _reader = read_on(bench, &job)?;
@@ -177,11 +180,7 @@ fn files(bench: &mut Bench<'_>) -> Result<String> {
 
 /// What memgov itself takes beforehand is no shortage, however far it goes.
 fn beforehand(bench: &mut Bench<'_>) -> Result<String> {
-    loopback_up()?;
-    let job = bench.group("job")?;
-    let daemon = bench.daemon(&rule(&job))?;
-    let mut flooder = bench.agent(&job, "flooder")?;
-    flooder.ask(FEW)?;
+    let (job, daemon, mut flooder) = at_rest(bench)?;
     let file = bench.host.clean_cache.clone().map_err(anyhow::Error::msg)?;
     let mut reader = bench.agent(&job, "reader")?;
     let mut shrunk = 0;
@@ -190,8 +189,7 @@ fn beforehand(bench: &mut Bench<'_>) -> Result<String> {
         let before = job.usage()?;
         daemon.ok(&["shrink", &job.path(), "--by", "48MiB"])?;
         shrunk += before.saturating_sub(job.usage()?);
-        let bounds = flooder.numbers("bounds")?;
-        ensure!(bounds == [0, 0], "{}", daemon.explain(anyhow!("{} are squeezed", bounds[0])));
+        none_is(&daemon, &mut flooder)?;
     }
     ensure!(shrunk > 4 * LIMIT, "only {} were taken: nothing is shown", mib(shrunk));
     let share = nobody(bench, &daemon, &mut flooder, &job)?;
