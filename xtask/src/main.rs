@@ -6,6 +6,7 @@
 mod demo;
 mod interrupt;
 mod library;
+mod progress;
 mod setup;
 mod supervise;
 mod test;
@@ -38,6 +39,7 @@ enum Task {
 }
 
 fn main() -> ExitCode {
+    progress::begin();
     let task = Arguments::parse().task;
     let done = interrupt::watch().and_then(|()| match task {
         Task::Setup => setup::everything().map(|()| ExitCode::SUCCESS),

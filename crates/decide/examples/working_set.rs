@@ -7,9 +7,9 @@
     reason = "it is a program: it has arguments and prints"
 )]
 
-#[path = "../tests/memory/laws.rs"]
+#[path = "../tests/behaviour/memory/laws.rs"]
 mod laws;
-#[path = "../tests/memory/reuse.rs"]
+#[path = "../tests/behaviour/memory/reuse.rs"]
 mod reuse;
 
 use laws::*;

@@ -1,7 +1,7 @@
 //! Memory from those who do not need it for those who do: which groups of a rule give while another of them is starved. Nothing is moved
 //! and no limit is raised: what a giver loses by reclaim its neighbour can take, up to his own limit.
 //!
-//! Properties, each a test of the same name in `tests/balance.rs`:
+//! Properties, each a test of the same name in `tests/behaviour/balance.rs`:
 //!
 //! - **nobody_starved_nobody_gives**. And who has been helped is not starved any more (`who_has_been_helped_is_given_no_more`).
 //! - **never_from_within_a_reservation**: a group gives only what it uses beyond it.

@@ -601,6 +601,8 @@ pub enum Mechanism {
     RaisedLimit,
     /// `memory.kmem.tcp.limit_in_bytes` (v1).
     TcpLimit,
+    /// `memory.oom_control` (v1).
+    OomControl,
     /// `setsockopt(2)` on sockets had by `pidfd_getfd(2)`.
     SocketOptions,
 }
@@ -638,6 +640,8 @@ pub enum Operation {
     Hook,
     /// Reading or writing `memory.kmem.tcp.limit_in_bytes`.
     TcpLimit,
+    /// Writing `memory.oom_control` (v1).
+    OomControl,
     /// Setting options of sockets.
     Sockets,
 }

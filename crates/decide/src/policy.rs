@@ -54,6 +54,8 @@ pub struct GroupPolicy {
     pub reservation: Option<Bytes>,
     /// So much under its hard limit is not available: it is left for what helps the group when it is short of memory.
     pub oom_reserve: Option<Bytes>,
+    /// So long the kernel's OOM killer is held off when it is out of memory, for what the rules do (v1).
+    pub oom_delay: Option<Duration>,
     /// Who has said it while memgov ran; `None`: the configuration. What root says counts as the configuration does, what another says in rules for
     /// his own groups only ([`Policy::users_worth`]).
     pub set_by: Option<u32>,
@@ -125,6 +127,12 @@ impl Policy {
         // Mostly nobody says anything of it, and then no path is compared.
         let said = self.groups.iter().filter(|group| group.oom_reserve.is_some());
         said.filter(|group| group.matches(path)).find_map(|group| group.oom_reserve).unwrap_or_default()
+    }
+
+    /// For how long the kernel's OOM killer is held off the group of this path; `None`: it is not.
+    pub fn oom_delay(&self, path: &[u8]) -> Option<Duration> {
+        let said = self.groups.iter().filter(|group| group.oom_delay.is_some());
+        said.filter(|group| group.matches(path)).find_map(|group| group.oom_delay)
     }
 
     /// Whether some rule chooses among jobs, so that all of them have to be known.

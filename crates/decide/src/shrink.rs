@@ -3,7 +3,7 @@
 //!
 //! The kernel may give more than it was asked for (6.1 asks the whole rest in each try and sums over the groups below), less, or nothing
 //! for want of anything to reclaim. So a distance is never asked for at once: an eighth of it first, to learn how generous the kernel is, then
-//! half of it, divided by that generosity. Properties, each a test of the same name in `tests/shrink.rs`:
+//! half of it, divided by that generosity. Properties, each a test of the same name in `tests/behaviour/shrink.rs`:
 //!
 //! - **not_under_the_target**: with a kernel that gives up to four times what it was asked for, usage ends at the target and not more than a
 //!   tenth, or eight batches, under it.

@@ -10,7 +10,7 @@
 //! rises above that. *Recovering*: it has cost too much; nothing is asked, and what is wanted comes back by itself, as no limit was touched. Where that
 //! happened is the *edge*: within an eighth of it the level sinks 1/2048 a second, half of that after each time that it was there again, down to
 //! 1/16384; a 32nd beneath it, and nothing is lost, it is forgotten, for the working set has become smaller. Properties, each a test of the same name in
-//! `tests/working_set.rs`:
+//! `tests/behaviour/working_set.rs`:
 //!
 //! - **finds_what_can_go**: within five minutes (fifteen, where reuse times are spread so evenly that there is no edge) it is at the most a quarter over
 //!   what an oracle would leave that knows them.

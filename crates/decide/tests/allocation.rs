@@ -4,6 +4,7 @@
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
 
+#[path = "behaviour/world/mod.rs"]
 mod world;
 
 use memgov_decide::decision::*;

@@ -206,6 +206,9 @@ impl Governed for Fake {
     fn kernel_mark(&self, _: &GroupFacts) -> Result<Option<wire::KernelMark>, Failure> {
         Ok(None)
     }
+    fn socket_refusals(&self, _: &GroupFacts) -> Result<Option<u64>, Failure> {
+        Ok(None)
+    }
     fn kernel_peak_reset(&self, _: &GroupFacts) -> Result<(), Failure> {
         Ok(())
     }

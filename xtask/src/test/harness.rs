@@ -105,7 +105,7 @@ impl Harness {
         }
         let row =
             Row { passed: counts.passed, failed: counts.failed, ..Row::step(WORKSPACE, "unit", true, took) };
-        Summary { rows: vec![row], failures, retried: self.retried }
+        Summary { rows: vec![row], failures, retried: self.retried, ..Summary::default() }
     }
 }
 

@@ -95,6 +95,11 @@ impl ValueEnum for Part {
 }
 
 impl Arguments {
+    /// Nothing was chosen, so nothing may be missing.
+    fn is_everything(&self) -> bool {
+        !self.quick && self.only.is_empty() && self.filter.is_none()
+    }
+
     fn parts(&self) -> Vec<Part> {
         let wanted = |part: &&Part| match part {
             _ if !self.only.is_empty() => self.only.contains(part),
@@ -131,6 +136,9 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode> {
         summary.add(source::unit_tests()?);
     }
     summary.add(with_release_build(arguments, &parts, &targets)?);
+    if arguments.is_everything() {
+        summary.nothing_is_left_to_nobody();
+    }
     print!("\n{}", summary.render());
     let (passed, failed) = table::totals(&summary.rows);
     Ok(if failed == 0 && passed > 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })

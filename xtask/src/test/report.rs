@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 
 use super::results::{Meaning, Results, TestResult, Verdict};
-use super::summary::{Failure, REPEATED, Retried, Summary};
+use super::summary::{Failure, REPEATED, Retried, Shown, Summary};
 use super::table::Row;
 
 /// What a test printed before it failed: this many lines are shown.
@@ -97,7 +97,12 @@ impl Report {
             printed: test.printed.clone(),
         });
         let failures = failures.collect();
-        Summary { rows: Row::of_results(self.target, &self.results), failures, retried: self.retried }
+        Summary {
+            rows: Row::of_results(self.target, &self.results),
+            failures,
+            retried: self.retried,
+            shown: Shown::of(&self.results.tests),
+        }
     }
 
     fn say(&self, test: &TestResult) {

@@ -10,6 +10,7 @@ use anyhow::{Context, Result};
 use super::harness::Harness;
 use super::summary::{Failure, Last, Summary};
 use super::table::Row;
+use crate::progress::heading;
 use crate::supervise::{self, End, OnInterrupt, Stream};
 use crate::{interrupt, workspace};
 
@@ -47,7 +48,7 @@ pub fn checks() -> Result<Summary> {
 /// One command whose exit status is the verdict. Its output is shown as it comes.
 fn step(target: &str, tier: &str, command: Command) -> Result<Summary> {
     interrupt::check()?;
-    println!("==> {target}: {tier}");
+    heading(format_args!("{target}: {tier}"));
     let start = Instant::now();
     let mut printed = Last::default();
     let end = supervise::run(command, LIMIT, OnInterrupt::End, &mut |stream, line| {
@@ -55,7 +56,7 @@ fn step(target: &str, tier: &str, command: Command) -> Result<Summary> {
         show(stream, line);
     })?;
     if !end.success() {
-        println!("==> {target}: {tier} FAILED ({end})");
+        heading(format_args!("{target}: {tier} FAILED ({end})"));
     }
     stop_if_interrupted(end)?;
     let row = Row::step(target, tier, end.success(), start.elapsed());
@@ -77,12 +78,12 @@ fn stop_if_interrupted(end: End) -> Result<()> {
 /// `cargo test --workspace`: unit, property and differential tests, counted from what the harness prints. Some of them start
 /// processes and wait for them, beside others that take both processors: what fails is run once more, alone, and said.
 pub fn unit_tests() -> Result<Summary> {
-    println!("==> workspace: cargo test");
+    heading("workspace: cargo test");
     let start = Instant::now();
     let (mut said, success) = cargo_test(&[])?;
     let failed = said.to_try_again();
     if !failed.is_empty() {
-        println!("==> workspace: tried once more, one at a time: {}", failed.join(" "));
+        heading(format_args!("workspace: tried once more, one at a time: {}", failed.join(" ")));
         let arguments = ["--", "--exact", "--test-threads=1"].into_iter();
         let arguments: Vec<_> = arguments.chain(failed.iter().map(String::as_str)).collect();
         let (second, content) = cargo_test(&arguments)?;
@@ -119,7 +120,7 @@ pub fn build() -> Result<Summary> {
 
 /// libmemgov, its header and an example in each language.
 pub fn clients() -> Result<Summary> {
-    println!("==> source: libmemgov and its examples");
+    heading("source: libmemgov and its examples");
     let start = Instant::now();
     let built = crate::library::clients();
     let reason = built.as_ref().err().map(|error| format!("{error:#}")).unwrap_or_default();
@@ -129,7 +130,7 @@ pub fn clients() -> Result<Summary> {
 
 /// `memgov check` over each configuration that is shipped.
 pub fn shipped_configurations() -> Result<Summary> {
-    println!("==> source: memgov check");
+    heading("source: memgov check");
     let start = Instant::now();
     let mut failures = Vec::new();
     let mut row = Row { passed: 0, ..Row::step("source", "check", true, Duration::ZERO) };
@@ -147,19 +148,19 @@ pub fn shipped_configurations() -> Result<Summary> {
             row.failed += 1;
             let printed: Vec<String> = lines.lines().collect();
             let name = format!("memgov check {}", file.display());
-            println!("==> {name}: {end}\n{}", printed.join("\n"));
+            heading(format_args!("{name}: {end}\n{}", printed.join("\n")));
             failures.push(Failure { target: "source".into(), name, reason: end.to_string(), printed });
         }
     }
     if row.passed + row.failed == 0 {
         let reason = "examples/ ships no configuration".to_owned();
-        println!("==> memgov check: {reason}");
+        heading(format_args!("memgov check: {reason}"));
         let (target, name) = ("source".to_owned(), "memgov check".to_owned());
         failures.push(Failure { target, name, reason, printed: Vec::new() });
         row.failed = 1;
     }
     row.took = start.elapsed();
-    Ok(Summary { rows: vec![row], failures, retried: Vec::new() })
+    Ok(Summary { rows: vec![row], failures, ..Summary::default() })
 }
 
 fn shipped() -> Result<Vec<PathBuf>> {

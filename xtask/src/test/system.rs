@@ -9,6 +9,7 @@ use clap::ValueEnum;
 
 use super::report::Report;
 use super::summary::Summary;
+use crate::progress::heading;
 use crate::setup::peers;
 use crate::supervise::{self, End, OnInterrupt};
 use crate::vm::{self, Emulation, Hierarchy, Kernel, Machine};
@@ -59,7 +60,7 @@ struct Facts {
 }
 
 impl Target {
-    /// All, in the order they run: what takes longest first.
+    /// All, in the order they run: what takes longest first, and beside this machine one whose processor is emulated in one thread.
     pub const ALL: [Self; 10] = [
         Self::Host,
         Self::Linux612V2Bpf,
@@ -133,24 +134,19 @@ pub struct Options<'a> {
     pub kvm: bool,
 }
 
-/// Runs the targets, at most `jobs` machines at a time; results in the order of the targets. This machine goes first and
-/// alone: its tests measure time.
+/// Runs the targets, at most `jobs` at a time; results in the order of the targets. This machine's tests wait for most of their time and measure how long: an emulated one beside them
+/// gives way to them.
 pub fn run(targets: &[Target], jobs: usize, options: &Options<'_>) -> Result<Summary> {
-    let mut summary = Summary::default();
-    if targets.contains(&Target::Host) {
-        summary.add(target(Target::Host, options)?);
-    }
-    let machines: Vec<_> = targets.iter().copied().filter(|target| target.boots().is_some()).collect();
-    let next = Mutex::new(machines.iter().copied().enumerate());
+    let next = Mutex::new(targets.iter().copied().enumerate());
     let done: Mutex<Vec<(usize, Result<Summary>)>> = Mutex::new(Vec::new());
     std::thread::scope(|scope| {
-        for _ in 0..jobs.clamp(1, machines.len().max(1)) {
+        for _ in 0..jobs.clamp(1, targets.len().max(1)) {
             scope.spawn(|| {
                 loop {
-                    let Some((at, machine)) = next.lock().ok().and_then(|mut next| next.next()) else {
+                    let Some((at, next)) = next.lock().ok().and_then(|mut next| next.next()) else {
                         return;
                     };
-                    let results = interrupt::check().and_then(|()| target(machine, options));
+                    let results = interrupt::check().and_then(|()| target(next, options));
                     if let Ok(mut done) = done.lock() {
                         done.push((at, results));
                     }
@@ -159,8 +155,9 @@ pub fn run(targets: &[Target], jobs: usize, options: &Options<'_>) -> Result<Sum
         }
     });
     let mut done = done.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner);
-    anyhow::ensure!(done.len() == machines.len(), "a thread that ran a machine did not come to its end");
+    anyhow::ensure!(done.len() == targets.len(), "a thread that ran a target did not come to its end");
     done.sort_by_key(|(at, _)| *at);
+    let mut summary = Summary::default();
     for (_, results) in done {
         summary.add(results?);
     }
@@ -169,7 +166,7 @@ pub fn run(targets: &[Target], jobs: usize, options: &Options<'_>) -> Result<Sum
 
 fn target(target: Target, options: &Options<'_>) -> Result<Summary> {
     let name = target.name();
-    println!("==> {name}: system tests");
+    heading(format_args!("{name}: system tests"));
     let start = Instant::now();
     let mut report = Report::new(name);
     let (trouble, code) = match target.boots() {
@@ -178,7 +175,7 @@ fn target(target: Target, options: &Options<'_>) -> Result<Summary> {
     };
     anyhow::ensure!(interrupt::count() == 0, "interrupted");
     let mut summary = report.finish(trouble.as_deref(), code);
-    println!("==> {name}: {:.1} s in all", start.elapsed().as_secs_f64());
+    heading(format_args!("{name}: {:.1} s in all", start.elapsed().as_secs_f64()));
     // What no test accounts for, booting for the most part, belongs to the first row.
     let counted: Duration = summary.rows.iter().map(|row| row.took).sum();
     if let Some(first) = summary.rows.first_mut() {

@@ -1,6 +1,6 @@
 //! The engine: snapshots in, decisions out. One for all rules and all controls, on every kernel, live and in replay.
 //!
-//! What always holds, each shown by a property test of the same name in `tests/invariants.rs` or `tests/inside.rs`:
+//! What always holds, each shown by a property test of the same name in `tests/behaviour/invariants.rs` or `tests/behaviour/inside.rs`:
 //!
 //! - `never_a_protected_target`: no process that may not be touched ([`Untouchable`](crate::snapshot::Untouchable), pid 1,
 //!   the never-list) is ever a target or a candidate, none with `oom_score_adj` -1000 is killed, and the root group is never a target.
@@ -15,10 +15,10 @@
 //! - `kills_inside_the_kernel_are_braked_alike`: the two above hold for both together: kills that are ordered, and those that a kernel makes with
 //!   [`Governor::kill_allowance`]; and each of the latter is decided on once, whatever the brakes say by then.
 //! - `kills_are_foreseen`: no step orders a kill of which [`Governor::may_kill`] had said on the same snapshot that it cannot be.
-//! - `loans_leave_what_is_to_stay` (`tests/lend.rs`): whenever something is lent, what the host has available, less what was lent before and is not in use
+//! - `loans_leave_what_is_to_stay` (`tests/behaviour/lend.rs`): whenever something is lent, what the host has available, less what was lent before and is not in use
 //!   yet, is enough for it and for what the rule says has to stay.
 //! - `freed_memory_is_waited_for`: while the memory of a kill is on its way back, nobody in the same branch of the tree is killed.
-//! - `what_the_oom_killer_frees_is_waited_for` (`tests/jobs.rs`): likewise when the kernel's OOM killer has killed there, but for no more than a part of the time, and at no cost to the budget.
+//! - `what_the_oom_killer_frees_is_waited_for` (`tests/behaviour/jobs.rs`): likewise when the kernel's OOM killer has killed there, but for no more than a part of the time, and at no cost to the budget.
 //! - `whoever_gives_way_is_the_first_of_all`: a kill by priority takes the job that comes first in the order of [`crate::jobs`] among all below the
 //!   rule's target, by readings that are no older than the shortage, and not one that may ask to be left out and does. (Or the job that was chosen so when the host's
 //!   ladder began.)
@@ -31,9 +31,9 @@
 //!   under `memory.high`.
 //! - `somebody_is_asked_and_heard`: whoever is asked about is frozen first and until the answer; one question has one answer, its own, the default at its time
 //!   and not before; after `go-on` nothing of the ladder begins until it may ask again, and nobody is killed for a question but for `kill`.
-//! - `a_hook_is_waited_for_within_a_bound` (`tests/hook.rs`): while a program runs for a group no further step of its ladder begins and no other program is
+//! - `a_hook_is_waited_for_within_a_bound` (`tests/behaviour/hook.rs`): while a program runs for a group no further step of its ladder begins and no other program is
 //!   started for the same group; both end when it has ended and what it frees has settled, and at its time and [`SETTLES`] at the latest.
-//! - `the_hosts_ladder_holds_one_job_at_a_time` (`tests/host_ladder.rs`): what steps of a rule of the host do is done to one job, of which it was told with a ranking
+//! - `the_hosts_ladder_holds_one_job_at_a_time` (`tests/behaviour/host_ladder.rs`): what steps of a rule of the host do is done to one job, of which it was told with a ranking
 //!   first, and ends on that one before anything begins on another.
 //! - `steps_in_order`: the steps of a ladder begin in their order, the first not before its delay after the crossing, each not before
 //!   its delay after the one before, unless that one failed. (For another job the host's ladder begins anew.)

@@ -6,6 +6,8 @@
 //! left to the loop. Kills are made by the kernel within [`Governor::kill_allowance`] only, so that
 //! they are braked as all others are.
 
+use std::time::Duration;
+
 use crate::control::ControlAction;
 use crate::decision::Source;
 use crate::policy::{Action, Condition, Meter, Over, Rule, RuleId, Scope};
@@ -204,6 +206,20 @@ impl Governor {
         self.processes.get(slot.0 as usize).is_some_and(|state| state.id == id && state.protected.is_some())
     }
 
+    /// For how long the kernel's OOM killer is to be held off a group: not at all where no rule about what is available there would kill instead.
+    pub fn oom_delay(&self, slot: GroupSlot, snap: &Snapshot) -> Option<Duration> {
+        let row = snap.group(slot)?;
+        let delay = self.policy.oom_delay(&row.path)?;
+        let state = self.groups.get(slot.0 as usize).filter(|state| state.id == Some(row.id))?;
+        let kills = |rule: &Rule| {
+            rule.when.meter() == Meter::Available
+                && rule.steps.iter().any(|step| matches!(step.action, Action::Kill { .. }))
+        };
+        let acts =
+            state.whole.iter().any(|rule| self.policy.rules.get(usize::from(rule.0)).is_some_and(kills));
+        acts.then_some(delay)
+    }
+
     /// Counts whatever may change [`Governor::stands`], so that it need not be asked for each tick.
     pub fn stands_version(&self) -> u64 {
         self.asked
@@ -212,8 +228,13 @@ impl Governor {
     /// Whether anything may have to be told: for a group, for a process with a line on what it holds, for a process with one on
     /// what its groups hold. A kernel is not made to look for what nobody asks.
     pub fn stands(&self) -> Stands {
-        let mut stands = Stands::default();
-        for rule in self.policy.rules.iter().filter(|rule| rule.when.meter() != Meter::Available) {
+        let short = |rule: &Rule| rule.when.meter() == Meter::Available;
+        let mut stands = Stands {
+            sockets: self.policy.squeezes(),
+            shortage: self.policy.rules.iter().any(short),
+            ..Stands::default()
+        };
+        for rule in self.policy.rules.iter().filter(|rule| !short(rule)) {
             if rule.when.group.is_some_and(Over::is_kernel) {
                 stands.kernel = true;
                 continue;
@@ -252,12 +273,16 @@ pub struct Stands {
     pub rss: bool,
     /// A group has a line for its kernel memory.
     pub kernel: bool,
+    /// A rule squeezes sockets.
+    pub sockets: bool,
+    /// A rule is about what is available: that the kernel has run out of memory says that nothing is.
+    pub shortage: bool,
 }
 
 impl Stands {
     /// Whether anything is.
     pub const fn any(self) -> bool {
-        self.deny || self.usage || self.rss || self.kernel
+        self.deny || self.usage || self.rss || self.kernel || self.sockets || self.shortage
     }
 }
 

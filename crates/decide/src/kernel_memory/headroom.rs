@@ -7,7 +7,7 @@
 //! take a third: a burst of them that comes between two looks, of more than there is room for processes, meets the limit with room left. That is found at the
 //! next look, and from then on counts as what it is ([`Headroom::THREAD`]).
 //!
-//! Properties, each a test of its name in `tests/headroom.rs`: `whoever_is_refused_would_be_over`, `there_is_always_a_little`,
+//! Properties, each a test of its name in `tests/behaviour/headroom.rs`: `whoever_is_refused_would_be_over`, `there_is_always_a_little`,
 //! `more_room_never_means_fewer`, `who_is_refused_under_the_line_is_let_on`, `a_bomb_ends_near_its_line`, `a_bomb_of_threads_first_is_bounded_in_number`,
 //! `what_grows_shows_its_cost`.
 

@@ -3,7 +3,7 @@
 //!
 //! The kernel has no way to reclaim kernel memory and nothing else. It shrinks slabs in the proportion in which it goes through user pages (twice that,
 //! `do_shrink_slab` in mm/vmscan.c). So a trial asks for the same part of *all* memory as kernel memory is to lose, twice at the most where
-//! nothing comes back: that bounds what user memory it costs. Properties, each a test of its name in `tests/trial.rs`:
+//! nothing comes back: that bounds what user memory it costs. Properties, each a test of its name in `tests/behaviour/trial.rs`:
 //!
 //! - **always_ends**, whatever the kernel answers.
 //! - **asks_no_more_than_its_part**: while nothing comes back, twice the part and a batch of each of two asks at the most, and never more than four times it.

@@ -4,6 +4,7 @@ use std::ffi::CStr;
 use std::os::fd::BorrowedFd;
 
 use memgov_decide::decision::Operation;
+use memgov_decide::units::{Bytes, Limit};
 
 use super::ledger::GroupLimit;
 use crate::kernel::cgroup::{v1, v2};
@@ -22,6 +23,7 @@ impl GroupLimit {
             Self::Pids => c"pids.max",
             Self::Hard => v2::MAX,
             Self::Tcp => v1::TCP_LIMIT,
+            Self::OomKiller => v1::OOM_CONTROL,
         }
     }
 
@@ -32,6 +34,7 @@ impl GroupLimit {
             Self::Pids => Operation::PidsMax,
             Self::Hard => Operation::Lend,
             Self::Tcp => Operation::TcpLimit,
+            Self::OomKiller => Operation::OomControl,
         }
     }
 
@@ -40,6 +43,8 @@ impl GroupLimit {
         let mut buffer = [0; 64];
         let text = file::read_in(dir, self.file(), &mut buffer)?;
         let limit = match self {
+            // What is written is whether it is off, what is kept how far it is on.
+            Self::OomKiller => v1::parse_oom_killer(text).map(|on| Limit::At(Bytes(on.into()))),
             Self::Max | Self::Tcp => v1::parse_limit(text, sys::page_size()),
             // A number, or `max`: of processes as of bytes.
             Self::High | Self::Pids | Self::Hard => v2::parse_limit(text),
@@ -55,8 +60,10 @@ impl GroupLimit {
     /// What is written for a value.
     pub(crate) fn text(self, value: u64) -> Text {
         match (self, value) {
-            (Self::Max | Self::Tcp, NONE) => Text::None("-1"),
-            (_, NONE) => Text::None("max"),
+            (Self::OomKiller, 0) => Text::Word("1"),
+            (Self::OomKiller, _) => Text::Word("0"),
+            (Self::Max | Self::Tcp, NONE) => Text::Word("-1"),
+            (_, NONE) => Text::Word("max"),
             _ => Text::Number(Decimal::new(value)),
         }
     }
@@ -64,8 +71,8 @@ impl GroupLimit {
 
 /// The text of a limit, on the stack.
 pub(crate) enum Text {
-    /// No limit.
-    None(&'static str),
+    /// No limit, or a switch.
+    Word(&'static str),
     /// A number.
     Number(Decimal),
 }
@@ -74,7 +81,7 @@ impl Text {
     /// To be written.
     pub fn as_bytes(&self) -> &[u8] {
         match self {
-            Self::None(word) => word.as_bytes(),
+            Self::Word(word) => word.as_bytes(),
             Self::Number(digits) => digits.as_bytes(),
         }
     }

@@ -18,6 +18,7 @@ mod kill;
 pub mod ledger;
 mod lend;
 mod limits;
+mod oom_killer;
 mod paths;
 mod pids;
 mod pool;
@@ -122,6 +123,7 @@ pub struct Actor {
     pools: pool::Pools,
     /// Groups whose sockets stop growing.
     squeezes: squeeze::Squeezes,
+    oom_killers: oom_killer::OomKillers,
     hooks: hook::Hooks,
     /// What is looked at before a kill.
     host_files: situation::HostFiles,
@@ -156,6 +158,8 @@ pub enum HoldView {
     Squeezed(GroupId, u32),
     /// A group in which TCP may hold so much, so that it stays at its line with all else.
     Pooled(GroupId, Bytes),
+    /// A group that waits when it is out of memory, and is not killed for by the kernel.
+    Waits(GroupId),
 }
 
 impl HoldView {
@@ -167,6 +171,7 @@ impl HoldView {
             Self::Capped(_) | Self::Bounded(..) => Mechanism::PidsMax,
             Self::Lent(..) => Mechanism::RaisedLimit,
             Self::Pooled(..) => Mechanism::TcpLimit,
+            Self::Waits(..) => Mechanism::OomControl,
             Self::Squeezed(..) => Mechanism::SocketOptions,
         }
     }
@@ -191,6 +196,7 @@ impl Actor {
             loans: lend::Loans::new(),
             pools: pool::Pools::new(),
             squeezes: squeeze::Squeezes::new(layout),
+            oom_killers: oom_killer::OomKillers::new(),
             hooks: hook::Hooks::new(layout),
             host_files: situation::HostFiles::open(),
             inside: None,
@@ -438,6 +444,7 @@ impl Actor {
         self.denials.release_all(&mut self.kit, &mut tally);
         self.caps.release_all(&mut self.kit, &mut tally);
         self.pools.release_all(&mut self.kit, &mut tally);
+        self.oom_killers.release_all(&mut self.kit, &mut tally);
         self.loans.release_all(&mut self.kit, &mut self.reclaims, &mut tally);
         Released { count: tally.reached, failed: tally.refused }
     }
@@ -465,6 +472,7 @@ impl Actor {
             .chain(lent)
             .chain(pooled)
             .chain(squeezed)
+            .chain(self.oom_killers.views().map(HoldView::Waits))
     }
 
     /// The ledger, for the guardian and status.
@@ -535,8 +543,14 @@ impl Actor {
     /// Some rule squeezes sockets. Allocates; not on the acting path.
     pub fn squeeze_ready(&mut self, wanted: bool, never: Vec<ProcessMatch>) {
         if wanted && !self.dry_run {
-            self.squeezes.start(self.reclaims.book(), never);
+            let kernel = self.inside.as_ref().map(Inside::maps);
+            self.squeezes.start(self.reclaims.book(), never, kernel);
         }
+    }
+
+    /// The kernel tells of a connection that has come to be in a group whose sockets are squeezed. (hot)
+    pub fn connection_born(&self) {
+        self.squeezes.born();
     }
 
     /// How often sockets were squeezed, and released.

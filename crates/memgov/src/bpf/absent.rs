@@ -121,6 +121,12 @@ impl Maps {
     pub fn kernel_denials_of(&self, _: GroupId) -> Option<u64> {
         match self.0 {}
     }
+    pub fn squeeze(&self, _: &[GroupId], _: &[GroupId]) -> Hot {
+        match self.0 {}
+    }
+    pub fn socket_refusals_of(&self, _: GroupId) -> Hot<u64> {
+        match self.0 {}
+    }
     pub fn kernel_usage(&self, _: GroupId) -> Option<Bytes> {
         match self.0 {}
     }

@@ -42,6 +42,7 @@ fn event(raw: &RawEvent, ns_per_tick: u64) -> Option<Event> {
         8 => EventKind::CrossedOwn,
         9 => EventKind::KernelCrossed,
         10 => EventKind::KernelDenied,
+        11 => EventKind::Birth,
         _ => return None,
     };
     let bytes = |pages: u64| Bytes(pages.saturating_mul(sys::page_size()));
@@ -92,7 +93,7 @@ mod tests {
 
     #[test]
     fn an_unknown_kind_is_left_out() {
-        for kind in [0, 11] {
+        for kind in [0, 12] {
             assert_eq!(event(&RawEvent { kind, ..RawEvent::default() }, 1), None);
         }
     }

@@ -29,6 +29,7 @@ pub(super) enum Source {
     Counter,
     Ceiling,
     Forks,
+    Sockets,
 }
 
 impl Source {
@@ -36,7 +37,7 @@ impl Source {
     fn bytes(self) -> &'static [u8] {
         match self {
             Self::Life => object!("life"),
-            Self::Deny | Self::Charge | Self::Rss | Self::Oom => object!("usage"),
+            Self::Deny | Self::Charge | Self::Rss | Self::Oom | Self::Sockets => object!("usage"),
             Self::Counter | Self::Ceiling | Self::Forks => object!("kernel_memory"),
             Self::Groups => object!("groups"),
         }

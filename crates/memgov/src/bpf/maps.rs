@@ -25,6 +25,8 @@ pub struct Maps {
     pub(super) slots: Shared<GroupSlot>,
     pub(super) groups: TypedMap<u64, u32>,
     pub(super) tasks: TypedMap<i32, RawTaskLimit>,
+    pub(super) squeezed: TypedMap<u64, u64>,
+    pub(super) socket_refusals: TypedMap<u64, u64>,
     pub(super) exempt: TypedMap<ExemptKey, u8>,
     pub(super) exempt_files: TypedMap<ExemptFileKey, u32>,
     /// What is in `exempt_files`.
@@ -97,6 +99,30 @@ impl Maps {
         self.control().kernel_levels.store(table.kernel.bits(), Release);
         if before.kernel != after.kernel {
             self.control().kernel_generation.fetch_add(1, Release);
+        }
+    }
+
+    /// Has births of connections told in exactly these groups and below. `NOSPC`: they are too many, and those that are left over are not told.
+    /// One caller at a time.
+    pub fn squeeze(&self, before: &[GroupId], groups: &[GroupId]) -> Hot {
+        for group in before.iter().filter(|group| !groups.contains(group)) {
+            // It may never have found room.
+            let _none = self.squeezed.delete(&group.0);
+        }
+        let mut told = Ok(());
+        for group in groups.iter().filter(|group| !before.contains(group)) {
+            told = told.and(self.squeezed.update(&group.0, &0));
+        }
+        self.control().squeezed.store(u32::try_from(groups.len()).unwrap_or(u32::MAX), Release);
+        told
+    }
+
+    /// How often the kernel refused a charge for sockets of a group or of one below it, while that was counted ([`super::Hook::Sockets`]); 0: never, or so long ago that it made room for others.
+    pub fn socket_refusals_of(&self, id: GroupId) -> Hot<u64> {
+        let mut count = 0;
+        match self.socket_refusals.lookup(&id.0, &mut count) {
+            Err(Errno::NOENT) => Ok(0),
+            other => other.map(|()| count),
         }
     }
 

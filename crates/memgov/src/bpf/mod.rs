@@ -154,11 +154,13 @@ pub enum Hook {
     /// Kernel memory: counting it ([`Maps::kernel_usage`]), and refusing fork, inodes, files, sockets, unix messages, larger pipes and
     /// more mappings by [`GroupLimit::kernel`].
     Kernel,
+    /// Sockets: births of connections in groups that are squeezed, and charges that the kernel refuses ([`Maps::socket_refusals_of`]).
+    Sockets,
 }
 
 impl Hook {
     /// All of them.
-    pub const ALL: [Self; 5] = [Self::Deny, Self::Charge, Self::Rss, Self::Oom, Self::Kernel];
+    pub const ALL: [Self; 6] = [Self::Deny, Self::Charge, Self::Rss, Self::Oom, Self::Kernel, Self::Sockets];
 
     const fn bit(self) -> u8 {
         match self {
@@ -167,6 +169,7 @@ impl Hook {
             Self::Rss => 4,
             Self::Oom => 8,
             Self::Kernel => 16,
+            Self::Sockets => 32,
         }
     }
 }
@@ -280,6 +283,8 @@ pub enum EventKind {
     OomVictim,
     /// A process that had a limit is gone.
     Exit,
+    /// A TCP connection has come to be in a group whose sockets are squeezed ([`Maps::squeeze`]), or below it. At most one a group in 1 ms. Only `group` is told.
+    Birth,
 }
 
 /// One of them.

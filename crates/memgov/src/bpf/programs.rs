@@ -42,7 +42,7 @@ macro_rules! twice {
 /// In the order they are attached: what follows limits comes first, so that no child is missed, and what counts before what
 /// refuses by the count.
 #[rustfmt::skip]
-pub(super) static PROGRAMS: [Program; 29] = [
+pub(super) static PROGRAMS: [Program; 32] = [
     telling("task_newtask", None, StatId::Fork, Source::Life, &[(How::Tracepoint, "fork_inherits")]),
     telling("begin_new_exec", None, StatId::Exec, Source::Life, &[(How::Fentry, "exec_keeps")]),
     telling("sched_process_exit", None, StatId::Exit, Source::Life, &[(How::Tracepoint, "exit_tells")]),
@@ -53,7 +53,11 @@ pub(super) static PROGRAMS: [Program; 29] = [
     telling("rss_stat", Some(Hook::Rss), StatId::Rss, Source::Rss, &[(How::Tracepoint, "rss_changes")]),
     telling("out_of_memory", Some(Hook::Oom), StatId::Oom, Source::Oom, &[(How::Fentry, "oom_enters")]),
     telling("mark_victim", Some(Hook::Oom), StatId::Victim, Source::Oom, &[(How::Tracepoint, "oom_takes")]),
-    // The second name is that of kernels since 6.18.
+    telling("security_sock_graft", Some(Hook::Sockets), StatId::Birth, Source::Sockets, &[(How::Fentry, "accepted")]),
+    telling("inet_sock_set_state", Some(Hook::Sockets), StatId::Birth, Source::Sockets, &[(How::Tracepoint, "connected")]),
+    // The second name of this and of the next is that of kernels since 6.18.
+    telling("mem_cgroup_charge_skmem", Some(Hook::Sockets), StatId::SocketCharge, Source::Sockets,
+        &[(How::Fexit, "charge_sockets"), (How::Fexit, "charge_sockets_6_18")]),
     telling("__mod_memcg_state", Some(Hook::Kernel), StatId::KernelMemory, Source::Counter,
         &[(How::Fentry, "kernel_memory"), (How::Fentry, "kernel_memory_6_18")]),
     telling("kernel_clone", Some(Hook::Kernel), StatId::KernelForks, Source::Forks, &[(How::Fentry, "fork_begins")]),

@@ -39,6 +39,8 @@ pub(super) struct Control {
     pub kills_left: AtomicI64,
     pub generation: AtomicU32,
     pub kernel_generation: AtomicU32,
+    pub squeezed: AtomicU32,
+    pub unused: AtomicU32,
     pub protected_names: [[AtomicU8; 16]; super::MAX_PROTECTED_NAMES],
     pub ids: [AtomicU64; ID_WORDS],
 }
@@ -209,6 +211,8 @@ pub(super) enum StatId {
     MsgQueueAlloc,
     MsgMsgAlloc,
     SemAlloc,
+    Birth,
+    SocketCharge,
 }
 
 #[cfg(test)]
@@ -263,6 +267,8 @@ mod tests {
             kills_left,
             generation,
             kernel_generation,
+            squeezed,
+            unused,
             protected_names,
             ids
         );
@@ -386,6 +392,7 @@ mod tests {
         assert_eq!(at("KERNEL_MPROTECT"), StatId::KernelMprotect as usize);
         assert_eq!(at("KERNEL_FORKS"), StatId::KernelForks as usize);
         assert_eq!(at("SEM_ALLOC"), StatId::SemAlloc as usize);
-        assert_eq!(names.len(), StatId::SemAlloc as usize + 2, "COUNT comes last");
+        assert_eq!(at("SOCKET_CHARGE"), StatId::SocketCharge as usize);
+        assert_eq!(names.len(), StatId::SocketCharge as usize + 2, "COUNT comes last");
     }
 }

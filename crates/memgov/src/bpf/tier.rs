@@ -54,6 +54,8 @@ impl Tier {
             slots: shared(&life, "slots", options.max_groups as usize)?,
             groups: typed(&life, "groups")?,
             tasks: typed(&life, "tasks")?,
+            squeezed: typed(&life, "squeezed")?,
+            socket_refusals: typed(&life, "socket_refusals")?,
             exempt: typed(&life, "exempt")?,
             exempt_files: typed(&life, "exempt_files")?,
             files: Mutex::default(),

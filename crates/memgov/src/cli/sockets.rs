@@ -3,9 +3,11 @@
 use std::ffi::OsStr;
 use std::io::{self, Write};
 use std::os::unix::ffi::OsStrExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use memgov_decide::units::Bytes;
+use serde::Deserialize;
+use serde_json::json;
 
 use super::output::{self, shown};
 use super::{Exit, kernel};
@@ -17,20 +19,42 @@ use crate::serve::wire::{self, GroupSockets, HeldSocket, SocketHolder};
 /// Sockets that are shown to people; all of them are in JSON.
 const SHOWN: usize = 64;
 
-pub(super) fn answer(group: &OsStr, json: bool, out: &mut dyn Write) -> anyhow::Result<()> {
+pub(super) fn answer(
+    group: &OsStr,
+    as_json: bool,
+    daemon: Option<PathBuf>,
+    out: &mut dyn Write,
+) -> anyhow::Result<()> {
     let layout = Layout::detect(Path::new("/"))?;
     let path = group.as_bytes();
     let found = survey(&layout, path).map_err(|error| {
         let (code, help) = kernel::refusal(&error);
         Exit::with(code, format!("{error}{help}"))
     })?;
-    let answer = shape(path, &found);
-    if json {
+    let mut answer = shape(path, &found);
+    if answer.refused.is_none() {
+        count_of(daemon, &mut answer);
+    }
+    if as_json {
         output::json(out, &answer)?;
     } else {
         text(&answer, out)?;
     }
     Ok(())
+}
+
+#[derive(Deserialize)]
+struct Refusals {
+    refused: Option<u64>,
+}
+
+/// What memgov counts, if it runs and does.
+fn count_of(daemon: Option<PathBuf>, answer: &mut GroupSockets) {
+    let asked = json!({ "path": answer.path });
+    let counted = super::connect(daemon).and_then(|mut it| it.call("GetSocketRefusals", asked));
+    if let Ok(Refusals { refused: Some(count) }) = counted {
+        (answer.refused, answer.refused_by) = (Some(count), Some("memgov".into()));
+    }
 }
 
 fn shape(path: &[u8], found: &SocketSurvey) -> GroupSockets {
@@ -43,6 +67,8 @@ fn shape(path: &[u8], found: &SocketSurvey) -> GroupSockets {
         id: found.id,
         charged_bytes: found.charged.map(|bytes| bytes.0),
         unaccounted: found.charged.is_none().then(|| why(found.version).into()),
+        refused: found.refused,
+        refused_by: found.refused.map(|_| "memory.events".into()),
         apart: found.version == MemoryVersion::V1,
         receive_bytes: sum(|memory| memory.receives()),
         send_bytes: sum(|memory| memory.sends()),
@@ -116,6 +142,13 @@ fn text(answer: &GroupSockets, out: &mut dyn Write) -> io::Result<()> {
     )?;
     if let Some(why) = &answer.unaccounted {
         writeln!(out, "unaccounted: {why}")?;
+    }
+    match (answer.refused, &answer.refused_by) {
+        (Some(count), Some(by)) => writeln!(out, "refused by the kernel: {count} times (counted by {by})")?,
+        _ => writeln!(
+            out,
+            "refused by the kernel: ? (Linux counts it since 6.19; memgov while a rule squeezes sockets, with the tier bpf)"
+        )?,
     }
     for what in &answer.unknown {
         writeln!(out, "unknown: {what}")?;

@@ -62,7 +62,13 @@ pub fn group(group: &GroupPolicy) -> Option<String> {
     let reserve = group
         .oom_reserve
         .map(|bytes| format!("the last {bytes} under its limit are not available (left for what helps it)"));
-    let said: Vec<String> = [high, priority, reservation, reserve].into_iter().flatten().collect();
+    let delay = group.oom_delay.map(|time| {
+        format!(
+            "out of memory it waits up to {} for what the rules do (v1), before the kernel's OOM killer acts",
+            words::duration_text(time)
+        )
+    });
+    let said: Vec<String> = [high, priority, reservation, reserve, delay].into_iter().flatten().collect();
     (!said.is_empty()).then(|| format!("{}: {}", list(&group.groups), said.join(", ")))
 }
 

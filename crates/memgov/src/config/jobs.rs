@@ -1,10 +1,10 @@
 //! What is typed about the host, about what is available, and about jobs that give way: its meaning, and what does not fit.
 
-use memgov_decide::policy::{Action, Condition, GroupPolicy, Meter, Over, Policy, Scope, Step};
+use memgov_decide::policy::{Action, Condition, GroupPolicy, Meter, Over, Policy, Rule, Scope, Step};
 
 use super::error::{At, Findings, Place};
 use super::fits;
-use super::text::RuleText;
+use super::text::{File, RuleText};
 use super::words;
 
 /// A priority, in the range that everybody's tools can write.
@@ -132,6 +132,23 @@ pub(super) fn asked(text: &RuleText) -> impl Iterator<Item = Place> + '_ {
             }
         }
     })
+}
+
+/// Where the kernel's OOM killer is held off, a rule has to kill in its place. Whether its groups are those that wait is not compared: patterns may meet in groups that are not there yet.
+pub(super) fn who_waits_is_helped(policy: &Policy, files: &[File], findings: &mut Findings<'_>) {
+    let kills = |rule: &Rule| {
+        rule.when.meter() == Meter::Available
+            && matches!(rule.scope, Scope::Groups(_))
+            && rule.steps.iter().any(|step| matches!(step.action, Action::Kill { .. }))
+    };
+    if policy.rules.iter().any(kills) {
+        return;
+    }
+    for typed in files.iter().flat_map(|file| &file.groups).filter_map(|group| group.oom_delay.as_ref()) {
+        let message = "`oom-delay` holds the kernel's OOM killer off, and no rule would kill in its place";
+        let help = "a rule for the group with meter = \"available\", under = \"5%\" and a step `kill`";
+        findings.error_with(typed.at, message, Some(help.to_owned()));
+    }
 }
 
 /// Somebody should be there who can give way; that may also be said while memgov runs.

@@ -46,6 +46,7 @@ pub(crate) fn of(files: &[File], users: &Users, findings: &mut Findings<'_>) -> 
         }
     }
     jobs::there_are_some(&policy, &chosen, findings);
+    jobs::who_waits_is_helped(&policy, files, findings);
     if never_defaults {
         policy.never.extend(never::defaults());
     }
@@ -81,17 +82,18 @@ fn group(text: &GroupText, findings: &mut Findings<'_>) -> Option<GroupPolicy> {
     };
     let groups = patterns(typed, |t| words::group_pattern(t, true), findings);
     let high = text.high.as_ref().and_then(|h| findings.check(h.at, words::limit(&h.it)));
-    let sizes = [&text.high, &text.reservation, &text.oom_reserve];
+    let sizes = [&text.high, &text.reservation, &text.oom_reserve, &text.oom_delay];
     if sizes.iter().all(|typed| typed.is_none()) && text.priority.is_none() {
-        let message =
-            "this [[group]] says nothing: it has no `high`, `priority`, `reservation` or `oom-reserve`";
+        let message = "this [[group]] says nothing: it has no `high`, `priority`, `reservation`, `oom-reserve` or `oom-delay`";
         findings.note(text.at, message, None);
     }
     let priority = text.priority.as_ref().and_then(|typed| jobs::priority(typed, findings));
     let mut size =
         |typed: &Option<At<String>>| typed.as_ref().and_then(|r| findings.check(r.at, words::size(&r.it)));
     let (reservation, oom_reserve) = (size(&text.reservation), size(&text.oom_reserve));
-    Some(GroupPolicy { groups, high, priority, reservation, oom_reserve, set_by: None })
+    let oom_delay =
+        text.oom_delay.as_ref().and_then(|typed| findings.check(typed.at, words::oom_delay(&typed.it)));
+    Some(GroupPolicy { groups, high, priority, reservation, oom_reserve, oom_delay, set_by: None })
 }
 
 fn patterns(

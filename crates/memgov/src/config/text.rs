@@ -50,6 +50,7 @@ pub(crate) struct GroupText {
     pub(crate) priority: Option<At<i64>>,
     pub(crate) reservation: Option<At<String>>,
     pub(crate) oom_reserve: Option<At<String>>,
+    pub(crate) oom_delay: Option<At<String>>,
 }
 
 /// `[[rule]]`.
@@ -110,7 +111,7 @@ const PACE: Schema = Schema { name: "`pace`", keys: &["fastest", "slowest"], lat
 const NEVER: Schema = Schema { name: "`never`", keys: &["exe", "comm", "uid"], later: &["groups"] };
 const GROUP: Schema = Schema {
     name: "[[group]]",
-    keys: &["match", "high", "priority", "reservation", "oom-reserve"],
+    keys: &["match", "high", "priority", "reservation", "oom-reserve", "oom-delay"],
     later: &["low", "watermark"],
 };
 const RULE: Schema = Schema {
@@ -159,6 +160,7 @@ impl File {
                     priority: fields.integer("priority", findings),
                     reservation: fields.word("reservation", findings),
                     oom_reserve: fields.word("oom-reserve", findings),
+                    oom_delay: fields.word("oom-delay", findings),
                 }),
                 None => item.wrong("group", "tables: write `[[group]]`", findings),
             }

@@ -316,6 +316,20 @@ pub fn span(text: &str) -> Result<Duration, String> {
     }
 }
 
+/// How long the kernel's OOM killer may be held off.
+///
+/// # Errors
+/// Says what is wrong.
+pub fn oom_delay(text: &str) -> Result<Duration, String> {
+    const LONGEST: Duration = Duration::from_secs(600);
+    match span(text)? {
+        time if time > LONGEST => {
+            Err("at most 10m: tasks of the group wait meanwhile, whatever they hold".into())
+        }
+        time => Ok(time),
+    }
+}
+
 /// As [`duration`] reads it.
 pub fn duration_text(time: Duration) -> String {
     humantime::format_duration(time).to_string()

@@ -308,6 +308,7 @@ pub(super) fn who_is_held(view: &HoldView) -> Subject {
         | HoldView::Bounded(id, _)
         | HoldView::Lent(id, _)
         | HoldView::Pooled(id, _)
+        | HoldView::Waits(id)
         | HoldView::Squeezed(id, _) => Subject::Group(*id),
         HoldView::Slowed(slowed) => match slowed.target {
             memgov_decide::decision::Target::Process(who, _) => Subject::Process(who),

@@ -348,6 +348,12 @@ impl Governed for Desk {
         Ok(mark.map(|mark| view::kernel(&mark, &self.layout)))
     }
 
+    fn socket_refusals(&self, group: &GroupFacts) -> Result<Option<u64>, Failure> {
+        self.attached.socket_refusals(group.id).map_err(|errno| {
+            FailureKind::Internal.because(format!("reading the count of refused charges: {errno}"))
+        })
+    }
+
     fn kernel_peak_reset(&self, group: &GroupFacts) -> Result<(), Failure> {
         if !self.asker.ask(|reply| Request::ResetKernelPeak { group: group.id, reply })? {
             let path = text::printable(&group.path);

@@ -15,6 +15,7 @@ use rustix::fd::{AsFd as _, OwnedFd};
 use super::queue::Ticket;
 use super::succession::Sentry;
 use crate::act::{Actor, Heart, Stood};
+use crate::bpf::EventKind;
 use crate::kernel::{Error, sys};
 use crate::observe::Observer;
 use crate::record::Recorder;
@@ -270,7 +271,7 @@ impl Governing {
                 governor.mark_kernel(slot, row.id, row.read_at, kernel);
             }
         }
-        for event in heard.iter().filter(|event| event.kind == crate::bpf::EventKind::KernelCrossed) {
+        for event in heard.iter().filter(|event| event.kind == EventKind::KernelCrossed) {
             if let Some(slot) = self.observer.group_slot(event.group, snap) {
                 governor.mark_kernel(slot, event.group, snap.at, event.usage);
             }
@@ -286,7 +287,12 @@ impl Governing {
         }
         let (Some(inside), Some(events)) = (&mut actor.inside, events) else { return };
         inside.count_kills(now);
+        let mut births = false;
         events.drain(&mut |event| {
+            if event.kind == EventKind::Birth {
+                births = true;
+                return true;
+            }
             // What finds no room waits in the ring, which stays readable.
             let taken = heard.len() < heard.capacity();
             if taken {
@@ -297,6 +303,9 @@ impl Governing {
         });
         let nobody = observer.summon(heard, snap, governor, tape);
         let word = inside.unheard_kills(now, nobody);
+        if births {
+            actor.connection_born();
+        }
         self.tell_elsewhere(word);
     }
 
@@ -327,6 +336,7 @@ impl Governing {
             }
             let (pool, counted) = (governor.pool(slot, snap), governor.asks_for_sockets(slot, snap));
             actor.pool(slot, snap, observer, pool, counted);
+            actor.hold_oom_killer(slot, snap, observer, governor.oom_delay(slot, snap));
         }
     }
 

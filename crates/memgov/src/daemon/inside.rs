@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use memgov_decide::governor::{Governor, Stands};
 use memgov_decide::policy::ProcessMatch;
-use memgov_decide::snapshot::{GroupSlot, ProcessSlot, Snapshot};
+use memgov_decide::snapshot::{GroupId, GroupSlot, ProcessSlot, Snapshot};
 use rustix::fd::AsFd as _;
 
 use super::exemptions::{self, Pinned};
@@ -17,7 +17,7 @@ use super::say;
 use crate::act::{GroupDirs as _, Inside, SWEPT};
 use crate::bpf::{self, Attachments, Events, ExemptFile, GroupPass, Hook, Hooks, How, Maps};
 use crate::config::{Settings, Tier};
-use crate::kernel::{Layout, proc};
+use crate::kernel::{Errno, Layout, proc};
 use crate::observe::Observer;
 use crate::serve::wire;
 
@@ -126,6 +126,8 @@ pub(super) fn hooks(stands: Stands) -> Hooks {
         (stands.usage, Hook::Charge),
         (stands.rss, Hook::Rss),
         (stands.kernel, Hook::Kernel),
+        (stands.sockets, Hook::Sockets),
+        (stands.shortage, Hook::Oom),
     ];
     let hooks: Hooks = wanted.into_iter().filter(|(wanted, _)| *wanted).map(|(_, hook)| hook).collect();
     // Whoever is governed wants to know what the kernel took besides; it costs nothing until memory is short.
@@ -295,6 +297,14 @@ impl Attached {
     /// What is enforced inside the kernel at this moment.
     pub fn in_force(&self) -> Hooks {
         self.look().0.unwrap_or_default().in_force
+    }
+
+    /// How often the kernel refused a charge for a group's sockets; `None`: that is not counted now.
+    pub fn socket_refusals(&self, group: GroupId) -> Result<Option<u64>, Errno> {
+        match &self.maps {
+            Some(maps) if self.in_force().has(Hook::Sockets) => maps.socket_refusals_of(group).map(Some),
+            _ => Ok(None),
+        }
     }
 
     /// For `status`.

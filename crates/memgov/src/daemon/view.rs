@@ -87,6 +87,7 @@ pub(super) fn hold(held: &mut Held) -> wire::HoldStatus {
         HoldView::Lent(..) => ("lend", None),
         HoldView::Pooled(..) => ("pool", None),
         HoldView::Squeezed(..) => ("squeeze", None),
+        HoldView::Waits(_) => ("oom-delay", None),
     };
     let lent = if let HoldView::Lent(_, amount) = held.view { Some(amount.0) } else { None };
     let sockets = if let HoldView::Squeezed(_, sockets) = held.view { Some(sockets) } else { None };

@@ -185,15 +185,29 @@ pub struct Threshold(OwnedFd);
 impl Threshold {
     /// On an open group of the v1 memory hierarchy; `NOENT` on v2.
     pub fn arm(dir: BorrowedFd<'_>, bytes: u64) -> Result<Self, Errno> {
-        let usage = file::open_in(dir, super::cgroup::v1::USAGE)?;
+        Self::register(dir, super::cgroup::v1::USAGE, Some(bytes))
+    }
+
+    /// Likewise, readable when the group is out of memory (`under_oom` of `memory.oom_control`); at once if it is.
+    pub fn arm_oom(dir: BorrowedFd<'_>) -> Result<Self, Errno> {
+        Self::register(dir, super::cgroup::v1::OOM_CONTROL, None)
+    }
+
+    fn register(dir: BorrowedFd<'_>, name: &std::ffi::CStr, at: Option<u64>) -> Result<Self, Errno> {
+        let about = file::open_in(dir, name)?;
         let event = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?;
         let mut order = [0; 48];
         let mut rest = &mut order[..];
-        write!(rest, "{} {} {bytes}", event.as_raw_fd(), usage.as_raw_fd()).map_err(|_| Errno::INVAL)?;
+        let (event_fd, about_fd) = (event.as_raw_fd(), about.as_raw_fd());
+        match at {
+            Some(bytes) => write!(rest, "{event_fd} {about_fd} {bytes}"),
+            None => write!(rest, "{event_fd} {about_fd}"),
+        }
+        .map_err(|_| Errno::INVAL)?;
         let left = rest.len();
         let len = order.len() - left;
         file::write_in(dir, c"cgroup.event_control", &order[..len])?;
-        // The kernel keeps what it needs: `usage` may be closed.
+        // The kernel keeps what it needs: `about` may be closed.
         Ok(Self(event))
     }
 

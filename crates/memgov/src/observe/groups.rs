@@ -468,12 +468,12 @@ impl Row {
     /// v1: orders a threshold on each line of this group. One with more lines than that goes on being sampled.
     fn order_thresholds(&mut self, slot: GroupSlot, sentry: &mut Sentry) -> Result<(), Refused> {
         let lines = self.lines.all();
-        if lines.is_empty() || lines.len() > MAX_THRESHOLDS {
+        if (lines.is_empty() && !self.lines.waits) || lines.len() > MAX_THRESHOLDS {
             return Ok(());
         }
         // A threshold fires when usage reaches it; being over begins a page later.
         let at = lines.iter().map(|line| line.0.saturating_add(sys::page_size())).collect();
-        self.ordered = Some(sentry.order(slot, self.dir.dir(), at)?);
+        self.ordered = Some(sentry.order(slot, self.dir.dir(), at, self.lines.waits)?);
         Ok(())
     }
 }

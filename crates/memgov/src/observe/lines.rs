@@ -59,6 +59,8 @@ pub(super) struct Lines {
     pub available: Vec<Under>,
     /// The last part under the hard limit, which is not available.
     oom_reserve: Bytes,
+    /// v1: when it is out of memory it waits, and that is to be heard.
+    pub waits: bool,
     /// It may have to give way for others: what it asks for itself is read too.
     pub job: bool,
     /// Some rule asks what it costs the group to do without memory.
@@ -109,6 +111,7 @@ impl Lines {
             pressure: pressure.min(),
             available: available.collect(),
             oom_reserve: policy.oom_reserve(path),
+            waits: policy.oom_delay(path).is_some(),
             strain: policy.rules.iter().any(|rule| rule.asks_for_strain() && names(rule, path)),
             job: policy.chooses_jobs() && policy.is_job(path),
         };

@@ -1,4 +1,4 @@
-//! Usage thresholds of cgroup v1, set on a thread of their own. Each takes the kernel an RCU grace period
+//! Usage thresholds of cgroup v1, and word of a group that is out of memory, set on a thread of their own. Each takes the kernel an RCU grace period
 //! (`__mem_cgroup_usage_register_event` in mm/memcontrol-v1.c): 10 ms at rest, and seconds while a fork bomb keeps all processors. The loop never waits for
 //! that; until it is told that a group's alarm is set it samples the group.
 
@@ -23,6 +23,8 @@ struct Order {
     dir: OwnedFd,
     /// Usage, in bytes.
     at: Vec<u64>,
+    /// That it is out of memory is to be told too.
+    oom: bool,
 }
 
 /// What became of an order.
@@ -60,6 +62,7 @@ impl Sentry {
         slot: GroupSlot,
         dir: BorrowedFd<'_>,
         at: Vec<u64>,
+        oom: bool,
     ) -> Result<OrderId, Refused> {
         if self.under_way == ROOM {
             return Err(Refused::Full);
@@ -70,7 +73,7 @@ impl Sentry {
         let Some((orders, _)) = &self.thread else { return Err(Refused::Impossible) };
         let dir = dir.try_clone_to_owned().map_err(|_| Refused::Impossible)?;
         let id = OrderId(self.last + 1);
-        match orders.try_send(Order { id, slot, dir, at }) {
+        match orders.try_send(Order { id, slot, dir, at, oom }) {
             Ok(()) => {
                 (self.last, self.under_way) = (id.0, self.under_way + 1);
                 Ok(id)
@@ -118,10 +121,11 @@ fn start() -> Option<(SyncSender<Order>, Receiver<Posted>)> {
     Some((orders, posted))
 }
 
-fn post(Order { id, slot, dir, at }: Order) -> Posted {
+fn post(Order { id, slot, dir, at, oom }: Order) -> Posted {
+    let usage = at.iter().map(|bytes| Threshold::arm(dir.as_fd(), *bytes));
     let thresholds: Vec<Threshold> =
-        at.iter().filter_map(|bytes| Threshold::arm(dir.as_fd(), *bytes).ok()).collect();
-    let whole = thresholds.len() == at.len();
+        usage.chain(oom.then(|| Threshold::arm_oom(dir.as_fd()))).filter_map(Result::ok).collect();
+    let whole = thresholds.len() == at.len() + usize::from(oom);
     Posted { id, slot, thresholds, whole }
 }
 
@@ -148,7 +152,7 @@ mod tests {
         let dir = std::fs::File::open(dir.path()).unwrap();
         let mut sentry = Sentry::default();
         assert!(!sentry.is_busy() && sentry.posted().is_none());
-        let id = sentry.order(GroupSlot(7), dir.as_fd(), vec![4096, 8192]).unwrap();
+        let id = sentry.order(GroupSlot(7), dir.as_fd(), vec![4096, 8192], false).unwrap();
         assert!(sentry.is_busy());
         let posted = wait(&mut sentry);
         assert_eq!(
@@ -164,12 +168,14 @@ mod tests {
         let dir = std::fs::File::open(dir.path()).unwrap();
         let mut sentry = Sentry::default();
         let ids: Vec<_> = (0..ROOM)
-            .map(|at| sentry.order(GroupSlot(u32::try_from(at).unwrap()), dir.as_fd(), Vec::new()).unwrap())
+            .map(|at| {
+                sentry.order(GroupSlot(u32::try_from(at).unwrap()), dir.as_fd(), Vec::new(), false).unwrap()
+            })
             .collect();
-        assert_eq!(sentry.order(GroupSlot(0), dir.as_fd(), Vec::new()), Err(Refused::Full));
+        assert_eq!(sentry.order(GroupSlot(0), dir.as_fd(), Vec::new(), false), Err(Refused::Full));
         let ended: Vec<_> = ids.iter().map(|_| wait(&mut sentry)).collect();
         assert!(ended.iter().all(|posted| posted.whole));
         assert_eq!(ended.iter().map(|posted| posted.id).collect::<Vec<_>>(), ids, "in their order");
-        assert!(sentry.order(GroupSlot(0), dir.as_fd(), Vec::new()).is_ok());
+        assert!(sentry.order(GroupSlot(0), dir.as_fd(), Vec::new(), false).is_ok());
     }
 }

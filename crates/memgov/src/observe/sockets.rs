@@ -38,6 +38,8 @@ pub struct SocketSurvey {
     pub id: u64,
     /// What the kernel has charged the group for; `None`: it does not account it.
     pub charged: Option<Bytes>,
+    /// How often the kernel refused their sockets a charge; `None`: it does not count that.
+    pub refused: Option<u64>,
     /// Most memory first.
     pub held: Vec<Held>,
     /// Processes that were looked at.
@@ -64,6 +66,7 @@ pub fn survey(layout: &Layout, path: &[u8]) -> Result<SocketSurvey, Error> {
     let mut buffer = vec![0; 16 << 10];
     dir.keep_sockets(true);
     let charged = dir.read_sockets(&mut buffer, &mut |_, _| ()).unwrap_or_default();
+    let refused = dir.read_socket_refusals(&mut buffer).unwrap_or_default();
     let (version, id) = (dir.version(), dir.id().0);
     drop(dir);
     let mut pids = Vec::new();
@@ -100,7 +103,18 @@ pub fn survey(layout: &Layout, path: &[u8]) -> Result<SocketSurvey, Error> {
     }
     held.sort_by_key(|held| std::cmp::Reverse(weight(&held.socket)));
     let (others, namespaces) = (holders.len() as u64, u32::try_from(namespaces.len()).unwrap_or(u32::MAX));
-    Ok(SocketSurvey { version, id, charged, held, processes: looked_at, unread, others, namespaces, unknown })
+    Ok(SocketSurvey {
+        version,
+        id,
+        charged,
+        refused,
+        held,
+        processes: looked_at,
+        unread,
+        others,
+        namespaces,
+        unknown,
+    })
 }
 
 fn weight(socket: &Socket) -> u64 {

@@ -30,6 +30,10 @@ impl Observer {
             if let Some(slot) = self.slot_about(snap, event) {
                 governor.pace_hint_event(slot, now);
             }
+            if event.kind == EventKind::OomEnter && event.group == GroupId(0) {
+                // All of the machine is short, whatever was read a moment ago.
+                governor.pace_hint_host(now);
+            }
             if event.kind == EventKind::Exit {
                 self.exited(event, snap, tape);
                 continue;

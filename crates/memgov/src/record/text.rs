@@ -188,7 +188,7 @@ pub const fn order(order: OrderKind) -> &'static str {
 }
 
 /// All mechanisms, to find one by its word.
-pub const MECHANISMS: [Mechanism; 14] = [
+pub const MECHANISMS: [Mechanism; 15] = [
     Mechanism::Rlimit,
     Mechanism::CgroupFreeze,
     Mechanism::HoldGroup,
@@ -202,11 +202,12 @@ pub const MECHANISMS: [Mechanism; 14] = [
     Mechanism::LoweredLimit,
     Mechanism::RaisedLimit,
     Mechanism::TcpLimit,
+    Mechanism::OomControl,
     Mechanism::SocketOptions,
 ];
 
 /// All operations, to find one by its word.
-pub const OPERATIONS: [Operation; 16] = [
+pub const OPERATIONS: [Operation; 17] = [
     Operation::Prlimit,
     Operation::PidfdOpen,
     Operation::SendSignal,
@@ -222,6 +223,7 @@ pub const OPERATIONS: [Operation; 16] = [
     Operation::Lend,
     Operation::Hook,
     Operation::TcpLimit,
+    Operation::OomControl,
     Operation::Sockets,
 ];
 
@@ -241,6 +243,7 @@ pub const fn mechanism(by: Mechanism) -> &'static str {
         Mechanism::LoweredLimit => "lowered-limit",
         Mechanism::RaisedLimit => "raised-limit",
         Mechanism::TcpLimit => "tcp-limit",
+        Mechanism::OomControl => "memory.oom_control",
         Mechanism::SocketOptions => "socket-options",
     }
 }
@@ -263,6 +266,7 @@ pub const fn operation(at: Operation) -> &'static str {
         Operation::Lend => "limit write",
         Operation::Hook => "program",
         Operation::TcpLimit => "tcp limit write",
+        Operation::OomControl => "memory.oom_control write",
         Operation::Sockets => "setsockopt",
     }
 }

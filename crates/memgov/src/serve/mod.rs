@@ -80,6 +80,8 @@ pub trait Governed:
     fn kernel_mark(&self, group: &GroupFacts) -> Result<Option<wire::KernelMark>, Failure>;
     /// The peak of its kernel memory starts anew, and so does the count of hits.
     fn kernel_peak_reset(&self, group: &GroupFacts) -> Result<(), Failure>;
+    /// How often the kernel refused a charge for its sockets; `None`: memgov does not count it.
+    fn socket_refusals(&self, group: &GroupFacts) -> Result<Option<u64>, Failure>;
     /// At most `most` records from there on, oldest first. Reads the journal, not the loop.
     fn events(&self, from: From, most: usize) -> Result<wire::Events, Failure>;
     /// The path of the group this process is in now, as events name groups; `None` if it is gone or that could not be read.

@@ -178,6 +178,7 @@ fn ours(method: &str, value: &Value, peer: Peer, governed: &dyn Governed) -> Res
         "GetJob" => worth::get(&parameters(value)?, peer, governed),
         "SetJob" => worth::set(&parameters(value)?, peer, governed),
         "ClearJob" => worth::clear(&parameters(value)?, peer, governed),
+        "GetSocketRefusals" => socket_refusals(&parameters(value)?, peer, governed),
         "GetKernelMark" => kernel_mark(&parameters(value)?, peer, governed),
         "ResetKernelPeak" => reset_kernel_peak(&parameters(value)?, peer, governed),
         "Events" => {
@@ -282,6 +283,12 @@ fn kernel_mark(asked: &Path, peer: Peer, governed: &dyn Governed) -> Result<Valu
     let facts = governed.group(path(&asked.path)?)?;
     permit::group(peer, &facts)?;
     Ok(json!({ "mark": governed.kernel_mark(&facts)? }))
+}
+
+fn socket_refusals(asked: &Path, peer: Peer, governed: &dyn Governed) -> Result<Value, Failure> {
+    let facts = governed.group(path(&asked.path)?)?;
+    permit::group(peer, &facts)?;
+    Ok(json!({ "refused": governed.socket_refusals(&facts)? }))
 }
 
 fn reset_kernel_peak(asked: &Path, peer: Peer, governed: &dyn Governed) -> Result<Value, Failure> {

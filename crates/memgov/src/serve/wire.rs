@@ -690,7 +690,7 @@ pub struct HoldStatus {
     /// Who.
     pub target: Target,
     /// `deny`, `slow` or `freeze`; `bound`: it is under its line for kernel memory, and may have so many processes and threads as there is room for;
-    /// `lend`: its limit is raised.
+    /// `lend`: its limit is raised; `oom-delay`: the kernel's OOM killer is held off it (v1).
     pub action: String,
     /// By which mechanism.
     pub by: String,

@@ -87,12 +87,11 @@ pub fn run(host: &Host, tests: &[Test], tiers: &[Tier], asked_for: bool) -> bool
         }
         let (begin, open) = (Instant::now(), descriptors());
         let unmet = test.needs.iter().find_map(|need| need.unmet(host));
-        let verdict = match unmet
-            .or_else(|| left_to_others(host, test.name).filter(|_| !asked_for).map(str::to_owned))
-        {
-            Some(why) => Verdict::NotApplicable(why),
-            None => isolated(host, test, number),
-        };
+        let verdict =
+            match unmet.or_else(|| left_to_others(host, test).filter(|_| !asked_for).map(str::to_owned)) {
+                Some(why) => Verdict::NotApplicable(why),
+                None => isolated(host, test, number),
+            };
         let verdict = match (verdict, attempt) {
             (Verdict::Failed(first), Try::First) if !FATAL.iter().any(|said| first.contains(said)) => {
                 let mut lines = first.lines();

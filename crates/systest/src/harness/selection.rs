@@ -1,233 +1,205 @@
 //! What each target shows in a run of everything, so that it ends in its time. This machine runs all that it can, and at its own speed; an emulated one is ten to twenty times as
-//! slow, so each is asked for what only it can show: cgroup v2, another version of the kernel, enforcement inside. Nothing is left to no target.
-//! By name (`--filter`), or with `--all`, every test runs wherever it can.
+//! slow, so each is asked for what only it can show: what this machine has not got, cgroup v2, another version of the kernel, enforcement inside. No test is left to no target: who
+//! runs them all counts (`cargo xtask test`). By name (`--filter`), or with `--all`, every test runs wherever it can.
 
-use super::host::{Host, Tier};
+use super::host::{Host, Need, Tier};
+use super::run::Test;
 
 /// Takes minutes: shown when asked for.
-const MINUTES: &[&str] =
-    &["bpf_deny_bound_in_a_thousand", "dr_twenty_", "gk_01_fifty", "jw_06_iperf3_at_100", "kh_beside_senpai"];
-
-/// Takes long where it is emulated, and is as true on this machine: decided, answered and written down by memgov itself, or a workload of the same kind as another that stays.
-const AS_TRUE_ON_THE_HOST: &[&str] = &[
-    "config_",
-    "dr_ask_people",
-    "dr_ask_replay",
-    "dr_ask_two",
-    "dr_hook_check",
-    "dr_hook_dry",
-    "dr_hook_eight",
-    "dr_hook_is",
-    "dr_hook_missing",
-    "dr_hook_output",
-    "dr_hook_replay",
-    "dr_lend_kill9",
-    "dr_replay",
-    "dr_takes_replay",
-    "dr_victim",
-    "events_",
-    "files_are",
-    "files_come",
-    "files_find",
-    "files_go",
-    "files_kernel_line_of",
-    "files_of_a_stopped",
-    "files_owner_says",
-    "files_priority",
-    "files_stuck",
-    "gk_01_fork_bomb",
-    "gk_01_one_bomb",
-    "gk_01_thread",
-    "gk_02_a_shells",
-    "gk_02_a_dentry_bomb_at_full_speed_on_ext4",
-    "gk_02_open",
-    "gk_03_a_trial",
-    "gk_03_files",
-    "gk_03_open",
-    "gk_04_a_line",
-    "gk_08",
-    "gk_09_a_",
-    "gk_09_who",
-    "gk_attack_by_a",
-    "gk_attack_by_f",
-    "gk_attack_by_h",
-    "gk_attack_by_l",
-    "gk_attack_by_m",
-    "gk_attack_by_o",
-    "gk_attack_by_s",
-    "gk_standing",
-    "hostile_",
-    "jw_02_limit_given_back_by_the_next",
-    "jw_03_a_thousand",
-    "jw_04",
-    "jw_06_a_squeezed",
-    "jw_09_bounds_restored_at",
-    "jw_09_bounds_restored_by",
-    "kh_04_kill9_without",
-    "kh_04_who",
-    "kh_06_one",
-    "kill9_every_step_of_ask",
-    "kill9_every_step_of_deny",
-    "kill9_every_step_of_lend",
-    "kill9_every_step_of_signal",
-    "kill9_every_step_of_slow_process",
-    "reload_",
-    "rfc_prctl_without_a",
-    "socket_",
-    "wl_06_slow_keeps",
+const MINUTES: &[&str] = &[
+    "bpf_deny_bound_in_a_thousand",
+    "bpf_overshoot",
+    "dr_twenty_",
+    "gk_01_fifty",
+    "jw_06_iperf3_at_100",
+    "kh_beside_senpai",
 ];
 
-/// Inside the kernel on 6.12: all that is about it, kernel memory, and of the foundation what it takes part in. Who gives way is chosen outside in either tier, and a shrink, a file and a
-/// slowdown pass no program of ours.
+/// A workload whose calls are each refused in `bpf_kernel_refuses_each_call_and_allows_it_again`, and which ends as others of its kind do: fork bombs, directories and open files stay.
+const OF_THE_SAME_KIND: &[&str] = &[
+    "bpf_kernel_holds_a_f",
+    "bpf_kernel_holds_a_t",
+    "bpf_kernel_holds_at",
+    "bpf_kernel_holds_f",
+    "bpf_kernel_holds_l",
+    "bpf_kernel_holds_me",
+    "bpf_kernel_holds_mp",
+    "bpf_kernel_holds_pi",
+    "bpf_kernel_holds_so",
+];
+
+/// What the other hierarchy does in its own way: how it is read, held, frozen, killed and reclaimed. Beside it all that this machine has not got ([`wants_a_machine`]).
+const ON_V2: &[&str] = &[
+    "deny_group_rule",
+    "deny_restores",
+    "doctor",
+    "dr_01_lowest_priority_gives_way_below",
+    "dr_02_page",
+    "dr_02_reservation",
+    "dr_04",
+    "dr_07",
+    "dr_ask_answered_kill",
+    "dr_handler_frees",
+    "dr_hook_frees_64",
+    "dr_lend_saves",
+    "dr_takes_a_tree",
+    "dr_takes_the_largest",
+    "exec_holds",
+    "exec_passes",
+    "files_kernel_line_is",
+    "files_kernel_memory",
+    "files_memctl_round",
+    "files_shells",
+    "files_shrink",
+    "gk_07_set",
+    "gk_07_what",
+    "gk_09_the_bomb",
+    "hung_daemon",
+    "jw_01_accounting",
+    "jw_02_one_pool",
+    "jw_03_pressure",
+    "jw_07",
+    "jw_09_bounds_restored_after",
+    "kh_01_the",
+    "kh_02",
+    "kh_06_watched",
+    "kh_07_background",
+    "kh_07_what",
+    "kh_09_what",
+    "kh_10_background",
+    "kill_largest",
+    "kill_whole",
+    "kill9_every_step_of_slow_group",
+    "kill9_guardian_too_next_run_undoes_slow",
+    "locked_memory",
+    "lost_ledger_next",
+    "rfc_prctl_lets",
+    "rfc_prctl_sets",
+    "sigterm_restores_slow_group",
+    "slow_children",
+    "slow_ends",
+    "status_events",
+    "without_ipc_lock",
+    "wl_01_round_trip",
+    "wl_02_deny_refuses",
+    "wl_06_unmitigated",
+    "wl_10_delegated",
+    "gk_05_kinds",
+    "gk_05_peak",
+    "gk_05_readable",
+    "gk_05_removed",
+    "gk_05_sockets",
+    "gk_05_total",
+    "jw_05_children",
+    "jw_05_pressure_above",
+];
+
+/// Inside the kernel on 6.12: all that is about it, and of the foundation and of kernel memory what programs of ours take part in, once each.
 const INSIDE: &[&str] = &[
     "bpf_",
     "config_of",
-    "deny_",
+    "deny_group_rule",
+    "deny_never",
+    "deny_respects",
+    "deny_restores",
+    "deny_setuid",
+    "deny_shared",
     "dry_run",
-    "gk_01_f",
-    "gk_01_s",
-    "gk_01_t",
-    "gk_02_mkdir",
-    "gk_02_open",
+    "gk_01_shell",
     "gk_02_a_dentry_bomb_at_full_speed_on_tmpfs",
-    "gk_03_what",
-    "gk_04_u",
-    "gk_04_w",
-    "gk_05_a_line",
-    "gk_06",
-    "gk_07",
-    "gk_09_nobody",
+    "gk_04_without",
+    "gk_07_what",
     "gk_09_the_bomb",
-    "gk_10",
-    "gk_explain",
-    "gk_standing",
-    "hung_daemon_group",
-    "instructions_",
-    "kill9_every_step_of_deny",
+    "hung_daemon_group_is",
     "kill9_guardian_too_next_run_undoes_deny",
-    "kill_",
+    "kill_largest",
+    "kill_whole",
     "locked_memory",
     "pid_reuse",
     "reload_drops",
-    "replay",
-    "signal_",
+    "signal_group",
     "sigterm_restores_deny",
-    "slow_ends",
-    "status_events",
-    "wl_0",
-    "wl_10",
-];
-const NOT_INSIDE: &[&str] = &[
-    "deny_reaches_every",
-    "signal_repeats",
-    "wl_01_invalid",
-    "wl_02_deny_ends",
-    "wl_06",
-    "wl_08_double",
-    "wl_08_exec",
-    "wl_08_thread",
-    "wl_09_log_d",
-    "wl_09_log_only",
-    "wl_10_del",
-    "wl_10_two_tasks_and",
+    "wl_01_round_trip",
+    "wl_02_deny_refuses",
+    "wl_04_rss_anon",
+    "wl_04_rss_needs",
+    "wl_05_direct_ignores",
+    "wl_08_child",
+    "wl_08_fork",
+    "wl_10_two_tasks_deny",
+    "gk_03_what_can",
 ];
 
-/// On 6.1, with either hierarchy: each criterion and each mechanism, and what the versions of the kernel differ in.
+/// On 6.1, with either hierarchy: each mechanism once, and what the versions of the kernel differ in.
 const ON_6_1: &[&str] = &[
     "deny_group_rule",
-    "deny_never",
     "deny_restores",
     "deny_setuid",
     "doctor",
     "dr_01",
-    "dr_02",
     "dr_03",
     "dr_07",
     "dr_ask_answered_kill",
     "dr_handler_frees",
     "dr_hook_frees_64",
     "dr_host_freezes",
-    "dr_host_kill9",
-    "dr_host_largest",
     "dr_lend_saves",
-    "dr_lend_raises",
-    "dr_rescue_while",
     "dr_zram_is",
     "exec_holds",
     "files_kernel_memory",
-    "files_memctl_round",
     "files_shells",
-    "files_shrink",
     "gk_01_shell",
-    "gk_02_mkdir",
     "gk_03_what_can",
     "gk_04_user",
-    "gk_05",
+    "gk_05_kinds",
+    "gk_05_peak",
+    "gk_05_readable",
+    "gk_05_total",
     "gk_06",
-    "gk_07_what",
-    "gk_09_the_bomb",
     "gk_10",
-    "hung_daemon",
+    "hung_daemon_group_is",
     "jw_01_accounting",
-    "jw_02_one_pool",
-    "jw_05",
+    "jw_05_children",
+    "jw_05_pressure_above",
     "jw_09_bounds_restored_after",
     "kh_01_the",
-    "kh_02",
     "kh_05_kinds",
-    "kh_07_background_reclaim",
-    "kh_07_kill9",
-    "kh_08_never",
     "kh_10_a_limit",
-    "kh_10_nothing",
-    "kh_working_set_needs",
-    "kill9_every_step_of_slow_group",
     "kill9_guardian_too_next_run_undoes_slow",
     "kill_largest",
     "kill_oom_group",
-    "kill_passes",
     "kill_whole",
     "locked_memory",
-    "lost_ledger_next",
     "rfc_prctl_sets",
     "sigterm_restores_slow_group",
     "slow_children",
     "slow_ends",
-    "status_events",
     "wl_01_round_trip",
-    "wl_02",
-    "wl_03_threshold",
-    "wl_04_rss",
-    "wl_05_direct_ignores",
-    "wl_06_slow_with",
+    "wl_02_deny_refuses",
+    "wl_04_rss_anon",
     "wl_06_unmitigated",
     "wl_07_kill",
-    "wl_07_signal_comes",
-    "wl_08_fork",
     "wl_08_exec",
-    "wl_09_log_once",
-    "wl_10_two_tasks_and",
     "wl_10_delegated",
+    "wl_10_two_tasks_and",
 ];
 
 /// On a kernel with one processor and neither PSI nor BTF: that each part works there.
 const ON_USER_MODE_LINUX: &[&str] = &[
-    "wl_01",
+    "wl_01_round_trip",
     "wl_08_fork",
     "wl_08_exec",
     "wl_09_log_direct",
     "wl_10_two_tasks_and_permissions",
     "deny_group_rule",
     "deny_restores",
-    "slow_ends",
     "slow_children",
     "signal_realtime",
     "kill_whole",
     "kill_largest",
-    "kill9_guardian_too",
-    "sigterm_restores",
+    "kill9_guardian_too_next_run_undoes_slow",
+    "sigterm_restores_slow_group",
     "dry_run",
-    "replay",
     "doctor",
 ];
 
@@ -235,23 +207,34 @@ fn is_of(name: &str, parts: &[&str]) -> bool {
     parts.iter().any(|part| name.starts_with(part))
 }
 
+/// What only a machine of the tests' own is sure to have.
+fn wants_a_machine(test: &Test) -> bool {
+    use Need::{ChoosePid, OwnMachine, Peers, SysResource, V2, Zram};
+    test.needs.iter().any(|need| matches!(need, V2 | SysResource | ChoosePid | OwnMachine | Peers | Zram))
+}
+
 /// Why a test is left to another run although it could be done in this one.
-pub fn left_to_others(host: &Host, name: &str) -> Option<&'static str> {
-    if is_of(name, MINUTES) {
+pub fn left_to_others(host: &Host, test: &Test) -> Option<&'static str> {
+    if is_of(test.name, MINUTES) {
         return Some("takes minutes: shown when asked for");
+    }
+    if is_of(test.name, OF_THE_SAME_KIND) {
+        return Some("another of its kind is shown: this one when asked for");
     }
     let (here, elsewhere) = match (host.target.as_str(), host.tier) {
         ("6.12-v2", Tier::Portable) => {
-            (!is_of(name, AS_TRUE_ON_THE_HOST), "shown on the host, at its own speed; here when asked for")
+            let here = is_of(test.name, ON_V2) || wants_a_machine(test);
+            (here, "shown on the host, at its own speed; here when asked for")
         }
         ("6.12-v2", Tier::Bpf) => {
-            let here = is_of(name, INSIDE) && !is_of(name, NOT_INSIDE);
-            (here, "shown with the portable tier; here when asked for")
+            (is_of(test.name, INSIDE), "shown with the portable tier; here when asked for")
         }
         ("6.1-v1" | "6.1-v2", Tier::Portable) => {
-            (is_of(name, ON_6_1), "shown on 6.12-v2 and on the host; here when asked for")
+            (is_of(test.name, ON_6_1), "shown on 6.12-v2 or on the host; here when asked for")
         }
-        ("uml", _) => (is_of(name, ON_USER_MODE_LINUX), "shown on 6.1-v2, which is ten times as fast"),
+        ("uml", _) => {
+            (is_of(test.name, ON_USER_MODE_LINUX), "shown on 6.12-v2 or on the host; here when asked for")
+        }
         _ => return None,
     };
     (!here).then_some(elsewhere)
@@ -264,7 +247,7 @@ mod tests {
     #[test]
     fn each_entry_is_of_a_test() {
         let tests = crate::tests::all();
-        for list in [MINUTES, AS_TRUE_ON_THE_HOST, INSIDE, NOT_INSIDE, ON_6_1, ON_USER_MODE_LINUX] {
+        for list in [MINUTES, OF_THE_SAME_KIND, ON_V2, INSIDE, ON_6_1, ON_USER_MODE_LINUX] {
             for part in list {
                 assert!(tests.iter().any(|test| test.name.starts_with(part)), "{part} is of no test");
             }

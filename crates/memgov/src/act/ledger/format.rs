@@ -58,6 +58,8 @@ pub enum GroupLimit {
     Hard,
     /// `memory.kmem.tcp.limit_in_bytes` of v1.
     Tcp,
+    /// `memory.oom_control` of v1: 1 while the kernel kills when the group is out of memory, 0 while it is held off.
+    OomKiller,
 }
 
 /// What was lowered of the limits: RLIMIT_DATA, RLIMIT_AS, RLIMIT_MEMLOCK.
@@ -264,6 +266,7 @@ impl Entry<'_> {
                     GroupLimit::Pids => 3,
                     GroupLimit::Hard => 4,
                     GroupLimit::Tcp => 5,
+                    GroupLimit::OomKiller => 6,
                 };
                 put(&mut slot, 24, &before.to_le_bytes());
                 put(&mut slot, 32, &set.to_le_bytes());
@@ -332,6 +335,7 @@ pub fn decode(slots: &[u8], place: u32) -> Option<(OwnedEntry, usize)> {
                 3 => GroupLimit::Pids,
                 4 => GroupLimit::Hard,
                 5 => GroupLimit::Tcp,
+                6 => GroupLimit::OomKiller,
                 _ => return None,
             },
             before: u64::from_le_bytes(take(head, 24)),

@@ -12,7 +12,7 @@ use std::time::Duration;
 use memgov_decide::decision::Operation;
 use memgov_decide::snapshot::ProcessId;
 
-use super::{Ledger, Leftover, OwnedEntry, Place};
+use super::{GroupLimit, Ledger, Leftover, OwnedEntry, Place};
 use crate::act::paths;
 use crate::act::{brake, lend, limits, squeeze};
 use crate::kernel::freeze;
@@ -93,6 +93,9 @@ impl fmt::Display for OwnedEntry {
             }
             OwnedEntry::GroupLimit { path, which, before, set, .. } => {
                 let name = which.file().to_str().unwrap_or_default();
+                if *which == GroupLimit::OomKiller {
+                    return write!(f, "group {}: the kernel's OOM killer held off ({name})", show(path));
+                }
                 let how = if set > before { "raised" } else { "lowered" };
                 write!(f, "group {}: {name} {how} to {set} from ", show(path))?;
                 if *before == u64::MAX { f.write_str("unlimited") } else { write!(f, "{before}") }

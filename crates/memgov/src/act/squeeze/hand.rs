@@ -6,7 +6,7 @@
 use std::collections::{HashMap, HashSet};
 use std::sync::PoisonError;
 use std::sync::atomic::Ordering;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use memgov_decide::decision::Operation;
 use memgov_decide::snapshot::{GroupId, ProcessId};
@@ -14,6 +14,7 @@ use memgov_decide::units::Time;
 
 use super::super::guard::Guard;
 use super::super::ledger::{Entry, OwnedEntry, Place, Verdict};
+use super::births::Births;
 use super::{AnyBook, Shared};
 use crate::kernel::pidfd::PidFd;
 use crate::kernel::socket::{Bounds, Progress, TcpSocket};
@@ -22,6 +23,8 @@ use crate::observe::sockets::{descriptors, processes};
 
 /// Newcomers are looked for, and who has stood still, so often.
 const LOOK: Duration = Duration::from_millis(200);
+/// A connection that was told of is looked for so much later: by then its process has a descriptor of it, and those that came with it are there too.
+const SETTLED: Duration = Duration::from_millis(2);
 /// Who has not moved for so long, or for two round trips, stands still. A program that reads four times a second does not.
 const STILL: Duration = Duration::from_millis(400);
 /// For each look it rests so many times as long as that took: with the more sockets, the later newcomers are found.
@@ -73,7 +76,7 @@ struct Hand<'h> {
 }
 
 /// Until memgov ends.
-pub(super) fn serve(shared: &Shared, layout: &Layout, book: AnyBook) {
+pub(super) fn serve(shared: &Shared, layout: &Layout, book: AnyBook, mut births: Births) {
     let guard = Guard::new(layout, Vec::new(), None);
     let mut hand = Hand {
         shared,
@@ -93,6 +96,9 @@ pub(super) fn serve(shared: &Shared, layout: &Layout, book: AnyBook) {
         }
         let groups: Vec<_> = word.groups.iter().map(|a| (a.group, a.path.clone(), a.until)).collect();
         drop(word);
+        births
+            .follow(groups.iter().filter(|(.., until)| until.is_none()).map(|(group, ..)| *group).collect());
+        shared.born.store(false, Ordering::Release);
         (hand.look, hand.beyond) = (hand.look + 1, 0);
         for (group, path, until) in groups {
             if until.is_none_or(|until| until > now) {
@@ -105,15 +111,30 @@ pub(super) fn serve(shared: &Shared, layout: &Layout, book: AnyBook) {
         hand.forget_closed();
         shared.beyond.store(hand.beyond, Ordering::Relaxed);
         let took = Duration::from_nanos(sys::now().0.saturating_sub(now.0));
-        let word = shared.word.lock().unwrap_or_else(PoisonError::into_inner);
-        if shared.over.load(Ordering::Acquire) {
-            break;
-        }
-        // With nothing to squeeze it sleeps until somebody rings.
-        let rest = if word.groups.is_empty() { Duration::from_secs(3600) } else { LOOK.max(took * REST) };
-        drop(shared.bell.wait_timeout(word, rest));
+        rest(shared, took * REST);
     }
     hand.release(|_| true);
+}
+
+/// Until there is something to look for: at least for so long, unless another group is to be squeezed or all is over.
+fn rest(shared: &Shared, least: Duration) {
+    let begin = Instant::now();
+    let mut word = shared.word.lock().unwrap_or_else(PoisonError::into_inner);
+    let groups = word.groups.len();
+    // With nothing to squeeze it sleeps until somebody rings.
+    let mut end = begin + if groups == 0 { Duration::from_secs(3600) } else { LOOK.max(least) };
+    let mut told = false;
+    while !shared.over.load(Ordering::Acquire) && word.groups.len() == groups {
+        let now = Instant::now();
+        if shared.born.load(Ordering::Acquire) && !told {
+            // Whoever opens connections one after the other does not have it look all the time.
+            (told, end) = (true, end.min((begin + least).max(now + SETTLED)));
+        }
+        if now >= end {
+            return;
+        }
+        word = shared.bell.wait_timeout(word, end - now).unwrap_or_else(PoisonError::into_inner).0;
+    }
 }
 
 impl Hand<'_> {

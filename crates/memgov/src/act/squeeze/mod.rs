@@ -3,6 +3,7 @@
 //!
 //! The letter's hysteresis is here and not in `decide`: a line that is crossed twice a second is squeezed once.
 
+mod births;
 mod hand;
 
 pub use hand::put_back;
@@ -17,10 +18,12 @@ use memgov_decide::policy::ProcessMatch;
 use memgov_decide::snapshot::{GroupId, Snapshot};
 use memgov_decide::units::Time;
 
+use self::births::Births;
 use super::crew::try_lock;
 use super::holders::Holders;
 use super::reclaim::MakeBook;
 use super::shrink::Book;
+use crate::bpf::Maps;
 use crate::kernel::{Errno, Layout, sys};
 
 /// Groups that can be squeezed at once.
@@ -53,6 +56,8 @@ struct Shared {
     word: Mutex<Word>,
     bell: Condvar,
     over: AtomicBool,
+    /// The kernel has told of a connection that came to be.
+    born: AtomicBool,
     squeezes: AtomicU64,
     releases: AtomicU64,
     refused: AtomicU64,
@@ -91,8 +96,8 @@ impl Squeezes {
         }
     }
 
-    /// Starts the thread, if it does not run yet. Allocates: when rules are put in force.
-    pub fn start(&mut self, make: Option<&MakeBook>, never: Vec<ProcessMatch>) {
+    /// Starts the thread, if it does not run yet; with a kernel that can tell of connections that come to be. Allocates: when rules are put in force.
+    pub fn start(&mut self, make: Option<&MakeBook>, never: Vec<ProcessMatch>, kernel: Option<Arc<Maps>>) {
         let Some(make) = make else { return };
         let mut word = self.shared.word.lock().unwrap_or_else(PoisonError::into_inner);
         word.never = Some(never);
@@ -102,9 +107,10 @@ impl Squeezes {
             return;
         }
         let (shared, layout, book) = (Arc::clone(&self.shared), self.layout.clone(), make());
+        let births = Births::new(kernel);
         let thread = std::thread::Builder::new()
             .name("memgov-squeeze".into())
-            .spawn(move || hand::serve(&shared, &layout, book));
+            .spawn(move || hand::serve(&shared, &layout, book, births));
         // Without it orders are refused.
         self.thread = thread.ok();
     }
@@ -143,6 +149,13 @@ impl Squeezes {
             }
         }
         done
+    }
+
+    /// A connection has come to be in a group that is squeezed.
+    pub fn born(&self) {
+        self.shared.born.store(true, Ordering::Release);
+        // A thread that is on its way to sleep misses it, and finds the connection when it looks next.
+        self.shared.bell.notify_one();
     }
 
     /// Tells the thread what has ended.

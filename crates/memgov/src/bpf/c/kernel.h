@@ -56,6 +56,11 @@ typedef _Bool bool;
 #define S_IFIFO 0010000
 #define F_SETPIPE_SZ 1031
 #define AF_UNIX 1
+#define AF_INET 2
+#define AF_INET6 10
+/* include/net/tcp_states.h */
+#define TCP_ESTABLISHED 1
+#define TCP_SYN_SENT 2
 /* include/linux/preempt.h: hard and soft interrupts being served, and NMI */
 #define IN_INTERRUPT 0x00ff0100
 
@@ -240,6 +245,7 @@ struct sock_common {
 
 struct sock {
 	struct sock_common __sk_common;
+	struct mem_cgroup *sk_memcg;
 };
 
 struct socket {

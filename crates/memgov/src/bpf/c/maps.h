@@ -47,6 +47,22 @@ struct {
 	__type(value, __u32);
 } exempt_files SEC(".maps");
 
+/* Groups whose sockets are squeezed, and when a birth there was told last. */
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, MOST_SQUEEZED);
+	__type(key, __u64);
+	__type(value, __u64);
+} squeezed SEC(".maps");
+
+/* How often sockets of a group or of one below it were not given what they asked for. */
+struct {
+	__uint(type, BPF_MAP_TYPE_LRU_HASH);
+	__uint(max_entries, 1024);
+	__type(key, __u64);
+	__type(value, __u64);
+} socket_refusals SEC(".maps");
+
 struct {
 	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
 	__uint(max_entries, HOOK_COUNT);

@@ -15,6 +15,8 @@
 
 #define PROTECTED_NAMES 32
 #define COMM_LEN 16
+/* Groups whose sockets are squeezed at once. */
+#define MOST_SQUEEZED 64
 /* Words of 64 bits of control.ids. */
 #define ID_WORDS 64
 
@@ -47,6 +49,9 @@ struct control {
 	__u32 generation;
 	/* Raised whenever other groups have a line for kernel memory: what processors remember of that is worth nothing then. */
 	__u32 kernel_generation;
+	/* So many groups are in the map of that name. */
+	__u32 squeezed;
+	__u32 unused;
 	char protected_names[PROTECTED_NAMES][COMM_LEN];
 	/* Bit n: a group whose id is n, modulo all bits, has a line. Where it is not set none has, and nothing need be looked up. */
 	__u64 ids[ID_WORDS];
@@ -129,6 +134,7 @@ enum event_kind {
 	EVENT_CROSSED_OWN,
 	EVENT_KERNEL_CROSSED, /* usage and limit are of kernel memory, likewise in the next */
 	EVENT_KERNEL_DENIED,
+	EVENT_BIRTH, /* a connection, in this squeezed group or below it: nothing else is told */
 };
 
 struct event {
@@ -195,6 +201,8 @@ enum hook {
 	HOOK_MSG_QUEUE_ALLOC,
 	HOOK_MSG_MSG_ALLOC,
 	HOOK_SEM_ALLOC,
+	HOOK_BIRTH,
+	HOOK_SOCKET_CHARGE,
 	HOOK_COUNT,
 };
 

@@ -47,5 +47,15 @@ pub fn parse_failcnt(text: &[u8]) -> Option<u64> {
 /// The text of [`OOM_CONTROL`]; `oom_kill` is missing before 4.13.
 pub fn parse_oom_control(text: &[u8], into: &mut Reading) {
     into.events.oom_kill = text::keyed(text, b"oom_kill");
-    into.under_oom = text::keyed(text, b"under_oom").map(|n| n != 0);
+    into.under_oom = parse_under_oom(text);
+}
+
+/// Of [`OOM_CONTROL`], whether tasks of the group wait because it is out of memory and nobody is killed.
+pub fn parse_under_oom(text: &[u8]) -> Option<bool> {
+    text::keyed(text, b"under_oom").map(|n| n != 0)
+}
+
+/// Of [`OOM_CONTROL`], whether the kernel kills when the group is out of memory.
+pub fn parse_oom_killer(text: &[u8]) -> Option<bool> {
+    text::keyed(text, b"oom_kill_disable").map(|n| n == 0)
 }

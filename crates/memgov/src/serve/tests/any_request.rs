@@ -11,7 +11,7 @@ use super::{Fake, Peer, ROOT, USER};
 /// Who owns nothing here.
 const STRANGER: Peer = Peer { uid: 65534, pid: Some(9) };
 
-const METHODS: [&str; 26] = [
+const METHODS: [&str; 27] = [
     "Status",
     "GetControl",
     "SetControl",
@@ -23,6 +23,7 @@ const METHODS: [&str; 26] = [
     "SetJob",
     "ClearJob",
     "GetKernelMark",
+    "GetSocketRefusals",
     "ResetKernelPeak",
     "Events",
     "Watch",
@@ -253,7 +254,15 @@ proptest! {
                 }
                 prop_assert!(serde_json::to_vec(&reply).is_ok());
                 // What leaves no trace in the daemon of these tests, which does it all.
-                let does = ["Shrink", "CancelShrink", "GetKernelMark", "ResetKernelPeak", "Reload", "Answer"];
+                let does = [
+                    "Shrink",
+                    "CancelShrink",
+                    "GetKernelMark",
+                    "GetSocketRefusals",
+                    "ResetKernelPeak",
+                    "Reload",
+                    "Answer",
+                ];
                 if peer.uid == STRANGER.uid && does.iter().any(|name| call.method == format!("org.memgov.{name}")) {
                     prop_assert!(reply.error.is_some(), "a stranger may {call:?}");
                 }

@@ -17,6 +17,12 @@ pub struct GroupSockets {
     /// Why not.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub unaccounted: Option<String>,
+    /// How often the kernel refused a charge for these buffers, of the group and all below. Absent: nobody counts that.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub refused: Option<u64>,
+    /// Who counts it: `memory.events` (since Linux 6.19, since the group was made) or `memgov` (inside the kernel, since a rule squeezes sockets).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub refused_by: Option<String>,
     /// v1: `charged_bytes` is not part of usage.
     pub apart: bool,
     /// What the buffers of all that are listed hold on the receive side.

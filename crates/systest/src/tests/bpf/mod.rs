@@ -19,17 +19,19 @@ mod rig;
 mod room;
 mod rules;
 mod send;
+mod sockets;
 mod swings;
 
 use crate::harness::run::Test;
 
 pub fn tests() -> Vec<Test> {
-    let themes: [fn() -> Vec<Test>; 18] = [
+    let themes: [fn() -> Vec<Test>; 19] = [
         load::tests,
         deny::tests,
         room::tests,
         process::tests,
         send::tests,
+        sockets::tests,
         swings::tests,
         feed::tests,
         rules::tests,

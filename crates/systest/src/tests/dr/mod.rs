@@ -1,6 +1,7 @@
 //! Criteria of the userspace out-of-memory series: who gives way when memory runs short, before the kernel's own OOM killer acts.
 
 mod ask;
+mod delay;
 mod handler;
 mod hook;
 mod host;
@@ -45,6 +46,7 @@ pub fn tests() -> Vec<Test> {
     tests.extend(scenarios::tests());
     tests.extend(zram::tests());
     tests.extend(lend::tests());
+    tests.extend(delay::tests());
     tests.extend(ask::tests());
     tests.extend(hook::tests());
     tests.extend(handler::tests());

@@ -1,14 +1,10 @@
 //! The properties that `decide::shrink` promises, on the simulated memory.
 
-#![allow(clippy::unwrap_used, clippy::panic, reason = "a test that cannot go on fails")]
-
-mod memory;
-
 use std::time::Duration;
 
+use crate::memory::Memory;
 use memgov_decide::shrink::*;
 use memgov_decide::units::{Bytes, Time};
-use memory::Memory;
 use proptest::prelude::*;
 
 const PAGE: Bytes = Bytes(4096);

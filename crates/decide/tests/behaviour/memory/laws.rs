@@ -12,7 +12,7 @@ use std::time::Duration;
 use memgov_decide::units::Bytes;
 use memgov_decide::working_set::*;
 
-use crate::reuse::{Memory, PIECE, STEP};
+use super::reuse::{Memory, PIECE, STEP};
 
 pub const TOLERANCE: Tolerance = Tolerance { pressure: 1000, swap_out: Bytes::mib(1) };
 

@@ -1,13 +1,9 @@
 //! The properties that `decide::balance` promises, and the governor that keeps to them: two groups of one rule, on the simulated memory.
 
-#![allow(clippy::unwrap_used, clippy::panic, reason = "a test that cannot go on fails")]
-
-#[path = "memory/reuse.rs"]
-mod reuse;
-mod world;
-
 use std::time::Duration;
 
+use crate::memory::reuse::{Memory, PIECE, STEP};
+use crate::world::*;
 use memgov_decide::balance::*;
 use memgov_decide::decision::{Order, Phase, Target};
 use memgov_decide::policy::*;
@@ -15,8 +11,6 @@ use memgov_decide::snapshot::GroupSlot;
 use memgov_decide::units::{Bytes, Limit};
 use memgov_decide::working_set::Tolerance;
 use proptest::prelude::*;
-use reuse::{Memory, PIECE, STEP};
-use world::*;
 
 fn standing() -> impl Strategy<Value = Standing> {
     let sizes = (0u64..100, 0u64..100, 0u64..100, prop::option::of(0u64..120));

@@ -5,16 +5,14 @@ use std::time::Duration;
 
 use proptest::prelude::*;
 
-mod world;
-
+use crate::world::script::*;
+use crate::world::*;
 use memgov_decide::decision::*;
 use memgov_decide::policy::*;
 use memgov_decide::question::Verdict;
 use memgov_decide::slow::ALL;
 use memgov_decide::snapshot::*;
 use memgov_decide::units::{Bytes, Limit, Time};
-use world::script::*;
-use world::*;
 
 fn cases() -> ProptestConfig {
     ProptestConfig {

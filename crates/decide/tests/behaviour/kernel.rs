@@ -1,12 +1,10 @@
 //! Rules about kernel memory, told as stories.
 
-mod world;
-
+use crate::world::*;
 use memgov_decide::decision::*;
 use memgov_decide::policy::*;
 use memgov_decide::snapshot::{GroupSlot, KernelShare, Process, ProcessSlot};
 use memgov_decide::units::Bytes;
-use world::*;
 
 fn rig(steps: &[(Action, u64)]) -> (World, GroupSlot) {
     let mut world = World::new(policy([kernel_rule("kernel", "/*", 16, steps)]));

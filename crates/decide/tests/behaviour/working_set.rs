@@ -1,19 +1,12 @@
 //! The properties that `decide::working_set` promises, on the simulated memory. How it goes beside two laws that are published, for people:
 //! `cargo run --release -p memgov-decide --example working_set`.
 
-#![allow(clippy::unwrap_used, clippy::panic, reason = "a test that cannot go on fails")]
-
-#[path = "memory/laws.rs"]
-mod laws;
-#[path = "memory/reuse.rs"]
-mod reuse;
-
-use laws::*;
+use crate::memory::laws::*;
+use crate::memory::reuse::{Memory, PIECE};
 use memgov_decide::snapshot::Strain;
 use memgov_decide::units::Bytes;
 use memgov_decide::working_set::*;
 use proptest::prelude::*;
-use reuse::{Memory, PIECE};
 
 fn searched(memory: &mut Memory, seconds: usize) -> (Run, Search) {
     let mut found = Search::default();

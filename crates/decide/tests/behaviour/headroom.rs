@@ -1,7 +1,5 @@
 //! [`memgov_decide::kernel_memory::Headroom`]: the properties its documentation states, each under its name.
 
-#![allow(clippy::panic, reason = "a test that cannot go on fails")]
-
 use memgov_decide::kernel_memory::{Headroom, Tasks};
 use memgov_decide::units::Bytes;
 use proptest::prelude::*;

@@ -1,16 +1,12 @@
 //! When rows are read: seldom where nothing can happen soon, at once where it can. A simulated observer reads what is
 //! due, and nothing else.
-#![allow(clippy::unwrap_used, reason = "a test that is set up wrongly is to fail")]
-
-mod world;
-
 use std::time::Duration;
 
+use crate::world::*;
 use memgov_decide::governor::{Bounds, Governor};
 use memgov_decide::policy::*;
 use memgov_decide::snapshot::*;
 use memgov_decide::units::{Bytes, Time};
-use world::*;
 
 /// An observer: reads these rows at this time.
 type Read<'a> = dyn FnMut(&mut World, &[GroupSlot], &[ProcessSlot], Time) + 'a;

@@ -1,22 +1,18 @@
 //! The step that has a program run: told as stories, and over random histories.
 
-#![allow(clippy::unwrap_used, clippy::panic, reason = "a test that cannot go on fails")]
-
-mod world;
-
 use std::collections::BTreeMap;
 use std::time::Duration;
 
 use proptest::prelude::*;
 
+use crate::world::script::*;
+use crate::world::*;
 use memgov_decide::decision::*;
 use memgov_decide::governor::{SETTLED, SETTLES};
 use memgov_decide::hook::{Ended, Run};
 use memgov_decide::policy::*;
 use memgov_decide::snapshot::{GroupId, GroupSlot};
 use memgov_decide::units::{Bytes, Time};
-use world::script::*;
-use world::*;
 
 /// A group over its line for which a program runs that may take five seconds.
 fn begun(steps: &[(Action, u64)]) -> (World, GroupSlot, DecisionId) {

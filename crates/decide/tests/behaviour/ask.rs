@@ -1,21 +1,17 @@
 //! The step that asks: told as stories, and over random histories.
 
-#![allow(clippy::unwrap_used, clippy::panic, reason = "a test that cannot go on fails")]
-
-mod world;
-
 use std::collections::BTreeMap;
 use std::time::Duration;
 
 use proptest::prelude::*;
 
+use crate::world::script::*;
+use crate::world::*;
 use memgov_decide::decision::*;
 use memgov_decide::policy::*;
 use memgov_decide::question::{Answer, Ask, NotOpen, Verdict};
 use memgov_decide::snapshot::GroupSlot;
 use memgov_decide::units::{Bytes, Time};
-use world::script::*;
-use world::*;
 
 fn ask(ms: u64, default: Verdict) -> Action {
     Action::Ask(Ask { timeout: Duration::from_millis(ms), default })

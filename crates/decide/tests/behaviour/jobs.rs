@@ -1,16 +1,14 @@
 //! Who gives way when the host, or a group around jobs, runs short: told as stories, and as properties over any jobs.
 
-mod world;
-
 use std::time::Duration;
 
+use crate::world::*;
 use memgov_decide::decision::*;
 use memgov_decide::jobs::{Contender, Preference, Wish};
 use memgov_decide::policy::*;
 use memgov_decide::snapshot::GroupSlot;
 use memgov_decide::units::{Bytes, Limit, Time};
 use proptest::prelude::*;
-use world::*;
 
 /// Three jobs of 300 MiB each below `/jobs`, which may use 1000 MiB, on a host with 4000 MiB.
 fn three(rule: Rule, reservations: [u64; 3]) -> (World, GroupSlot, [GroupSlot; 3]) {

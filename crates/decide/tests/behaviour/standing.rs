@@ -1,15 +1,13 @@
 //! What a kernel may be told beforehand: only what would be decided anyway at the crossing, and nothing that needs a choice.
 
-mod world;
-
 use std::time::Duration;
 
+use crate::world::*;
 use memgov_decide::control::MemControl;
 use memgov_decide::decision::{Decision, Order, Phase, Source};
 use memgov_decide::governor::{GroupStanding, Standing, StandingAction, Stands};
 use memgov_decide::policy::*;
 use memgov_decide::units::{Bytes, Limit};
-use world::*;
 
 fn step(action: Action, after: u64) -> Step {
     Step { action, after: Duration::from_secs(after) }

@@ -1,14 +1,12 @@
 //! Ladders, kills and reloads, told as stories.
 
-mod world;
-
 use std::time::Duration;
 
+use crate::world::*;
 use memgov_decide::decision::*;
 use memgov_decide::policy::*;
 use memgov_decide::snapshot::Untouchable;
 use memgov_decide::units::{Bytes, Limit};
-use world::*;
 
 fn rig(rules: impl IntoIterator<Item = Rule>) -> (World, memgov_decide::snapshot::GroupSlot) {
     let mut world = World::new(policy(rules));

@@ -5,13 +5,11 @@ use std::time::Duration;
 
 use proptest::prelude::*;
 
-mod world;
-
+use crate::world::*;
 use memgov_decide::decision::*;
 use memgov_decide::policy::*;
 use memgov_decide::snapshot::GroupSlot;
 use memgov_decide::units::{Bytes, Limit};
-use world::*;
 
 const AMOUNT: u64 = 64;
 const KEEP: u64 = 200;

@@ -1,11 +1,9 @@
 //! What the over-high letter means, at the level of decisions: the criteria WL 3 to 10, by number.
 
-mod world;
-
+use crate::world::*;
 use memgov_decide::decision::*;
 use memgov_decide::policy::*;
 use memgov_decide::units::{Bytes, Limit};
-use world::*;
 
 const ENOMEM: u64 = 1;
 const SLOWDOWN: u64 = 2;

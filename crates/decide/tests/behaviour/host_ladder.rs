@@ -1,16 +1,14 @@
 //! What a rule of the host does before it kills, and whom: steps that are done to one job, chosen once; and the largest process of the machine.
 
-mod world;
-
 use std::time::Duration;
 
+use crate::world::*;
 use memgov_decide::decision::*;
 use memgov_decide::hook::Hook;
 use memgov_decide::policy::*;
 use memgov_decide::question::{Answer, Ask, Verdict};
 use memgov_decide::snapshot::*;
 use proptest::prelude::*;
-use world::*;
 
 const JOBS: [&str; 3] = ["/jobs/0", "/jobs/1", "/jobs/2"];
 

@@ -4,15 +4,13 @@ use std::time::Duration;
 
 use proptest::prelude::*;
 
-mod world;
-
+use crate::world::script::*;
+use crate::world::*;
 use memgov_decide::decision::*;
 use memgov_decide::governor::StandingAction;
 use memgov_decide::policy::*;
 use memgov_decide::snapshot::*;
 use memgov_decide::units::{Bytes, Time};
-use world::script::*;
-use world::*;
 
 fn cases() -> ProptestConfig {
     ProptestConfig {

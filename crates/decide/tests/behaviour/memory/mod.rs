@@ -8,6 +8,9 @@
 //! - Between asks the group grows by `growth` bytes a second of `cold` memory.
 #![allow(dead_code, reason = "each test file uses its own part")]
 
+pub mod laws;
+pub mod reuse;
+
 use std::time::Duration;
 
 use memgov_decide::shrink::Answer;

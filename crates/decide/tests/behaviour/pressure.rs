@@ -1,15 +1,13 @@
 //! Rules about how long tasks wait for memory: that it hurts is not enough, somebody's limit must have been met; and it ends when nobody waits.
 
-mod world;
-
 use std::time::Duration;
 
+use crate::world::*;
 use memgov_decide::policy::*;
 use memgov_decide::pressure::{Share, Stall, WINDOW};
 use memgov_decide::snapshot::GroupSlot;
 use memgov_decide::units::Bytes;
 use proptest::prelude::*;
-use world::*;
 
 fn pressure_rule(name: &str, groups: &str, steps: &[(Action, u64)]) -> Rule {
     let over = Over::Pressure { over: Share(100), until: Share(50) };

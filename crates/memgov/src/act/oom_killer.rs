@@ -1,0 +1,144 @@
+//! The kernel's OOM killer, held off for a while on cgroup v1 (`memory.oom_control`): a group for which an `oom-delay` is given and that meets its hard limit waits, and whoever of
+//! it has to give way is chosen by the rules. Written down in the ledger before, and given back like every limit: by the guardian too, when memgov is dead or hangs.
+//!
+//! Nobody waits for ever: if the group is still out of memory after its delay, whatever the rules did, the kernel is let have it, and is not held off there again for a minute.
+//! v2 has no such switch, and `memory.high` lies in front of its limit.
+
+use std::os::fd::AsFd as _;
+use std::time::Duration;
+
+use memgov_decide::decision::Operation;
+use memgov_decide::snapshot::{Group, GroupId, GroupSlot, Snapshot};
+use memgov_decide::units::Time;
+
+use super::kept_limit::KeptLimit;
+use super::ledger::{GroupLimit, MAX_PATH};
+use super::{Actor, GroupDirs, Kit, Tally, paths};
+use crate::kernel::cgroup::v1;
+use crate::kernel::{Errno, GroupDir, MemoryVersion, file, freeze};
+
+/// Groups for which it is held off at once.
+const MOST: usize = 64;
+/// Where the delay has passed it is the kernel's for so long.
+const GIVEN_UP: Duration = Duration::from_secs(60);
+
+type Failure = (Operation, Errno);
+
+const fn failed(errno: Errno) -> Failure {
+    (Operation::OomControl, errno)
+}
+
+#[derive(Debug)]
+struct Held {
+    group: GroupId,
+    limit: KeptLimit,
+    /// Since when its tasks wait.
+    waits: Option<Time>,
+}
+
+/// All groups for which it is held off.
+#[derive(Debug)]
+pub struct OomKillers {
+    held: Vec<Held>,
+    given_up: Vec<(GroupId, Time)>,
+    path: Vec<u8>,
+}
+
+impl Actor {
+    /// Holds the kernel's OOM killer off a group whose row was read in this tick, for `delay` once it is out of memory; `None`: nobody asks for that, or no more.
+    pub fn hold_oom_killer(
+        &mut self,
+        slot: GroupSlot,
+        snap: &Snapshot,
+        groups: &dyn GroupDirs,
+        delay: Option<Duration>,
+    ) {
+        if self.kit.layout.version == MemoryVersion::V2
+            || (delay.is_none() && self.oom_killers.held.is_empty())
+        {
+            return;
+        }
+        let Some(row) = snap.group(slot).filter(|_| !self.dry_run) else { return };
+        let dir = groups.dir(slot).filter(|dir| dir.id() == row.id && !row.gone);
+        self.oom_killers.keep(&mut self.kit, row, dir.zip(delay), snap.at);
+    }
+}
+
+impl OomKillers {
+    pub fn new() -> Self {
+        Self {
+            held: Vec::with_capacity(MOST),
+            given_up: Vec::with_capacity(MOST),
+            path: Vec::with_capacity(MAX_PATH),
+        }
+    }
+
+    /// The groups; for status.
+    pub fn views(&self) -> impl Iterator<Item = GroupId> {
+        self.held.iter().map(|held| held.group)
+    }
+
+    fn keep(&mut self, kit: &mut Kit, row: &Group, wanted: Option<(&GroupDir, Duration)>, now: Time) {
+        let known = self.held.iter().position(|held| held.group == row.id);
+        let Some((dir, delay)) = wanted else {
+            if let Some(i) = known {
+                self.let_go(kit, i);
+            }
+            return;
+        };
+        self.given_up.retain(|(_, until)| *until > now);
+        match known {
+            Some(i) => {
+                let held = &mut self.held[i];
+                if !waits(held.limit.dir.as_fd()) {
+                    held.waits = None;
+                } else if now.since(*held.waits.get_or_insert(now)) >= delay {
+                    self.let_go(kit, i);
+                    if self.given_up.len() < self.given_up.capacity() {
+                        self.given_up.push((row.id, now + GIVEN_UP));
+                    }
+                }
+            }
+            None if self.held.len() < self.held.capacity()
+                && self.given_up.iter().all(|(group, _)| *group != row.id) =>
+            {
+                // Who holds it off himself goes on doing so, and needs no ledger.
+                if let Ok(limit) = self.begin(kit, row, dir)
+                    && limit.binds()
+                {
+                    self.held.push(Held { group: row.id, limit, waits: None });
+                }
+            }
+            None => {}
+        }
+    }
+
+    fn begin(&mut self, kit: &mut Kit, row: &Group, dir: &GroupDir) -> Result<KeptLimit, Failure> {
+        let dir = freeze::open_group(dir.dir(), c".").map_err(failed)?;
+        let before = GroupLimit::OomKiller.read(dir.as_fd()).map_err(failed)?;
+        if before == 0 {
+            return Err(failed(Errno::BUSY));
+        }
+        paths::absolute(&kit.layout, &row.path, &mut self.path).map_err(failed)?;
+        let at = (self.path.as_slice(), row.id.0);
+        KeptLimit::begin(&mut kit.ledger, GroupLimit::OomKiller, dir, at, (before, 0))
+    }
+
+    fn let_go(&mut self, kit: &mut Kit, i: usize) {
+        // What cannot be given back stays in the ledger.
+        let _ = self.held.swap_remove(i).limit.lift(&mut kit.ledger);
+    }
+
+    /// Gives all of them back.
+    pub(super) fn release_all(&mut self, kit: &mut Kit, tally: &mut Tally) {
+        for held in self.held.drain(..) {
+            tally.count(held.limit.lift(&mut kit.ledger));
+        }
+    }
+}
+
+/// Whether tasks of the group wait for memory that the kernel would kill for. (hot)
+fn waits(dir: rustix::fd::BorrowedFd<'_>) -> bool {
+    let mut buffer = [0; 96];
+    file::read_in(dir, v1::OOM_CONTROL, &mut buffer).is_ok_and(|text| v1::parse_under_oom(text) == Some(true))
+}
