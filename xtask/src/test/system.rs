@@ -213,7 +213,7 @@ fn in_a_machine(
 ) -> Result<(Option<String>, Option<i32>)> {
     let mut programs =
         ["memgov", "memgov-files", "memgov-rescue", "memgov-systest"].map(workspace::release).to_vec();
-    // Page cache that can be reclaimed takes a block device; a dentry bomb a real file system, which looks for its checksums by name; the letters' files fuse; and a machine that swaps zram. The kernel lists
+    // Page cache that can be reclaimed takes a block device; a dentry bomb a real file system, which looks for its checksums by name; the letters' files fuse; and a machine that swaps zram or a disk. The kernel lists
     // sockets by modules too.
     let mut modules = vec![
         "null_blk",
@@ -222,6 +222,8 @@ fn in_a_machine(
         "loop",
         "fuse",
         "zram",
+        "virtio_pci",
+        "virtio_blk",
         "tcp_diag",
         "udp_diag",
         "unix_diag",

@@ -4,7 +4,7 @@
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use anyhow::{Result, bail, ensure};
+use anyhow::{Context as _, Result, bail, ensure};
 use clap::ValueEnum;
 
 use super::Machine;
@@ -131,7 +131,7 @@ impl Kernel {
     /// The command that is this machine.
     pub fn command(self, machine: &Machine, initramfs: &Path, scratch: &Path) -> Result<Command> {
         match self.series() {
-            Some(series) => qemu(machine, self, &kernels::fetch(series)?.image(), initramfs),
+            Some(series) => qemu(machine, self, &kernels::fetch(series)?.image(), initramfs, scratch),
             None => uml(machine, initramfs, scratch),
         }
     }
@@ -153,7 +153,24 @@ fn processors(machine: &Machine, kernel: Kernel) -> u8 {
 /// nice(1): a third of the share of who has not been made to wait.
 const NICENESS: &str = "5";
 
-fn qemu(machine: &Machine, kernel: Kernel, image: &Path, initramfs: &Path) -> Result<Command> {
+/// A machine with this module has a disk that the tests may do with as they like: nothing, until it is written.
+const DISK_MODULE: &str = "virtio_blk";
+const DISK_BYTES: u64 = 1 << 30;
+
+fn disk(scratch: &Path) -> Result<String> {
+    let path = scratch.join("disk");
+    let made = std::fs::File::create(&path).and_then(|file| file.set_len(DISK_BYTES));
+    made.with_context(|| format!("making {}", path.display()))?;
+    Ok(format!("file={},format=raw,if=virtio,cache=unsafe", path.display()))
+}
+
+fn qemu(
+    machine: &Machine,
+    kernel: Kernel,
+    image: &Path,
+    initramfs: &Path,
+    scratch: &Path,
+) -> Result<Command> {
     let mut append = format!("console=ttyS0 {APPEND} psi=1 swapaccount=1");
     for word in &machine.append {
         append.push(' ');
@@ -175,6 +192,9 @@ fn qemu(machine: &Machine, kernel: Kernel, image: &Path, initramfs: &Path) -> Re
         }
     }
     qemu.args(["-smp", &processors(machine, kernel).to_string(), "-m", &format!("{}M", machine.memory_mib)]);
+    if machine.modules.iter().any(|module| module == DISK_MODULE) {
+        qemu.args(["-drive", &disk(scratch)?]);
+    }
     qemu.arg("-kernel").arg(image).arg("-initrd").arg(initramfs).args(["-append", &append]);
     qemu.args([
         "-serial",

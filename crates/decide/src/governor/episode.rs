@@ -421,13 +421,16 @@ impl Governor {
     /// What a rule asks about a group as a whole, of whose hard limit the last part may be kept.
     pub(super) fn question_of_group<'a>(&self, rule: &'a Rule, slot: GroupSlot) -> Question<'a> {
         let reserve = self.groups.get(slot.0 as usize).map(|state| state.oom_reserve);
-        let pressed = self.groups.get(slot.0 as usize).and_then(|state| state.pressure.as_ref()?.pressed());
-        Question::of_group(rule, reserve.unwrap_or_default()).with_pressure(pressed)
+        let state = self.groups.get(slot.0 as usize);
+        let pressed = state.and_then(|state| state.pressure.as_ref()?.pressed());
+        let falling = state.and_then(|state| state.fall.as_ref()?.per_second());
+        Question::of_group(rule, reserve.unwrap_or_default()).with_pressure(pressed).with_fall(falling)
     }
 
     /// What a rule asks about the machine.
     pub(super) fn question_of_host<'a>(&self, rule: &'a Rule) -> Question<'a> {
-        Question::of_host(rule, self.host.falling()).with_pressure(self.host.pressure.pressed())
+        let pressed = self.host.pressure.pressed();
+        Question::of_host(rule).with_pressure(pressed).with_fall(self.host.falling())
     }
 
     /// Whether some step of the ladder has to choose one process of a group.

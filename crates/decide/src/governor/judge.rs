@@ -27,8 +27,8 @@ enum Reach<'a> {
     Above,
     /// Those of them that the rule names.
     Named(&'a [Pattern]),
-    /// No group, but the machine; how fast what is available falls, in bytes a second, if that is known.
-    Host(Option<u64>),
+    /// No group, but the machine.
+    Host,
 }
 
 /// A condition with all that is needed to judge it.
@@ -45,12 +45,15 @@ pub(super) struct Question<'a> {
     reserve: Bytes,
     /// How much of the time somebody waits for memory, where that is asked and known.
     pressed: Option<Pressed>,
+    /// How fast what is available falls, in bytes a second; likewise.
+    falling: Option<u64>,
 }
 
 impl<'a> Question<'a> {
     fn of(rule: &'a Rule, reach: Reach<'a>) -> Self {
         let (condition, until) = (rule.when, rule.until);
-        Self { condition, reach, until, letter: false, loan: None, reserve: Bytes(0), pressed: None }
+        let (reserve, loan, pressed, falling) = (Bytes(0), None, None, None);
+        Self { condition, reach, until, letter: false, loan, reserve, pressed, falling }
     }
 
     /// What a rule asks about a group as a whole, of whose hard limit so much is kept.
@@ -62,7 +65,7 @@ impl<'a> Question<'a> {
     pub fn of_process(rule: &'a Rule) -> Self {
         let reach = match (&rule.scope, rule.when.group) {
             (Scope::Groups(patterns), _) => Reach::Named(patterns),
-            (Scope::Host, _) => Reach::Host(None),
+            (Scope::Host, _) => Reach::Host,
             (
                 Scope::Processes(_),
                 Some(
@@ -81,9 +84,9 @@ impl<'a> Question<'a> {
         Self::of(rule, reach)
     }
 
-    /// What a rule asks about the machine, whose available memory falls so fast.
-    pub fn of_host(rule: &'a Rule, falling: Option<u64>) -> Self {
-        Self::of(rule, Reach::Host(falling))
+    /// What a rule asks about the machine.
+    pub fn of_host(rule: &'a Rule) -> Self {
+        Self::of(rule, Reach::Host)
     }
 
     /// What a control asks about its process; `None` if it asks nothing (NONE, or a signal already spent).
@@ -97,12 +100,30 @@ impl<'a> Question<'a> {
             loan: None,
             reserve: Bytes(0),
             pressed: None,
+            falling: None,
         })
     }
 
     /// The same of a group, or the machine, where somebody waits for memory so much of the time.
     pub fn with_pressure(self, pressed: Option<Pressed>) -> Self {
         Self { pressed, ..self }
+    }
+
+    /// The same of a group, or the machine, whose available memory falls so fast.
+    pub fn with_fall(self, falling: Option<u64>) -> Self {
+        Self { falling, ..self }
+    }
+
+    /// Whether so much that is available is gone soon enough for the rule, if it asks that. Whatever the rate, a line is relieved by the level alone.
+    fn runs_out(&self, over: Over, available: Bytes) -> bool {
+        let Over::Available { exhausted_in: Some(time), .. } = over else { return true };
+        let left = u128::from(available.0) * 1_000_000_000;
+        self.falling.is_some_and(|rate| rate > 0 && left < u128::from(rate) * time.as_nanos())
+    }
+
+    /// How fast it falls, where the rule asks that: for the record.
+    fn falling_of(&self, over: Option<Over>) -> Option<u64> {
+        self.falling.filter(|_| matches!(over, Some(Over::Available { exhausted_in: Some(_), .. })))
     }
 
     /// The same about a group that was lent so much.
@@ -156,7 +177,7 @@ impl<'a> Question<'a> {
         let row = |slot| snap.group(slot).filter(|row| !row.gone && in_reach(self.reach, row));
         match self.reach {
             Reach::Above => Some(None),
-            Reach::Host(_) => None,
+            Reach::Host => None,
             Reach::Itself | Reach::Nearest => Some(Some(row(from?)?.id)),
             Reach::Named(_) => tree.upward(from).filter_map(row).last().map(|row| Some(row.id)),
         }
@@ -213,12 +234,11 @@ enum Part {
         line: Bytes,
         group: Option<(GroupSlot, Option<Limit>)>,
     },
-    /// Of the machine, with how fast what is available falls, where that was asked for.
+    /// Of the machine.
     HostOver {
         value: Bytes,
         line: Bytes,
         all: Bytes,
-        falling: Option<u64>,
     },
     InBand,
     Relieved {
@@ -241,7 +261,7 @@ pub(super) fn judge(
         return pressure(question, over, until, snap, group);
     }
     let usage = question.condition.group.map(|over| match question.reach {
-        Reach::Host(falling) => host_part(question, over, snap, falling),
+        Reach::Host => host_part(question, over, snap),
         _ => usage_part(question, over, snap, tree, group),
     });
     let rss = question.condition.rss.is_some().then(|| rss_part(question, &snap.host, process));
@@ -286,7 +306,13 @@ fn usage_part(
             if matches!(over, Over::Available { .. }) { question.available_up_to(row) } else { row.max };
         match question.meter(over, row, line) {
             None => unknown = true,
-            Some(value) if value > line => return Part::Over { value, line, group: Some((slot, max)) },
+            Some(value) if value > line => {
+                let left = max.and_then(Limit::bytes).map(|max| max - value).unwrap_or_default();
+                if question.runs_out(over, left) {
+                    return Part::Over { value, line, group: Some((slot, max)) };
+                }
+                in_band = true;
+            }
             Some(value) if value > until => in_band = true,
             Some(value) => relieved = relieved.or(Some(Part::Relieved { value, until })),
         }
@@ -299,10 +325,9 @@ fn usage_part(
     }
 }
 
-/// The machine: over if what it has cannot be had back as far as the line, and is running out as fast as the rule asks. Whatever the rate, it is
-/// relieved by the level alone.
-fn host_part(question: &Question, over: Over, snap: &Snapshot, falling: Option<u64>) -> Part {
-    let Over::Available { under, exhausted_in } = over else { return Part::NoLine };
+/// The machine: over if what it has cannot be had back as far as the line, and is running out as fast as the rule asks.
+fn host_part(question: &Question, over: Over, snap: &Snapshot) -> Part {
+    let Over::Available { under, .. } = over else { return Part::NoLine };
     let (Some(all), Some(available)) = (snap.host.memory, snap.memory.available) else {
         return Part::Unknown;
     };
@@ -312,14 +337,10 @@ fn host_part(question: &Question, over: Over, snap: &Snapshot, falling: Option<u
     if value <= until {
         return Part::Relieved { value, until };
     }
-    let soon = exhausted_in.is_none_or(|time| {
-        let left = u128::from(available.0) * 1_000_000_000;
-        falling.is_some_and(|rate| rate > 0 && left < u128::from(rate) * time.as_nanos())
-    });
-    if value <= line || !soon {
+    if value <= line || !question.runs_out(over, available) {
         return Part::InBand;
     }
-    Part::HostOver { value, line, all, falling: exhausted_in.and(falling) }
+    Part::HostOver { value, line, all }
 }
 
 /// Of a group as a whole, or the machine. What is held is named for what is done about it, and is not compared.
@@ -352,7 +373,7 @@ fn in_reach(reach: Reach, row: &Group) -> bool {
     &*row.path != b"/"
         && match reach {
             Reach::Itself | Reach::Nearest | Reach::Above => true,
-            Reach::Host(_) => false,
+            Reach::Host => false,
             Reach::Named(patterns) => names_it_or_above(patterns, &row.path),
         }
 }
@@ -391,11 +412,13 @@ fn alone(question: &Question, part: &Part, snap: &Snapshot) -> Verdict {
             if question.condition.meter() == Meter::Available =>
         {
             let (available, under) = (max - value, max - line);
-            let reason = Reason::Available { group: Some(group), available, line: under, falling: None };
+            let falling = question.falling_of(question.condition.group);
+            let reason = Reason::Available { group: Some(group), available, line: under, falling };
             Verdict::Over(Excess { reason, value, line, room: available })
         }
-        Part::HostOver { value, line, all, falling } => {
+        Part::HostOver { value, line, all } => {
             let (available, under) = (all - value, all - line);
+            let falling = question.falling_of(question.condition.group);
             let reason = Reason::Available { group: None, available, line: under, falling };
             Verdict::Over(Excess { reason, value, line, room: available })
         }

@@ -8,12 +8,12 @@ use std::time::Duration;
 use crate::decision::Protected;
 use crate::jobs::Worth;
 use crate::kernel_memory::Watermark;
-use crate::policy::{Condition, Kinds, MAX_RULES, Meter, Policy, Rule, RuleId, Scope, names_it_or_above};
+use crate::policy::{Condition, Kinds, MAX_RULES, Over, Policy, Rule, RuleId, Scope, names_it_or_above};
 use crate::pressure::Window;
 use crate::rise::Rise;
 use crate::snapshot::{GroupId, GroupSlot, Process, ProcessId, ProcessSlot, Snapshot};
-use crate::trend::{Trend, nanos};
-use crate::units::{Bytes, Time};
+use crate::trend::{Fall, Trend, nanos};
+use crate::units::{Bytes, Limit, Time};
 use crate::victim;
 
 use super::Governor;
@@ -137,6 +137,8 @@ pub(super) struct GroupState {
     pub hint_at: Option<Bytes>,
     /// How much of the time somebody in it waits for memory, where a rule asks. Boxed, for there may be as many groups as the table holds, and few such rules.
     pub pressure: Option<Box<Window>>,
+    /// How fast what is available under its limit falls; likewise.
+    pub fall: Option<Box<Fall>>,
     /// When an episode that may have to choose a victim in it last ran.
     pub ranks_at: Option<Time>,
 }
@@ -211,6 +213,11 @@ impl Governor {
         if let Some(window) = &mut self.groups[slot.0 as usize].pressure {
             window.observe(row.read_at, row.stall);
         }
+        if let Some(fall) = &mut self.groups[slot.0 as usize].fall
+            && let Some((max, usage)) = row.max.and_then(Limit::bytes).zip(row.usage)
+        {
+            fall.observe(row.read_at, max - (usage - row.reclaimable.unwrap_or_default()));
+        }
         if let (Some(known), Some(now)) = kills
             && now > known
         {
@@ -236,11 +243,14 @@ impl Governor {
             state.generation = self.generation;
             state.whole = rules_of_group(&self.policy, &row.path);
             state.members = rules_of_members(&self.policy, &row.path);
-            let asks = state
-                .whole
-                .iter()
-                .any(|rule| self.policy.rules[usize::from(rule.0)].when.meter() == Meter::Pressure);
-            state.pressure = if asks { state.pressure.take().or_else(|| Some(Box::default())) } else { None };
+            let asks = |what: fn(Over) -> bool| {
+                let mut rules = state.whole.iter().map(|rule| &self.policy.rules[usize::from(rule.0)]);
+                rules.any(|rule| rule.when.group.is_some_and(what))
+            };
+            let waits = asks(|over| matches!(over, Over::Pressure { .. }));
+            let falls = asks(|over| matches!(over, Over::Available { exhausted_in: Some(_), .. }));
+            state.pressure = waits.then(|| state.pressure.take().unwrap_or_default());
+            state.fall = falls.then(|| state.fall.take().unwrap_or_default());
             let is_root = *row.path == *b"/";
             state.worth = self.policy.worth(&row.path).filter(|_| !is_root);
             state.users_worth = self.policy.users_worth(&row.path).filter(|_| !is_root);

@@ -388,6 +388,42 @@ fn running_out_soon_can_be_asked_for_besides_the_level() {
 }
 
 #[test]
+fn a_group_too_may_be_full_and_is_not_to_run_out() {
+    let mut rule = available_rule("jobs", "/jobs", 500, &[(KILL_JOB, 0)]);
+    let under = Under::Amount(mib(500));
+    rule.when.group = Some(Over::Available { under, exhausted_in: Some(Duration::from_secs(2)) });
+    let (mut world, parent, jobs) = three(rule, [0; 3]);
+    let all_read = |world: &mut World, used: u64| {
+        for slot in jobs {
+            world.row(slot);
+        }
+        world.usage(parent, mib(used));
+        // Of what it uses 100 MiB can be had back.
+        world.row(parent).reclaimable = Some(mib(100));
+    };
+    // It stands at 300 MiB that are available, and gets there slowly.
+    for step in 0..60 {
+        all_read(&mut world, (500 + step * 5).min(800));
+        assert!(world.tick(50).is_empty(), "at step {step}");
+    }
+    for step in 1..=2 {
+        all_read(&mut world, 800 + step * 5);
+        assert!(world.tick(50).is_empty(), "100 MiB a second: nothing would be left in 2.9 s");
+    }
+    let mut all = Vec::new();
+    for step in 1..=3 {
+        all_read(&mut world, 810 + step * 50);
+        all.extend(world.tick(50));
+    }
+    assert_eq!(killed(&all), [jobs[0]]);
+    let Reason::Available { group, falling: Some(falling), available, .. } = all[0].reason else {
+        panic!("{all:?}")
+    };
+    assert_eq!(group, Some(parent));
+    assert!(available.0 < falling * 2, "{all:?}");
+}
+
+#[test]
 fn a_share_is_of_what_there_is_in_all() {
     let mut rule = host_rule("host", 0, &[(KILL_JOB, 0)]);
     rule.when.group = Some(Over::Available { under: Under::Share(50), exhausted_in: None });

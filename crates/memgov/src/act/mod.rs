@@ -11,6 +11,7 @@ mod group_limit;
 mod guard;
 mod guardian;
 mod holders;
+mod holds;
 pub mod hook;
 mod inside;
 mod kept_limit;
@@ -36,6 +37,7 @@ mod tree;
 
 pub use deny::DeniedView;
 pub use guardian::{Guardian, Heart, Post, stand_guard};
+pub use holds::HoldView;
 pub use inside::{Inside, Of, REMEMBERED, Refused, SWEPT};
 pub use ledger::{Ledger, Leftover, Undone, Verdict};
 pub use pids::Stood;
@@ -49,7 +51,7 @@ use memgov_decide::decision::{
 };
 use memgov_decide::policy::{Kinds, Meter, Policy, ProcessMatch};
 use memgov_decide::snapshot::{GroupId, GroupSlot, ProcessId, Snapshot};
-use memgov_decide::units::{Bytes, Time};
+use memgov_decide::units::Time;
 
 use crate::bpf::EventKind;
 use crate::kernel::{Errno, Error, GroupDir, Layout, proc, sys};
@@ -139,42 +141,6 @@ pub struct Released {
     pub count: u32,
     /// Of those that were to be: not released; their entries stay in the ledger.
     pub failed: u32,
-}
-
-/// Something held at this moment, for status.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum HoldView {
-    /// A process that is refused memory.
-    Denied(DeniedView),
-    /// A group or process that runs only part of the time.
-    Slowed(SlowedView),
-    /// A group that may have no more processes.
-    Capped(GroupId),
-    /// A group that is under its line and may have so many, threads included.
-    Bounded(GroupId, u64),
-    /// A group whose hard limit is raised by so much.
-    Lent(GroupId, Bytes),
-    /// A group of which so many sockets do not grow.
-    Squeezed(GroupId, u32),
-    /// A group in which TCP may hold so much, so that it stays at its line with all else.
-    Pooled(GroupId, Bytes),
-    /// A group that waits when it is out of memory, and is not killed for by the kernel.
-    Waits(GroupId),
-}
-
-impl HoldView {
-    /// By what.
-    pub fn mechanism(&self) -> Mechanism {
-        match self {
-            Self::Denied(denied) => denied.by,
-            Self::Slowed(slowed) => slowed.by,
-            Self::Capped(_) | Self::Bounded(..) => Mechanism::PidsMax,
-            Self::Lent(..) => Mechanism::RaisedLimit,
-            Self::Pooled(..) => Mechanism::TcpLimit,
-            Self::Waits(..) => Mechanism::OomControl,
-            Self::Squeezed(..) => Mechanism::SocketOptions,
-        }
-    }
 }
 
 impl Actor {
@@ -452,27 +418,6 @@ impl Actor {
     /// Whether anybody is refused memory at this moment.
     pub fn denies(&self) -> bool {
         self.denials.views().next().is_some()
-    }
-
-    /// Who is held at this moment.
-    pub fn holds(&self) -> impl Iterator<Item = HoldView> {
-        let slowed = self.slowdowns.views().map(HoldView::Slowed);
-        let capped = self.caps.views().map(|(group, most)| match most {
-            None => HoldView::Capped(group),
-            Some(most) => HoldView::Bounded(group, most),
-        });
-        let lent = self.loans.views().map(|(group, amount)| HoldView::Lent(group, amount));
-        let squeezed = self.squeezes.views().map(|(group, sockets)| HoldView::Squeezed(group, sockets));
-        let pooled = self.pools.views().map(|(group, most)| HoldView::Pooled(group, most));
-        self.denials
-            .views()
-            .map(HoldView::Denied)
-            .chain(slowed)
-            .chain(capped)
-            .chain(lent)
-            .chain(pooled)
-            .chain(squeezed)
-            .chain(self.oom_killers.views().map(HoldView::Waits))
     }
 
     /// The ledger, for the guardian and status.

@@ -4,7 +4,7 @@
 //! Nobody waits for ever: if the group is still out of memory after its delay, whatever the rules did, the kernel is let have it, and is not held off there again for a minute.
 //! v2 has no such switch, and `memory.high` lies in front of its limit.
 
-use std::os::fd::AsFd as _;
+use std::os::fd::{AsFd as _, BorrowedFd};
 use std::time::Duration;
 
 use memgov_decide::decision::Operation;
@@ -88,17 +88,17 @@ impl OomKillers {
         };
         self.given_up.retain(|(_, until)| *until > now);
         match known {
-            Some(i) => {
-                let held = &mut self.held[i];
-                if !waits(held.limit.dir.as_fd()) {
-                    held.waits = None;
-                } else if now.since(*held.waits.get_or_insert(now)) >= delay {
-                    self.let_go(kit, i);
-                    if self.given_up.len() < self.given_up.capacity() {
-                        self.given_up.push((row.id, now + GIVEN_UP));
+            Some(i) => match State::of(self.held[i].limit.dir.as_fd()) {
+                // Somebody has turned it on again: that stays so.
+                State::On => self.give_up(kit, i, now),
+                State::Off => self.held[i].waits = None,
+                State::Waits => {
+                    let since = *self.held[i].waits.get_or_insert(now);
+                    if now.since(since) >= delay {
+                        self.give_up(kit, i, now);
                     }
                 }
-            }
+            },
             None if self.held.len() < self.held.capacity()
                 && self.given_up.iter().all(|(group, _)| *group != row.id) =>
             {
@@ -129,6 +129,15 @@ impl OomKillers {
         let _ = self.held.swap_remove(i).limit.lift(&mut kit.ledger);
     }
 
+    /// From here on it is the kernel's, for a while.
+    fn give_up(&mut self, kit: &mut Kit, i: usize, now: Time) {
+        let group = self.held[i].group;
+        self.let_go(kit, i);
+        if self.given_up.len() < self.given_up.capacity() {
+            self.given_up.push((group, now + GIVEN_UP));
+        }
+    }
+
     /// Gives all of them back.
     pub(super) fn release_all(&mut self, kit: &mut Kit, tally: &mut Tally) {
         for held in self.held.drain(..) {
@@ -137,8 +146,26 @@ impl OomKillers {
     }
 }
 
-/// Whether tasks of the group wait for memory that the kernel would kill for. (hot)
-fn waits(dir: rustix::fd::BorrowedFd<'_>) -> bool {
-    let mut buffer = [0; 96];
-    file::read_in(dir, v1::OOM_CONTROL, &mut buffer).is_ok_and(|text| v1::parse_under_oom(text) == Some(true))
+/// What a group's file says.
+enum State {
+    /// The kernel kills when the group is out of memory.
+    On,
+    /// It would not.
+    Off,
+    /// The group is, and its tasks wait.
+    Waits,
+}
+
+impl State {
+    /// (hot)
+    fn of(dir: BorrowedFd<'_>) -> Self {
+        let mut buffer = [0; 96];
+        // A group that is gone is told of in another way.
+        let text = file::read_in(dir, v1::OOM_CONTROL, &mut buffer).unwrap_or_default();
+        match (v1::parse_oom_killer(text), v1::parse_under_oom(text)) {
+            (Some(true), _) => Self::On,
+            (_, Some(true)) => Self::Waits,
+            _ => Self::Off,
+        }
+    }
 }

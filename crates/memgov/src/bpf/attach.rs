@@ -66,7 +66,7 @@ impl Attachments {
     /// Attaches these sets and detaches all others. A hook that this kernel does not have, or that is not proven, is left out and says why
     /// in [`Attachments::hooks`]; [`Attachments::in_force`] says what is there.
     pub fn require(&mut self, hooks: Hooks) -> Result<(), Error> {
-        let wanted = |program: &Program| program.set.map_or(!hooks.is_empty(), |set| hooks.has(set));
+        let wanted = |program: &Program| program.set.map_or(hooks.any_limits(), |set| hooks.has(set));
         for source in OBJECTS {
             self.load_together(source, wanted);
         }

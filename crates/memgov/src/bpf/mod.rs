@@ -182,6 +182,11 @@ impl Hooks {
     /// None: detaches everything.
     pub const NONE: Self = Self(0);
 
+    /// Whether one of them goes by limits of processes and groups, which then have to follow forks and exec. That the kernel tells of something asks for none.
+    pub const fn any_limits(self) -> bool {
+        self.0 & !(Hook::Oom.bit() | Hook::Sockets.bit()) != 0
+    }
+
     /// With this one too.
     #[must_use]
     pub const fn with(self, hook: Hook) -> Self {

@@ -15,6 +15,7 @@ mod explain;
 mod guardian;
 mod hook_keeper;
 mod kernel;
+mod notify;
 mod output;
 mod reload;
 mod replay;
@@ -107,6 +108,8 @@ enum Command {
     HookKeeper(hook_keeper::HookKeeper),
     /// What is asked about frozen groups, and the answer.
     Answer(answer::Answer),
+    /// Show questions about frozen groups on this desktop, with buttons for the answers.
+    Notify(notify::Notify),
     /// Print a completion script for a shell.
     Completions(completions::Completions),
     /// Print the manual page.
@@ -214,6 +217,7 @@ impl Command {
             Self::Guardian(guardian) => return Ok(guardian.run()),
             Self::HookKeeper(keeper) => return Ok(keeper.run()),
             Self::Answer(answer) => answer.run(&mut connect(socket)?, out)?,
+            Self::Notify(notify) => notify.run(socket)?,
             Self::Completions(completions) => completions.run(&mut Cli::command(), out)?,
             Self::Man(man) => man.run(Cli::command(), out)?,
         }

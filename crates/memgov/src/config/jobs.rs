@@ -64,10 +64,6 @@ pub(super) fn condition(text: &RuleText, meter: Meter, findings: &mut Findings<'
     };
     let under = findings.check(typed.at, words::under(&typed.it));
     let exhausted_in = match &text.exhausted_in {
-        Some(typed) if text.host.is_none() => {
-            findings.error(typed.at, "`exhausted-in` is for rules of the host: host = true");
-            None
-        }
         Some(typed) => Some(findings.check(typed.at, words::span(&typed.it))?),
         None => None,
     };

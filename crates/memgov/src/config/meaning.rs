@@ -189,7 +189,7 @@ fn condition(text: &RuleText, meter: Meter, findings: &mut Findings<'_>) -> Opti
         findings.error_with(under.at, "`under` goes with meter = \"available\"", Some(help));
     }
     if let Some(typed) = &text.exhausted_in {
-        findings.error(typed.at, "`exhausted-in` is for rules of the host: host = true");
+        findings.error(typed.at, "`exhausted-in` goes with meter = \"available\"");
     }
     let Some(over) = &text.over else {
         let message = "a rule needs `over`: the amount above which it acts, for example over = \"8GiB\"";

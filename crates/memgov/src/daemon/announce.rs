@@ -1,7 +1,8 @@
 //! Tells people of a question, on the terminals of who is logged in (`wall`). On a thread of its own, behind the record; if it does not end in time it is
 //! killed, and if it is not installed it is done without. The question stands in the record and in `memgov status` whatever comes of it.
 //!
-//! Not on desktops: their notifications are for a user's own programs, which memgov, exempt from the OOM killer and in a group of its own, does not start.
+//! Not on desktops: their notifications are for a user's own programs, which memgov, exempt from the OOM killer and in a group of its own, does not start. There a program of the
+//! user's session asks (`memgov notify`).
 
 use std::io::{ErrorKind, Write};
 use std::process::{Child, Command, Stdio};

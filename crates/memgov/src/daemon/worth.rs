@@ -33,7 +33,6 @@ impl SetJob {
             priority,
             reservation,
             oom_reserve,
-            oom_delay: None,
             set_by: Some(self.by),
             ..GroupPolicy::default()
         }

@@ -102,6 +102,8 @@ pub struct Reason {
     pub rss_line_bytes: Option<u64>,
     /// What was available.
     pub available_bytes: Option<u64>,
+    /// How fast that falls, where a rule asks.
+    pub falling_bytes_per_second: Option<u64>,
 }
 
 /// One of a ranking.

@@ -127,6 +127,8 @@ pub enum Need {
     Fuse,
     /// Swap in compressed memory.
     Zram,
+    /// A disk that the tests may do with as they like.
+    Disk,
     /// Who is not root may make a user namespace.
     UserNamespaces,
 }
@@ -191,6 +193,10 @@ impl Need {
             Self::Zram => {
                 (super::zram::Zram::is_there(), "no /sys/block/zram0 (cargo xtask vm --module zram)")
             }
+            Self::Disk => (
+                host.own_machine && super::swap::Swap::has_disk(),
+                "no disk of the tests' own (cargo xtask vm --module virtio_pci --module virtio_blk)",
+            ),
             Self::UserNamespaces => {
                 (user_namespaces(), "who is not root may make no user namespace (user_namespaces(7))")
             }

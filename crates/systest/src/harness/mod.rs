@@ -14,6 +14,7 @@ pub mod process;
 pub mod run;
 mod selection;
 pub mod state;
+pub mod swap;
 pub mod zram;
 
 use std::time::{Duration, Instant};

@@ -1,21 +1,18 @@
-//! Swap on zram (Documentation/admin-guide/blockdev/zram.rst) for one test: made, in use, and taken away again.
+//! Swap on zram (Documentation/admin-guide/blockdev/zram.rst) for one test.
 
 use std::ffi::CStr;
 use std::fs;
 use std::path::Path;
 
-use anyhow::{Context, Result, anyhow};
+use anyhow::{Context, Result};
 
-use crate::sys::memory::PAGE;
-use crate::sys::swap;
+use super::swap::Swap;
 
 const DEVICE: &CStr = c"/dev/zram0";
 const FILES: &str = "/sys/block/zram0";
 
 /// While it lives the machine swaps there.
-pub struct Zram {
-    on: bool,
-}
+pub struct Zram(Option<Swap>);
 
 impl Zram {
     /// Whether this kernel has one.
@@ -27,15 +24,8 @@ impl Zram {
     pub fn start(bytes: u64) -> Result<Self> {
         write("disksize", &bytes.to_string())?;
         // From here on there is something to take away, whatever fails.
-        let mut zram = Self { on: false };
-        let path = DEVICE.to_str()?;
-        fs::OpenOptions::new()
-            .write(true)
-            .open(path)
-            .and_then(|mut file| std::io::Write::write_all(&mut file, &header(bytes)?))
-            .with_context(|| format!("writing the first page of {path}"))?;
-        swap::on(DEVICE).map_err(|errno| anyhow!("swapon {path}: errno {errno}"))?;
-        zram.on = true;
+        let mut zram = Self(None);
+        zram.0 = Some(Swap::start(DEVICE, bytes)?);
         Ok(zram)
     }
 
@@ -50,11 +40,7 @@ impl Zram {
 
 impl Drop for Zram {
     fn drop(&mut self) {
-        if self.on
-            && let Err(errno) = swap::off(DEVICE)
-        {
-            eprintln!("swapoff {DEVICE:?}: errno {errno}");
-        }
+        drop(self.0.take());
         if let Err(error) = write("reset", "1") {
             eprintln!("{error:#}");
         }
@@ -64,14 +50,4 @@ impl Drop for Zram {
 fn write(file: &str, text: &str) -> Result<()> {
     let path = format!("{FILES}/{file}");
     fs::write(&path, text).with_context(|| format!("writing {text} to {path}"))
-}
-
-/// The first page of swap (`union swap_header` in include/linux/swap.h), as mkswap(8) writes it: not every machine of the tests has that program.
-fn header(bytes: u64) -> std::io::Result<Vec<u8>> {
-    let last = u32::try_from(bytes / PAGE as u64 - 1).map_err(std::io::Error::other)?;
-    let mut page = vec![0; PAGE];
-    page[1024..1028].copy_from_slice(&1u32.to_ne_bytes());
-    page[1028..1032].copy_from_slice(&last.to_ne_bytes());
-    page[PAGE - 10..].copy_from_slice(b"SWAPSPACE2");
-    Ok(page)
 }

@@ -83,7 +83,7 @@ fn taking<T>(f: impl FnOnce() -> Result<T>) -> Result<(T, String)> {
 fn all(_: &mut Bench<'_>) -> Result<String> {
     let (mut rig, loaded) = taking(|| Rig::new(&[]))?;
     ensure!(rig.tier.hooks().iter().all(|hook| hook.how.is_none()), "something is attached already");
-    let hooks: Hooks = [Hook::Deny, Hook::Charge, Hook::Rss, Hook::Oom].into_iter().collect();
+    let hooks: Hooks = [Hook::Deny, Hook::Charge, Hook::Rss, Hook::Oom, Hook::Sockets].into_iter().collect();
     let ((), attached) = taking(|| Ok(rig.tier.require(hooks)?))?;
     let status = rig.tier.hooks();
     ensure!(rig.tier.in_force() == hooks, "not all in force: {status:#?}");

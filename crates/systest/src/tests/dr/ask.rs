@@ -29,6 +29,7 @@ pub fn tests() -> Vec<Test> {
         test("dr_ask_kill9_lets_it_run", kill9),
         test("dr_ask_two_at_once_are_answered_apart", two),
         test("dr_ask_people_are_told_and_who_hangs_harms_nobody", told),
+        test("dr_ask_on_a_desktop_a_button_answers", desktop),
         test("dr_ask_replay_decides_alike", replay),
     ]
 }
@@ -295,4 +296,75 @@ fn replay(bench: &mut Bench<'_>) -> Result<String> {
     let answers = String::from_utf8_lossy(&text).lines().filter(|line| line.starts_with("answer ")).count();
     ensure!(answers == 3, "{answers} of 3 answers are in the trace");
     Ok(said)
+}
+
+/// Stands in for notify-send(1): puts down what it is told, and does what the test wants.
+fn notifier(bench: &Bench<'_>, does: &str) -> Result<PathBuf> {
+    let program = bench.dir.join("notify-send");
+    let script = format!(
+        "#!/bin/sh\n[ \"$1\" = --version ] && exit 0\nfor word; do echo \"$word\"; done > {}\n{does}\n",
+        bench.dir.join("said").display()
+    );
+    fs::write(&program, script)?;
+    fs::set_permissions(&program, fs::Permissions::from_mode(0o755))?;
+    Ok(program)
+}
+
+/// A button answers; and what is answered elsewhere is no longer shown.
+fn desktop(bench: &mut Bench<'_>) -> Result<String> {
+    let mut scene = Scene::set(bench, "timeout = \"5m\", default = \"kill\"", &[])?;
+    let pressed = notifier(bench, "echo go-on")?;
+    let notify = |program: &std::path::Path| -> Result<Asking> {
+        let mut command = scene.daemon.command(&["notify", "--program", &program.display().to_string()]);
+        Ok(Asking(command.stdout(std::process::Stdio::null()).spawn()?))
+    };
+    let asking = notify(&pressed)?;
+    let answered = scene.daemon.event("the answer", bench.patience(), |event| event.order == "answered")?;
+    drop(asking);
+    let said = fs::read_to_string(bench.dir.join("said"))?;
+    let expected =
+        [scene.job.path().as_str(), "--action=kill=Kill it", "--action=go-on=Let it run", "Unanswered: kill"]
+            .iter()
+            .all(|part| said.contains(part));
+    ensure!(expected, "it was shown {said:?}");
+    scene.thawed(bench)?;
+    // Another one, which nobody looks at there.
+    let other = bench.group("other")?;
+    fs::write(scene.daemon.config(), rule(&other, "timeout = \"5m\", default = \"kill\""))?;
+    scene.daemon.ok(&["reload"])?;
+    let pid_file = bench.dir.join("pid");
+    let waiting = notifier(bench, &format!("echo $$ > {}\nexec sleep 600", pid_file.display()))?;
+    let _asking = Asking(
+        scene
+            .daemon
+            .command(&["notify", "--program", &waiting.display().to_string()])
+            .stdout(std::process::Stdio::null())
+            .spawn()?,
+    );
+    let mut hog = bench.agent(&other, "hog")?;
+    hog.push("anon", 80 * MIB)?;
+    let question = asked(bench, &scene.daemon, &other)?;
+    let path = other.path();
+    let shown = poll_until(bench.patience(), Duration::from_millis(10), || {
+        fs::read_to_string(bench.dir.join("said")).ok().filter(|said| said.contains(&path))
+    });
+    shown.context("the second question was not shown")?;
+    scene.daemon.ok(&["answer", &question.id.to_string(), "go-on"])?;
+    let gone = poll_until(bench.patience(), Duration::from_millis(50), || {
+        let pid = fs::read_to_string(&pid_file).ok()?.trim().parse().ok()?;
+        (!process::is_alive(pid)).then_some(())
+    });
+    gone.context("what was answered is still shown")?;
+    Ok(format!("{answered}"))
+}
+
+/// A program of a session, ended with the test.
+struct Asking(std::process::Child);
+
+impl Drop for Asking {
+    fn drop(&mut self) {
+        // It has ended already, at worst.
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
 }

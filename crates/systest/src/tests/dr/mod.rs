@@ -12,8 +12,8 @@ mod parent;
 mod record;
 mod rescue;
 mod scenarios;
+mod swap;
 mod takes;
-mod zram;
 
 use std::time::Duration;
 
@@ -36,15 +36,17 @@ pub fn tests() -> Vec<Test> {
         Test::new("dr_01_lowest_priority_gives_way_on_a_full_host", host::lowest_priority)
             .needs(OWN)
             .seconds(60),
+        Test::new("dr_slope_a_group_that_fills_slowly_is_left_alone", parent::slope),
         Test::new("dr_02_reservation_turns_the_order_round_and_back", parent::reservation),
         Test::new("dr_02_page_cache_is_no_shortage", parent::page_cache).needs(&[Need::CleanCache]),
         Test::new("dr_02_groups_that_ask_to_be_spared", parent::wishes).needs(&[Need::V2]),
         Test::new("dr_03_decides_in_time_while_memory_is_eaten", host::in_time).needs(OWN).seconds(60),
         Test::new("dr_07_the_record_before_the_kill", record::before_the_kill),
         Test::new("dr_replay_decides_alike", parent::replay),
+        Test::new("dr_another_killer_is_named_at_the_start", parent::another_killer),
     ];
     tests.extend(scenarios::tests());
-    tests.extend(zram::tests());
+    tests.extend(swap::tests());
     tests.extend(lend::tests());
     tests.extend(delay::tests());
     tests.extend(ask::tests());

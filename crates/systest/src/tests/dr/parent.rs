@@ -57,6 +57,39 @@ pub fn reservation(bench: &mut Bench<'_>) -> Result<String> {
     Ok(format!("{}; {}", told(&first), told(&second)))
 }
 
+/// Nearly full and filling slowly it is left alone, though the line is crossed; when it would be full within a second it is not.
+pub fn slope(bench: &mut Bench<'_>) -> Result<String> {
+    let mut jobs = Jobs::start(bench)?;
+    jobs.parent.set_max(LIMIT)?;
+    let rule = parent_rule(&jobs.parent.path(), LIMIT / 2).replace("do = ", "exhausted-in = \"1s\"\ndo = ");
+    let daemon = bench.daemon(&(jobs.config([0; 3]) + &rule))?;
+    jobs.agents[0][0].take("anon", LIMIT / 4)?;
+    // 16 MiB a second, from three quarters of what is left under the line to a quarter of the limit.
+    jobs.agents[1][0].grow("anon", MIB / 4, Duration::from_micros(15_625), LIMIT / 3)?;
+    jobs.agents[1][0].note("full")?;
+    daemon.no_event("a kill", Duration::from_secs(1), |event| event.order == "kill")?;
+    let slow = jobs.parent.usage()?;
+    ensure!(slow > LIMIT / 2, "the line was not crossed: {}", mib(slow));
+    jobs.agents[2][0].grow("anon", MIB, Duration::from_millis(2), LIMIT)?;
+    let event = job_killed(bench, &daemon, &jobs.path(0))?;
+    ensure!(event.reason.falling_bytes_per_second.is_some_and(|rate| rate > 0), "{:?}", event.reason);
+    Ok(format!("left alone at {}; {}", mib(slow), told(&event)))
+}
+
+/// Two killers would kill twice for one shortage: one that runs is named when memgov starts and by `doctor`, with what to do.
+pub fn another_killer(bench: &mut Bench<'_>) -> Result<String> {
+    let beside = bench.group("beside")?;
+    let other = bench.agent(&beside, "earlyoom")?;
+    let daemon = bench.daemon("")?;
+    let said = format!("earlyoom runs (pid {})", other.pid);
+    let log = daemon.log_tail();
+    ensure!(log.contains(&said) && log.contains("systemctl disable --now earlyoom"), "{log}");
+    let doctor = daemon.cli(&["doctor"])?.stdout;
+    ensure!(doctor.contains("earlyoom") && doctor.contains(&other.pid.to_string()), "{doctor}");
+    drop(other);
+    Ok(said)
+}
+
 /// A group that is full of page cache has all of it available: nobody is hit, though usage stands at the limit.
 pub fn page_cache(bench: &mut Bench<'_>) -> Result<String> {
     let mut jobs = Jobs::start(bench)?;

@@ -1,4 +1,5 @@
-//! A machine that swaps to zram: what is swapped out is in memory still, at its real size, and the machine runs out of that all the same.
+//! A machine that swaps. To zram: what is swapped out is in memory still, at its real size, and the machine runs out of that all the same. To a disk: it is gone, and there is the less of it the fuller
+//! swap is.
 
 use std::time::Duration;
 
@@ -10,6 +11,7 @@ use super::{expect_alive, expect_killed, job_killed, kernel_kills, only_one, tol
 use crate::harness::bench::Bench;
 use crate::harness::host::Need;
 use crate::harness::run::Test;
+use crate::harness::swap::Swap;
 use crate::harness::zram::Zram;
 use crate::harness::{MIB, meminfo, mib, poll_until, process};
 
@@ -18,6 +20,9 @@ pub fn tests() -> Vec<Test> {
     vec![
         Test::new("dr_zram_is_counted_at_its_real_size", real_size).needs(OWN).seconds(120),
         Test::new("dr_zram_decides_in_time_while_memory_is_eaten", in_time).needs(OWN).seconds(120),
+        Test::new("dr_swap_on_a_disk_decides_in_time_while_memory_is_eaten", on_disk)
+            .needs(&[Need::OwnMachine, Need::Disk])
+            .seconds(120),
     ]
 }
 
@@ -70,4 +75,17 @@ fn in_time(bench: &mut Bench<'_>) -> Result<String> {
     ensure!(takes > 32 * MIB, "zram takes {}: not much was swapped out", mib(takes));
     let said = host::eaten(bench, jobs)?;
     Ok(format!("{} on zram before; {said}", mib(takes)))
+}
+
+/// The same with swap on a disk, which no memory is taken for.
+fn on_disk(bench: &mut Bench<'_>) -> Result<String> {
+    let _swap = Swap::on_disk(512 * MIB)?;
+    let free = meminfo("SwapFree")?;
+    let mut jobs = Jobs::start(bench)?;
+    jobs.groups[2].set_max(RESIDENT)?;
+    jobs.agents[2][0].take("noise", 96 * MIB)?;
+    let out = free.saturating_sub(meminfo("SwapFree")?);
+    ensure!(out > 32 * MIB, "only {} were swapped out", mib(out));
+    let said = host::eaten(bench, jobs)?;
+    Ok(format!("{} on the disk before; {said}", mib(out)))
 }
