@@ -236,9 +236,17 @@ impl Governor {
         let of_available = available
             .filter_map(|rule| rule.when.group.filter(|_| rule.when.meter() == Meter::Available))
             .filter_map(|over| {
-                Some((over.meter(row).or(row.usage)?, over.line_with(row, state.oom_reserve)?))
-            })
-            .map(|(value, line)| next_look(filling, value, line, pace));
+                let (value, line) = (over.meter(row).or(row.usage)?, over.line_with(row, state.oom_reserve)?);
+                Some(match (over, row.max.and_then(Limit::bytes)) {
+                    // Over its line it is waited for until it runs out, and that is as far as the limit.
+                    (Over::Available { exhausted_in: Some(time), .. }, Some(max)) if value > line => {
+                        next_look(filling, value, max - state.oom_reserve, pace)
+                            .min(time / 4)
+                            .max(pace.fastest)
+                    }
+                    _ => next_look(filling, value, line, pace),
+                })
+            });
         // Over the line of a rule that takes its time it is not looked at for that rule's sake but in each interval.
         let patient = |rule: RuleId| {
             let over = || row.usage > line_of(&self.policy, rule, row, Part::Usage);

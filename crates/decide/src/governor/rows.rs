@@ -13,7 +13,7 @@ use crate::pressure::Window;
 use crate::rise::Rise;
 use crate::snapshot::{GroupId, GroupSlot, Process, ProcessId, ProcessSlot, Snapshot};
 use crate::trend::{Fall, Trend, nanos};
-use crate::units::{Bytes, Limit, Time};
+use crate::units::{Bytes, Time};
 use crate::victim;
 
 use super::Governor;
@@ -98,6 +98,9 @@ impl From<Interval> for Duration {
     }
 }
 
+/// More than any group takes.
+const ALL: Bytes = Bytes(u64::MAX / 2);
+
 #[derive(Clone, Debug, Default)]
 pub(super) struct GroupState {
     pub id: Option<GroupId>,
@@ -137,7 +140,7 @@ pub(super) struct GroupState {
     pub hint_at: Option<Bytes>,
     /// How much of the time somebody in it waits for memory, where a rule asks. Boxed, for there may be as many groups as the table holds, and few such rules.
     pub pressure: Option<Box<Window>>,
-    /// How fast what is available under its limit falls; likewise.
+    /// How fast what it takes and cannot give back grows; likewise.
     pub fall: Option<Box<Fall>>,
     /// When an episode that may have to choose a victim in it last ran.
     pub ranks_at: Option<Time>,
@@ -214,9 +217,10 @@ impl Governor {
             window.observe(row.read_at, row.stall);
         }
         if let Some(fall) = &mut self.groups[slot.0 as usize].fall
-            && let Some((max, usage)) = row.max.and_then(Limit::bytes).zip(row.usage)
+            && let Some((usage, reclaimable)) = row.usage.zip(row.reclaimable)
         {
-            fall.observe(row.read_at, max - (usage - row.reclaimable.unwrap_or_default()));
+            // What is taken, from the other end: that a limit is moved takes no memory. What could be had back is known only near the line.
+            fall.observe(row.read_at, ALL - (usage - reclaimable));
         }
         if let (Some(known), Some(now)) = kills
             && now > known

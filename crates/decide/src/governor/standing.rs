@@ -212,7 +212,8 @@ impl Governor {
         let delay = self.policy.oom_delay(&row.path)?;
         let state = self.groups.get(slot.0 as usize).filter(|state| state.id == Some(row.id))?;
         let kills = |rule: &Rule| {
-            rule.when.meter() == Meter::Available
+            // While all wait nothing falls.
+            matches!(rule.when.group, Some(Over::Available { exhausted_in: None, .. }))
                 && rule.steps.iter().any(|step| matches!(step.action, Action::Kill { .. }))
         };
         let acts =

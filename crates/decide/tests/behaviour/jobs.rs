@@ -406,6 +406,13 @@ fn a_group_too_may_be_full_and_is_not_to_run_out() {
         all_read(&mut world, (500 + step * 5).min(800));
         assert!(world.tick(50).is_empty(), "at step {step}");
     }
+    // That a limit is lowered takes no memory.
+    world.row(parent).max = Some(Limit::At(mib(950)));
+    for _ in 0..10 {
+        all_read(&mut world, 800);
+        assert!(world.tick(50).is_empty(), "the limit has moved, and nothing else");
+    }
+    world.row(parent).max = Some(Limit::At(mib(1000)));
     for step in 1..=2 {
         all_read(&mut world, 800 + step * 5);
         assert!(world.tick(50).is_empty(), "100 MiB a second: nothing would be left in 2.9 s");

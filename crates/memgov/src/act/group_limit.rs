@@ -1,15 +1,18 @@
 //! Limits of groups that memgov lowers or raises for a while: reading and writing their files.
 
 use std::ffi::CStr;
-use std::os::fd::BorrowedFd;
+use std::mem::MaybeUninit;
+use std::os::fd::{AsFd as _, BorrowedFd};
 
 use memgov_decide::decision::Operation;
 use memgov_decide::units::{Bytes, Limit};
 
+use rustix::fs::{FileType, RawDir};
+
 use super::ledger::GroupLimit;
 use crate::kernel::cgroup::{v1, v2};
 use crate::kernel::file::{self, Decimal};
-use crate::kernel::{Errno, sys};
+use crate::kernel::{Errno, freeze, sys};
 
 /// No limit.
 const NONE: u64 = u64::MAX;
@@ -54,6 +57,11 @@ impl GroupLimit {
 
     /// Sets it. Not begun again when a signal interrupts it; allocates nothing.
     pub fn write(self, dir: BorrowedFd<'_>, value: u64) -> Result<(), Errno> {
+        self.put(dir, value)?;
+        if self == Self::OomKiller && value != 0 { give_heirs_the_killer(dir) } else { Ok(()) }
+    }
+
+    fn put(self, dir: BorrowedFd<'_>, value: u64) -> Result<(), Errno> {
         file::write_once(file::open_to_write(dir, self.file())?, self.text(value).as_bytes())
     }
 
@@ -67,6 +75,57 @@ impl GroupLimit {
             _ => Text::Number(Decimal::new(value)),
         }
     }
+}
+
+/// A group that is made below one whose killer is held off is born without one, and keeps it so (mem_cgroup_css_alloc in mm/memcontrol.c): what
+/// such groups have inherited they lose here. Who had it off before was there before ([`heirs_without_killer`]), so they are known to be heirs.
+pub(super) fn give_heirs_the_killer(dir: BorrowedFd<'_>) -> Result<(), Errno> {
+    give_heirs(dir, 0)
+}
+
+/// Groups nested deeper than this are not followed: it bounds the stack.
+const MOST_LEVELS: u32 = 48;
+
+fn give_heirs(dir: BorrowedFd<'_>, level: u32) -> Result<(), Errno> {
+    if level == MOST_LEVELS {
+        return Err(Errno::LOOP);
+    }
+    each_group_below(dir, &mut |child| match GroupLimit::OomKiller.read(child) {
+        // From here on what is made below it is born with one.
+        Ok(0) => GroupLimit::OomKiller.put(child, 1).and_then(|()| give_heirs(child, level + 1)),
+        other => other.map(drop),
+    })
+}
+
+/// How many groups directly below have no killer.
+pub(super) fn heirs_without_killer(dir: BorrowedFd<'_>) -> Result<u32, Errno> {
+    let mut count = 0;
+    each_group_below(dir, &mut |child| {
+        count += u32::from(GroupLimit::OomKiller.read(child)? == 0);
+        Ok(())
+    })?;
+    Ok(count)
+}
+
+/// Those directly below. One that vanishes meanwhile is passed over. Allocates nothing.
+fn each_group_below(
+    dir: BorrowedFd<'_>,
+    f: &mut dyn FnMut(BorrowedFd<'_>) -> Result<(), Errno>,
+) -> Result<(), Errno> {
+    let mut space = [MaybeUninit::uninit(); 1024];
+    let mut entries = RawDir::new(freeze::open_group(dir, c".")?, &mut space);
+    while let Some(entry) = entries.next() {
+        let entry = entry?;
+        let name = entry.file_name();
+        if entry.file_type() != FileType::Directory || matches!(name.to_bytes(), b"." | b"..") {
+            continue;
+        }
+        match freeze::open_group(dir, name).and_then(|child| f(child.as_fd())) {
+            Ok(()) | Err(Errno::NOENT | Errno::NODEV) => {}
+            Err(errno) => return Err(errno),
+        }
+    }
+    Ok(())
 }
 
 /// The text of a limit, on the stack.

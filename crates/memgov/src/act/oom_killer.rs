@@ -11,6 +11,7 @@ use memgov_decide::decision::Operation;
 use memgov_decide::snapshot::{Group, GroupId, GroupSlot, Snapshot};
 use memgov_decide::units::Time;
 
+use super::group_limit::{give_heirs_the_killer, heirs_without_killer};
 use super::kept_limit::KeptLimit;
 use super::ledger::{GroupLimit, MAX_PATH};
 use super::{Actor, GroupDirs, Kit, Tally, paths};
@@ -21,6 +22,8 @@ use crate::kernel::{Errno, GroupDir, MemoryVersion, file, freeze};
 const MOST: usize = 64;
 /// Where the delay has passed it is the kernel's for so long.
 const GIVEN_UP: Duration = Duration::from_secs(60);
+/// Tasks that have not been seen to wait for so long wait no more.
+const QUIET: Duration = Duration::from_secs(1);
 
 type Failure = (Operation, Errno);
 
@@ -32,8 +35,37 @@ const fn failed(errno: Errno) -> Failure {
 struct Held {
     group: GroupId,
     limit: KeptLimit,
-    /// Since when its tasks wait.
-    waits: Option<Time>,
+    /// Since when its tasks wait, and when they were seen to last.
+    waits: Option<(Time, Time)>,
+    /// Links of its directory: another one when groups below come or go.
+    links: u64,
+}
+
+impl Held {
+    /// Groups that were made below since the last look are born without a killer, and nobody is told of them.
+    fn look_below(&mut self) {
+        let links = links(self.limit.dir.as_fd());
+        if std::mem::replace(&mut self.links, links) != links {
+            // What cannot be written now is with the end of the hold.
+            let _later = give_heirs_the_killer(self.limit.dir.as_fd());
+        }
+    }
+
+    /// Takes in whether tasks wait; for how long they have.
+    fn waits_for(&mut self, waits: bool, now: Time) -> Duration {
+        self.waits = match (waits, self.waits) {
+            (true, known) => Some((known.map_or(now, |(since, _)| since), now)),
+            // A task that was woken and tries again is not out of memory for a moment.
+            (false, Some((since, last))) if now.since(last) < QUIET => Some((since, last)),
+            (false, _) => None,
+        };
+        self.waits.map_or(Duration::ZERO, |(since, _)| now.since(since))
+    }
+}
+
+/// Links of a group's directory.
+fn links(dir: BorrowedFd<'_>) -> u64 {
+    rustix::fs::fstat(dir).map_or(0, |stat| stat.st_nlink)
 }
 
 /// All groups for which it is held off.
@@ -46,21 +78,22 @@ pub struct OomKillers {
 
 impl Actor {
     /// Holds the kernel's OOM killer off a group whose row was read in this tick, for `delay` once it is out of memory; `None`: nobody asks for that, or no more.
+    /// Whether its tasks wait, and it is to be looked at again soon.
     pub fn hold_oom_killer(
         &mut self,
         slot: GroupSlot,
         snap: &Snapshot,
         groups: &dyn GroupDirs,
         delay: Option<Duration>,
-    ) {
+    ) -> bool {
         if self.kit.layout.version == MemoryVersion::V2
             || (delay.is_none() && self.oom_killers.held.is_empty())
         {
-            return;
+            return false;
         }
-        let Some(row) = snap.group(slot).filter(|_| !self.dry_run) else { return };
+        let Some(row) = snap.group(slot).filter(|_| !self.dry_run) else { return false };
         let dir = groups.dir(slot).filter(|dir| dir.id() == row.id && !row.gone);
-        self.oom_killers.keep(&mut self.kit, row, dir.zip(delay), snap.at);
+        self.oom_killers.keep(&mut self.kit, row, dir.zip(delay), snap.at)
     }
 }
 
@@ -78,45 +111,54 @@ impl OomKillers {
         self.held.iter().map(|held| held.group)
     }
 
-    fn keep(&mut self, kit: &mut Kit, row: &Group, wanted: Option<(&GroupDir, Duration)>, now: Time) {
+    /// Whether tasks of the group wait.
+    fn keep(&mut self, kit: &mut Kit, row: &Group, wanted: Option<(&GroupDir, Duration)>, now: Time) -> bool {
         let known = self.held.iter().position(|held| held.group == row.id);
         let Some((dir, delay)) = wanted else {
             if let Some(i) = known {
                 self.let_go(kit, i);
             }
-            return;
+            return false;
         };
-        self.given_up.retain(|(_, until)| *until > now);
-        match known {
-            Some(i) => match State::of(self.held[i].limit.dir.as_fd()) {
-                // Somebody has turned it on again: that stays so.
-                State::On => self.give_up(kit, i, now),
-                State::Off => self.held[i].waits = None,
-                State::Waits => {
-                    let since = *self.held[i].waits.get_or_insert(now);
-                    if now.since(since) >= delay {
-                        self.give_up(kit, i, now);
-                    }
+        let Some(i) = known else {
+            self.hold(kit, row, dir, now);
+            return false;
+        };
+        let held = &mut self.held[i];
+        held.look_below();
+        match State::of(held.limit.dir.as_fd()) {
+            // Somebody has turned it on again: that stays so.
+            State::On => self.give_up(kit, i, Time::FAR),
+            state => {
+                if held.waits_for(matches!(state, State::Waits), now) < delay {
+                    return held.waits.is_some();
                 }
-            },
-            None if self.held.len() < self.held.capacity()
-                && self.given_up.iter().all(|(group, _)| *group != row.id) =>
-            {
-                // Who holds it off himself goes on doing so, and needs no ledger.
-                if let Ok(limit) = self.begin(kit, row, dir)
-                    && limit.binds()
-                {
-                    self.held.push(Held { group: row.id, limit, waits: None });
-                }
+                self.give_up(kit, i, now + GIVEN_UP);
             }
-            None => {}
+        }
+        false
+    }
+
+    fn hold(&mut self, kit: &mut Kit, row: &Group, dir: &GroupDir, now: Time) {
+        self.given_up.retain(|(_, until)| *until > now);
+        let full = self.held.len() == self.held.capacity();
+        if full || self.given_up.iter().any(|(group, _)| *group == row.id) {
+            return;
+        }
+        // Who holds it off himself goes on doing so, and needs no ledger.
+        if let Ok(limit) = self.begin(kit, row, dir)
+            && limit.binds()
+        {
+            let links = links(limit.dir.as_fd());
+            self.held.push(Held { group: row.id, limit, waits: None, links });
         }
     }
 
     fn begin(&mut self, kit: &mut Kit, row: &Group, dir: &GroupDir) -> Result<KeptLimit, Failure> {
         let dir = freeze::open_group(dir.dir(), c".").map_err(failed)?;
         let before = GroupLimit::OomKiller.read(dir.as_fd()).map_err(failed)?;
-        if before == 0 {
+        // Somebody's own doing, here or below: from then on it could not be told from what is inherited.
+        if before == 0 || heirs_without_killer(dir.as_fd()).map_err(failed)? > 0 {
             return Err(failed(Errno::BUSY));
         }
         paths::absolute(&kit.layout, &row.path, &mut self.path).map_err(failed)?;
@@ -129,12 +171,12 @@ impl OomKillers {
         let _ = self.held.swap_remove(i).limit.lift(&mut kit.ledger);
     }
 
-    /// From here on it is the kernel's, for a while.
-    fn give_up(&mut self, kit: &mut Kit, i: usize, now: Time) {
+    /// Until then it is the kernel's.
+    fn give_up(&mut self, kit: &mut Kit, i: usize, until: Time) {
         let group = self.held[i].group;
         self.let_go(kit, i);
         if self.given_up.len() < self.given_up.capacity() {
-            self.given_up.push((group, now + GIVEN_UP));
+            self.given_up.push((group, until));
         }
     }
 

@@ -53,8 +53,8 @@ pub(super) static PROGRAMS: [Program; 32] = [
     telling("rss_stat", Some(Hook::Rss), StatId::Rss, Source::Rss, &[(How::Tracepoint, "rss_changes")]),
     telling("out_of_memory", Some(Hook::Oom), StatId::Oom, Source::Oom, &[(How::Fentry, "oom_enters")]),
     telling("mark_victim", Some(Hook::Oom), StatId::Victim, Source::Oom, &[(How::Tracepoint, "oom_takes")]),
-    telling("security_sock_graft", Some(Hook::Sockets), StatId::Birth, Source::Sockets, &[(How::Fentry, "accepted")]),
-    telling("inet_sock_set_state", Some(Hook::Sockets), StatId::Birth, Source::Sockets, &[(How::Tracepoint, "connected")]),
+    telling("security_sock_graft", Some(Hook::Sockets), StatId::Accept, Source::Sockets, &[(How::Fentry, "accepted")]),
+    telling("inet_sock_set_state", Some(Hook::Sockets), StatId::Connect, Source::Sockets, &[(How::Tracepoint, "connected")]),
     // The second name of this and of the next is that of kernels since 6.18.
     telling("mem_cgroup_charge_skmem", Some(Hook::Sockets), StatId::SocketCharge, Source::Sockets,
         &[(How::Fexit, "charge_sockets"), (How::Fexit, "charge_sockets_6_18")]),

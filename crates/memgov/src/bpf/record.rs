@@ -211,7 +211,8 @@ pub(super) enum StatId {
     MsgQueueAlloc,
     MsgMsgAlloc,
     SemAlloc,
-    Birth,
+    Accept,
+    Connect,
     SocketCharge,
 }
 

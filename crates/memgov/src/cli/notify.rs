@@ -36,7 +36,9 @@ const AGAIN: Duration = Duration::from_secs(5);
 const LOOK: Duration = Duration::from_secs(1);
 
 /// What a button says, and what it answers.
-const BUTTONS: [(&str, &str); 3] = [("kill", "Kill it"), ("go-on", "Let it run"), ("wait", "Wait longer")];
+const BUTTONS: [(&str, &str); 3] = [("kill", "Kill it"), ("go-on", "Let it run"), (WAIT, "Wait longer")];
+/// After it the question stands on.
+const WAIT: &str = "wait";
 
 #[derive(Deserialize)]
 struct Open {
@@ -51,10 +53,8 @@ impl Notify {
     /// Until Ctrl-C. A daemon that goes is waited for; that there is none at the start is an error.
     pub(crate) fn run(&self, socket: Option<PathBuf>) -> anyhow::Result<()> {
         self.try_program()?;
+        drop(connect(socket.clone())?);
         let mut asked = HashSet::new();
-        let mut first = connect(socket.clone())?;
-        self.ask_all(&socket, &mut first, &mut asked)?;
-        drop(first);
         loop {
             if let Ok(client) = &mut connect(socket.clone()) {
                 // It ends with the daemon.
@@ -87,12 +87,17 @@ impl Notify {
         asked: &mut HashSet<u64>,
     ) -> Result<(), ClientError> {
         let about = |event: &wire::Event| event.question.is_some();
-        client.follow(None, |page| {
-            if page.events.iter().any(about)
-                && let Ok(mut other) = connect(socket.clone())
-            {
-                // What could not be asked now is asked with the next event.
-                let _later = self.ask_all(socket, &mut other, asked);
+        let mut anything = true;
+        // From the first event that is kept: whatever is asked is among them, or was asked before, and is looked for with the first page.
+        client.follow(Some(0), |page| {
+            if std::mem::take(&mut anything) || page.missed > 0 || page.events.iter().any(about) {
+                match connect(socket.clone()) {
+                    Ok(mut other) => {
+                        self.ask_all(socket, &mut other, asked).unwrap_or_else(|_| anything = true)
+                    }
+                    // With the next event, then.
+                    Err(_) => anything = true,
+                }
             }
             Ok(true)
         })
@@ -123,28 +128,62 @@ impl Notify {
     }
 }
 
-/// Shows one, until it is answered here or elsewhere.
+/// Shows one, and once more when it is to wait longer or could not be shown, until it is answered here or elsewhere.
 fn ask(program: &OsString, socket: Option<PathBuf>, question: &QuestionStatus) -> anyhow::Result<()> {
-    let mut shown =
-        Command::new(program).args(words(question)).stdin(Stdio::null()).stdout(Stdio::piped()).spawn()?;
-    while shown.try_wait()?.is_none() {
-        std::thread::sleep(LOOK);
-        let still = connect(socket.clone()).and_then(|mut client| open(&mut client));
-        if still.is_ok_and(|open| open.iter().all(|it| it.number != question.number)) {
-            return Ok(take_down(shown));
+    let mut said = false;
+    while let Some(question) = still(&socket, question.number)? {
+        match show(program, &socket, &question) {
+            Ok(Some(pressed)) => {
+                let asked = json!({ "number": question.number, "answer": pressed, "for_ns": null });
+                let _answered: serde_json::Value = connect(socket.clone())?.call("Answer", asked)?;
+                if pressed != WAIT {
+                    return Ok(());
+                }
+            }
+            // Closed without a word: the default comes in its time.
+            Ok(None) => return Ok(()),
+            Err(error) => {
+                if !std::mem::replace(&mut said, true) {
+                    crate::terminal::complain(&format!("memgov: question {}: {error:#}", question.number));
+                }
+                std::thread::sleep(AGAIN);
+            }
         }
     }
+    Ok(())
+}
+
+/// The question as it is now, if it is open.
+fn still(socket: &Option<PathBuf>, number: u64) -> Result<Option<QuestionStatus>, ClientError> {
+    let questions = connect(socket.clone()).and_then(|mut client| open(&mut client))?;
+    Ok(questions.into_iter().find(|it| it.number == number))
+}
+
+/// Which button was pressed; `None`: none, or it was answered elsewhere meanwhile.
+fn show(
+    program: &OsString,
+    socket: &Option<PathBuf>,
+    question: &QuestionStatus,
+) -> anyhow::Result<Option<&'static str>> {
+    let mut shown =
+        Command::new(program).args(words(question)).stdin(Stdio::null()).stdout(Stdio::piped()).spawn()?;
+    let status = loop {
+        if let Some(status) = shown.try_wait()? {
+            break status;
+        }
+        std::thread::sleep(LOOK);
+        if matches!(still(socket, question.number), Ok(None)) {
+            take_down(shown);
+            return Ok(None);
+        }
+    };
+    anyhow::ensure!(status.success(), "{}: {status}", program.display());
     let mut pressed = String::new();
     if let Some(mut output) = shown.stdout.take() {
         output.read_to_string(&mut pressed)?;
     }
     let pressed = pressed.trim();
-    // Closed without a word: the default comes in its time.
-    if BUTTONS.iter().any(|(answer, _)| *answer == pressed) {
-        let asked = json!({ "number": question.number, "answer": pressed, "for_ns": null });
-        let _answered: serde_json::Value = connect(socket)?.call("Answer", asked)?;
-    }
-    Ok(())
+    Ok(BUTTONS.iter().find(|(answer, _)| *answer == pressed).map(|(answer, _)| *answer))
 }
 
 /// Nobody is to answer what is answered. (A notification service leaves it to time, or to the user, when its program goes.)

@@ -32,9 +32,7 @@ pub(super) fn answer(
         Exit::with(code, format!("{error}{help}"))
     })?;
     let mut answer = shape(path, &found);
-    if answer.refused.is_none() {
-        count_of(daemon, &mut answer);
-    }
+    answer.refused = count_of(daemon, &answer.path);
     if as_json {
         output::json(out, &answer)?;
     } else {
@@ -49,12 +47,10 @@ struct Refusals {
 }
 
 /// What memgov counts, if it runs and does.
-fn count_of(daemon: Option<PathBuf>, answer: &mut GroupSockets) {
-    let asked = json!({ "path": answer.path });
+fn count_of(daemon: Option<PathBuf>, path: &str) -> Option<u64> {
+    let asked = json!({ "path": path });
     let counted = super::connect(daemon).and_then(|mut it| it.call("GetSocketRefusals", asked));
-    if let Ok(Refusals { refused: Some(count) }) = counted {
-        (answer.refused, answer.refused_by) = (Some(count), Some("memgov".into()));
-    }
+    counted.ok().and_then(|Refusals { refused }| refused)
 }
 
 fn shape(path: &[u8], found: &SocketSurvey) -> GroupSockets {
@@ -67,8 +63,8 @@ fn shape(path: &[u8], found: &SocketSurvey) -> GroupSockets {
         id: found.id,
         charged_bytes: found.charged.map(|bytes| bytes.0),
         unaccounted: found.charged.is_none().then(|| why(found.version).into()),
-        refused: found.refused,
-        refused_by: found.refused.map(|_| "memory.events".into()),
+        refused: None,
+        throttled: found.throttled,
         apart: found.version == MemoryVersion::V1,
         receive_bytes: sum(|memory| memory.receives()),
         send_bytes: sum(|memory| memory.sends()),
@@ -143,12 +139,15 @@ fn text(answer: &GroupSockets, out: &mut dyn Write) -> io::Result<()> {
     if let Some(why) = &answer.unaccounted {
         writeln!(out, "unaccounted: {why}")?;
     }
-    match (answer.refused, &answer.refused_by) {
-        (Some(count), Some(by)) => writeln!(out, "refused by the kernel: {count} times (counted by {by})")?,
-        _ => writeln!(
+    match answer.refused {
+        Some(count) => writeln!(out, "refused by the kernel: {count} times")?,
+        None => writeln!(
             out,
-            "refused by the kernel: ? (Linux counts it since 6.19; memgov while a rule squeezes sockets, with the tier bpf)"
+            "refused by the kernel: ? (memgov counts it while a rule squeezes sockets, with the tier bpf)"
         )?,
+    }
+    if let Some(count) = answer.throttled {
+        writeln!(out, "kept small by the kernel, under pressure: {count} times")?;
     }
     for what in &answer.unknown {
         writeln!(out, "unknown: {what}")?;

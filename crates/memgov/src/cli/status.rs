@@ -28,7 +28,7 @@ Root sees everything, others what concerns their own processes and groups.
   memgov status --sockets /jobs/a                 who holds how much in the buffers of which socket
 
 --kernel reads the kernel's files and needs no daemon; where one runs and a rule has a line for a group's kernel memory, it adds the peak (v2),
-how often the line was hit and how fast it grows. Likewise --sockets, with how often the kernel refused sockets a charge (before Linux 6.19). Amounts that the kernel does not give are `?` (absent in JSON), never 0:
+how often the line was hit and how fast it grows. Likewise --sockets, with how often the kernel refused sockets a charge. Amounts that the kernel does not give are `?` (absent in JSON), never 0:
 cgroup v1 does not divide kernel memory by kind, and a kernel started with cgroup.memory=nokmem does not account it.")]
 pub(crate) struct Status {
     /// Print JSON.

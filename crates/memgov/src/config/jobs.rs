@@ -133,7 +133,7 @@ pub(super) fn asked(text: &RuleText) -> impl Iterator<Item = Place> + '_ {
 /// Where the kernel's OOM killer is held off, a rule has to kill in its place. Whether its groups are those that wait is not compared: patterns may meet in groups that are not there yet.
 pub(super) fn who_waits_is_helped(policy: &Policy, files: &[File], findings: &mut Findings<'_>) {
     let kills = |rule: &Rule| {
-        rule.when.meter() == Meter::Available
+        matches!(rule.when.group, Some(Over::Available { exhausted_in: None, .. }))
             && matches!(rule.scope, Scope::Groups(_))
             && rule.steps.iter().any(|step| matches!(step.action, Action::Kill { .. }))
     };
@@ -142,7 +142,7 @@ pub(super) fn who_waits_is_helped(policy: &Policy, files: &[File], findings: &mu
     }
     for typed in files.iter().flat_map(|file| &file.groups).filter_map(|group| group.oom_delay.as_ref()) {
         let message = "`oom-delay` holds the kernel's OOM killer off, and no rule would kill in its place";
-        let help = "a rule for the group with meter = \"available\", under = \"5%\" and a step `kill`";
+        let help = "a rule for the group with meter = \"available\", under = \"5%\" and a step `kill`, without `exhausted-in`";
         findings.error_with(typed.at, message, Some(help.to_owned()));
     }
 }

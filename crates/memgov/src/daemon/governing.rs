@@ -336,7 +336,9 @@ impl Governing {
             }
             let (pool, counted) = (governor.pool(slot, snap), governor.asks_for_sockets(slot, snap));
             actor.pool(slot, snap, observer, pool, counted);
-            actor.hold_oom_killer(slot, snap, observer, governor.oom_delay(slot, snap));
+            if actor.hold_oom_killer(slot, snap, observer, governor.oom_delay(slot, snap)) {
+                governor.pace_hint_soon(slot);
+            }
         }
     }
 

@@ -38,8 +38,8 @@ pub struct SocketSurvey {
     pub id: u64,
     /// What the kernel has charged the group for; `None`: it does not account it.
     pub charged: Option<Bytes>,
-    /// How often the kernel refused their sockets a charge; `None`: it does not count that.
-    pub refused: Option<u64>,
+    /// How often the kernel kept their sockets small; `None`: it does not count that.
+    pub throttled: Option<u64>,
     /// Most memory first.
     pub held: Vec<Held>,
     /// Processes that were looked at.
@@ -66,7 +66,7 @@ pub fn survey(layout: &Layout, path: &[u8]) -> Result<SocketSurvey, Error> {
     let mut buffer = vec![0; 16 << 10];
     dir.keep_sockets(true);
     let charged = dir.read_sockets(&mut buffer, &mut |_, _| ()).unwrap_or_default();
-    let refused = dir.read_socket_refusals(&mut buffer).unwrap_or_default();
+    let throttled = dir.read_throttled_sockets(&mut buffer).unwrap_or_default();
     let (version, id) = (dir.version(), dir.id().0);
     drop(dir);
     let mut pids = Vec::new();
@@ -107,7 +107,7 @@ pub fn survey(layout: &Layout, path: &[u8]) -> Result<SocketSurvey, Error> {
         version,
         id,
         charged,
-        refused,
+        throttled,
         held,
         processes: looked_at,
         unread,

@@ -98,8 +98,8 @@ pub(super) fn serve(shared: &Shared, layout: &Layout, book: AnyBook, mut births:
         drop(word);
         births
             .follow(groups.iter().filter(|(.., until)| until.is_none()).map(|(group, ..)| *group).collect());
-        shared.born.store(false, Ordering::Release);
         (hand.look, hand.beyond) = (hand.look + 1, 0);
+        let known = groups.len();
         for (group, path, until) in groups {
             if until.is_none_or(|until| until > now) {
                 hand.squeeze(group, &path);
@@ -111,24 +111,23 @@ pub(super) fn serve(shared: &Shared, layout: &Layout, book: AnyBook, mut births:
         hand.forget_closed();
         shared.beyond.store(hand.beyond, Ordering::Relaxed);
         let took = Duration::from_nanos(sys::now().0.saturating_sub(now.0));
-        rest(shared, took * REST);
+        rest(shared, known, took * REST);
     }
     hand.release(|_| true);
 }
 
-/// Until there is something to look for: at least for so long, unless another group is to be squeezed or all is over.
-fn rest(shared: &Shared, least: Duration) {
+/// Until there is something to look for: at least for so long, unless there are other groups than were looked at, or all is over.
+fn rest(shared: &Shared, groups: usize, least: Duration) {
     let begin = Instant::now();
     let mut word = shared.word.lock().unwrap_or_else(PoisonError::into_inner);
-    let groups = word.groups.len();
+    let known = word.groups.len().min(groups);
     // With nothing to squeeze it sleeps until somebody rings.
-    let mut end = begin + if groups == 0 { Duration::from_secs(3600) } else { LOOK.max(least) };
-    let mut told = false;
-    while !shared.over.load(Ordering::Acquire) && word.groups.len() == groups {
+    let mut end = begin + if word.groups.is_empty() { Duration::from_secs(3600) } else { LOOK.max(least) };
+    while !shared.over.load(Ordering::Acquire) && word.groups.len() <= known {
         let now = Instant::now();
-        if shared.born.load(Ordering::Acquire) && !told {
-            // Whoever opens connections one after the other does not have it look all the time.
-            (told, end) = (true, end.min((begin + least).max(now + SETTLED)));
+        // Whoever opens connections one after the other does not have it look all the time.
+        if shared.born.swap(false, Ordering::AcqRel) {
+            end = end.min((begin + least).max(now + SETTLED));
         }
         if now >= end {
             return;
@@ -408,4 +407,51 @@ fn everywhere() -> Elsewhere {
         }
     }
     found
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::super::Asked;
+    use super::*;
+
+    fn shared(groups: u64) -> Shared {
+        let shared = Shared::default();
+        let asked = |id| Asked {
+            group: GroupId(id),
+            path: Arc::from(&b"/x"[..]),
+            holders: Default::default(),
+            until: None,
+            sockets: 0,
+        };
+        shared.word.lock().unwrap().groups.extend((0..groups).map(asked));
+        shared
+    }
+
+    fn rested(shared: &Shared, groups: usize, least: u64) -> Duration {
+        let begin = Instant::now();
+        rest(shared, groups, Duration::from_millis(least));
+        begin.elapsed()
+    }
+
+    #[test]
+    fn a_birth_is_looked_for_at_once_but_not_all_the_time() {
+        let shared = shared(1);
+        assert!(rested(&shared, 1, 0) >= LOOK);
+        shared.born.store(true, Ordering::Release);
+        let soon = rested(&shared, 1, 0);
+        assert!(soon >= SETTLED && soon < LOOK, "{soon:?}");
+        assert!(!shared.born.load(Ordering::Acquire), "it was heeded");
+        shared.born.store(true, Ordering::Release);
+        assert!(
+            rested(&shared, 1, 60) >= Duration::from_millis(60),
+            "it rests after a long look all the same"
+        );
+    }
+
+    #[test]
+    fn a_group_that_came_while_others_were_looked_at_is_next() {
+        assert!(rested(&shared(2), 1, 0) < LOOK);
+    }
 }

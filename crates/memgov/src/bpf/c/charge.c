@@ -49,8 +49,9 @@ static __always_inline int charged(struct page_counter *counter)
 	return 0;
 }
 
+/* Of a bool the ABI defines a byte. */
 SEC("fexit/page_counter_try_charge")
-int BPF_PROG(charge, struct page_counter *counter, unsigned long pages, struct page_counter **fail, bool done)
+int BPF_PROG(charge, struct page_counter *counter, unsigned long pages, struct page_counter **fail, __u8 done)
 {
 	return done ? charged(counter) : 0;
 }

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0 OR GPL-2.0
 /*
  * Sockets of groups that are squeezed. A connection that comes to be is told of, so that it is squeezed now and not when somebody looks for it: nothing is set here, for what is set has to
- * be written down before, and undone. And what the kernel does not give to sockets of a group is counted, as memory.events does since 6.19 (sock_throttled).
+ * be written down before, and undone. And what the kernel does not give to sockets of a group is counted.
  */
 #include "judge.h"
 
@@ -24,13 +24,13 @@ static __attribute__((unused)) long look_for_squeezed(__u32 index, struct walk *
 	return 1;
 }
 
-static __always_inline void born(struct cgroup_subsys_state *css)
+static __always_inline void born(struct cgroup_subsys_state *css, __u32 hook)
 {
 	struct walk walk = { .css = css };
 	__u64 now = bpf_ktime_get_ns(), *told;
 	struct event *event;
 
-	count(HOOK_BIRTH, false);
+	count(hook, false);
 	bpf_loop(MOST_STEPS, look_for_squeezed, &walk, 0);
 	if (!walk.over)
 		return;
@@ -45,11 +45,11 @@ static __always_inline void born(struct cgroup_subsys_state *css)
 	}
 	__builtin_memset(event, 0, sizeof(*event));
 	event->kind = EVENT_BIRTH;
-	event->hook = HOOK_BIRTH;
+	event->hook = hook;
 	event->group = walk.group;
 	event->at_ns = now;
 	bpf_ringbuf_submit(event, 0);
-	count(HOOK_BIRTH, true);
+	count(hook, true);
 }
 
 static __always_inline bool is_internet(const struct sock *sk)
@@ -64,7 +64,7 @@ SEC("fentry/security_sock_graft")
 int BPF_PROG(accepted, struct sock *sk, struct socket *parent)
 {
 	if (control.squeezed && is_internet(sk))
-		born(memory_of(bpf_get_current_task_btf()));
+		born(memory_of(bpf_get_current_task_btf()), HOOK_ACCEPT);
 	return 0;
 }
 
@@ -78,7 +78,7 @@ int BPF_PROG(connected, const struct sock *sk, const int from, const int to)
 		return 0;
 	memcg = sk->sk_memcg;
 	if (memcg)
-		born(&memcg->css);
+		born(&memcg->css, HOOK_CONNECT);
 	return 0;
 }
 
@@ -109,8 +109,9 @@ static __always_inline void refused(struct mem_cgroup *memcg)
 	bpf_loop(MOST_STEPS, count_refused, &walk, 0);
 }
 
+/* Of a bool the ABI defines a byte. */
 SEC("fexit/mem_cgroup_charge_skmem")
-int BPF_PROG(charge_sockets, struct mem_cgroup *memcg, unsigned int pages, unsigned int gfp, bool done)
+int BPF_PROG(charge_sockets, struct mem_cgroup *memcg, unsigned int pages, unsigned int gfp, __u8 done)
 {
 	if (!done)
 		refused(memcg);
@@ -119,7 +120,7 @@ int BPF_PROG(charge_sockets, struct mem_cgroup *memcg, unsigned int pages, unsig
 
 /* Since 6.18. */
 SEC("fexit/mem_cgroup_sk_charge")
-int BPF_PROG(charge_sockets_6_18, const struct sock *sk, unsigned int pages, unsigned int gfp, bool done)
+int BPF_PROG(charge_sockets_6_18, const struct sock *sk, unsigned int pages, unsigned int gfp, __u8 done)
 {
 	if (!done)
 		refused(sk->sk_memcg);

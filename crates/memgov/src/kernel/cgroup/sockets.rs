@@ -72,13 +72,14 @@ impl GroupDir {
         Ok(matches!(self.tcp_limit(buffer)?, Some(Limit::At(_))))
     }
 
-    /// How often sockets of this group or of one below were not given the memory they asked for: `sock_throttled` of `memory.events`, since Linux 6.19. `None`: this kernel does not count it.
-    pub fn read_socket_refusals(&self, buffer: &mut [u8]) -> Result<Option<u64>, Errno> {
+    /// How often a socket of this group or of one below was kept small because the group was under pressure: `sock_throttled` of `memory.events`, since Linux 6.19. `None`: this kernel does
+    /// not count it.
+    pub fn read_throttled_sockets(&self, buffer: &mut [u8]) -> Result<Option<u64>, Errno> {
         if self.version == MemoryVersion::V1 {
             return Ok(None);
         }
         let events = file::open_if_there(self.dir(), v2::EVENTS)?;
-        events.map_or(Ok(None), |events| Ok(parse_refusals(file::pread(events, buffer)?)))
+        events.map_or(Ok(None), |events| Ok(parse_throttled(file::pread(events, buffer)?)))
     }
 
     /// v1: the limit for TCP; `None`: there is no such file.
@@ -88,7 +89,7 @@ impl GroupDir {
     }
 }
 
-fn parse_refusals(events: &[u8]) -> Option<u64> {
+fn parse_throttled(events: &[u8]) -> Option<u64> {
     text::keyed(events, b"sock_throttled")
 }
 
@@ -97,11 +98,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn refusals_are_counted_by_kernels_that_say_so() {
+    fn throttled_sockets_are_counted_by_kernels_that_say_so() {
         let before = b"low 0\nhigh 3\nmax 9\noom 0\noom_kill 0\noom_group_kill 0\n";
-        assert_eq!(parse_refusals(before), None);
+        assert_eq!(parse_throttled(before), None);
         let since_6_19 = b"low 0\nhigh 3\nmax 9\noom 0\noom_kill 0\noom_group_kill 0\nsock_throttled 17\n";
-        assert_eq!(parse_refusals(since_6_19), Some(17));
+        assert_eq!(parse_throttled(since_6_19), Some(17));
     }
 
     #[test]

@@ -17,12 +17,12 @@ pub struct GroupSockets {
     /// Why not.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub unaccounted: Option<String>,
-    /// How often the kernel refused a charge for these buffers, of the group and all below. Absent: nobody counts that.
+    /// How often the kernel refused a charge for these buffers, of the group and all below, since a rule squeezes sockets. Absent: memgov does not count that.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub refused: Option<u64>,
-    /// Who counts it: `memory.events` (since Linux 6.19, since the group was made) or `memgov` (inside the kernel, since a rule squeezes sockets).
+    /// How often the kernel kept one of its sockets, or of those below, small because the group was under pressure: `sock_throttled` of `memory.events`. Absent before Linux 6.19.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub refused_by: Option<String>,
+    pub throttled: Option<u64>,
     /// v1: `charged_bytes` is not part of usage.
     pub apart: bool,
     /// What the buffers of all that are listed hold on the receive side.

@@ -15,7 +15,7 @@ use crate::harness::{MIB, loopback_up, poll_until};
 pub fn tests() -> Vec<Test> {
     let test = |name, body| Test::new(name, body).needs(&[Need::Bpf]).seconds(120);
     vec![
-        test("bpf_births_are_squeezed_before_they_are_looked_for", births),
+        test("bpf_births_are_told_and_squeezed", births),
         test("bpf_refused_charges_of_sockets_are_counted", refused),
     ]
 }
@@ -28,17 +28,15 @@ fn squeezing(job: &Group) -> String {
 }
 
 /// Connections that are opened one after the other.
-const BIRTHS: u64 = 9;
+const BIRTHS: u64 = 5;
 
-/// How long after each connection both of its ends are bounded, in the middle, with enforcement from outside and inside.
+/// The kernel tells of each, accepted and connected, and each is bounded. How soon is told and not judged: where a look takes 10 ms it is mostly the rest after the look before (that it is cut
+/// short is a test of the thread's own, `a_birth_is_looked_for_at_once_but_not_all_the_time`).
 fn births(bench: &mut Bench<'_>) -> Result<String> {
     loopback_up()?;
     let outside = middle(bench, Tier::Portable)?;
     let inside = middle(bench, Tier::Bpf)?;
     ensure!(inside.1 >= BIRTHS && outside.1 == 0, "told of {} and {} births", inside.1, outside.1);
-    // Where a look takes 10 ms, most of this is the rest after the look before.
-    let allowed = outside.0 + outside.0 / 4;
-    ensure!(inside.0 <= allowed, "{inside:?} with the kernel's word, {outside:?} without");
     Ok(format!("{:.0?} by looking, {:.0?} by {} words of the kernel", outside.0, inside.0, inside.1))
 }
 
@@ -66,16 +64,25 @@ fn middle(bench: &Bench<'_>, tier: Tier) -> Result<(Duration, u64)> {
         took.push(begin.elapsed());
     }
     took.sort();
-    let told = told(&daemon, "security_sock_graft")?;
+    let [accepted, connected] =
+        ["security_sock_graft", "inet_sock_set_state"].map(|hook| runs(&daemon, hook));
+    let ((accepts, told_of_accepts), (connects, told_of_connects)) = (accepted?, connected?);
+    ensure!(
+        tier == Tier::Portable || (accepts >= BIRTHS && connects >= BIRTHS),
+        "{accepts} accepted and {connects} connected"
+    );
+    let told = told_of_accepts + told_of_connects;
     drop((flooder, keeper, daemon));
     Ok((took[took.len() / 2], told))
 }
 
-/// How often a program has done something; 0 where it is not attached.
-fn told(daemon: &Daemon, hook: &str) -> Result<u64> {
+/// How often a program has looked, and told; 0 where it is not attached.
+fn runs(daemon: &Daemon, hook: &str) -> Result<(u64, u64)> {
     let said: serde_json::Value = serde_json::from_str(&daemon.ok(&["status", "--json"])?)?;
     let hooks = said["tier"]["hooks"].as_array().cloned().unwrap_or_default();
-    Ok(hooks.iter().find(|it| it["name"] == hook).map_or(0, |it| it["acted"].as_u64().unwrap_or(0)))
+    let count =
+        |key: &str| hooks.iter().find(|it| it["name"] == hook).map_or(0, |it| it[key].as_u64().unwrap_or(0));
+    Ok((count("calls"), count("acted")))
 }
 
 /// A group at its limit receives: what cannot be charged for that is counted, for it and those above it, and for nobody else.
@@ -91,7 +98,6 @@ fn refused(bench: &mut Bench<'_>) -> Result<String> {
     let count = |group: &Group| -> Result<Option<u64>> {
         let text = daemon.ok(&["status", "--sockets", &group.path(), "--json"])?;
         let said: serde_json::Value = serde_json::from_str(&text)?;
-        ensure!(said["refused"].is_null() || said["refused_by"] == "memgov", "{said}");
         Ok(said["refused"].as_u64())
     };
     let counted = poll_until(bench.patience(), Duration::from_millis(100), || count(&job).ok().flatten());

@@ -25,7 +25,7 @@ pub fn tests() -> Vec<Test> {
 
 /// EVENT_GAP_NS in tier.rs.
 const GAP: Duration = Duration::from_millis(100);
-const SWING: u64 = 4 * MIB;
+const SWING: u64 = 2 * MIB;
 const ROUNDS: u64 = 300;
 
 /// Over the line and back, at full speed; says how often the line was told of, and that it is told again when it is quiet.

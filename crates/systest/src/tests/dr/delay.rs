@@ -76,6 +76,11 @@ fn goes_on(bench: &mut Bench<'_>) -> Result<String> {
     ensure!(kernel_kills()? == before && jobs.parent.oom_kills()? == 0, "the kernel's OOM killer acted");
     let allowed = Duration::from_secs(1) * bench.host.patience;
     ensure!(took.is_none_or(|took| took <= allowed), "it waited {took:?}");
+    // The kernel has a group inherit that it has no killer.
+    let late = bench.group("jobs/late")?;
+    let given =
+        poll_until(bench.patience(), Duration::from_millis(5), || switch(&late).ok().filter(|(off, _)| !off));
+    given.context("a group made meanwhile has no killer")?;
     daemon.terminate()?;
     ensure!(!switch(&jobs.parent)?.0, "the killer is held off by nobody");
     Ok(match took {
@@ -102,12 +107,22 @@ fn comes_back(bench: &mut Bench<'_>, why: Why) -> Result<String> {
     };
     let (mut jobs, mut daemon) = held(bench, "1500ms", never)?;
     let begin = Instant::now();
+    let heirs = |bench: &Bench<'_>| anyhow::Ok([bench.group("jobs/late")?, bench.group("jobs/late/later")?]);
+    let mut late = Vec::new();
     match why {
         Why::NobodyGivesWay => {}
-        Why::Stopped => daemon.signal(libc::SIGSTOP)?,
-        Why::Killed => daemon.kill9()?,
+        Why::Stopped => {
+            daemon.signal(libc::SIGSTOP)?;
+            late.extend(heirs(bench)?);
+        }
+        Why::Killed => {
+            late.extend(heirs(bench)?);
+            daemon.kill9()?;
+        }
         Why::BothKilled => {
             daemon.kill9_with_guardian()?;
+            late.extend(heirs(bench)?);
+            ensure!(switch(&late[1])?.0, "this kernel has no group inherit it");
             ensure!(switch(&jobs.parent)?.0, "nobody was there to give it back");
             daemon = bench.quiet_daemon("", &[])?;
         }
@@ -122,6 +137,9 @@ fn comes_back(bench: &mut Bench<'_>, why: Why) -> Result<String> {
         (kernel_kills().ok()? > before).then(|| begin.elapsed())
     });
     let killed = killed.context("the kernel has killed nobody")?;
+    for heir in &late {
+        ensure!(!switch(heir)?.0, "{} has inherited that it has no killer", heir.path());
+    }
     let allowed = Duration::from_secs(4) * bench.host.patience;
     ensure!(back <= allowed, "the killer came back after {back:?}");
     if why == Why::Stopped {
