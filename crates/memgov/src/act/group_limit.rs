@@ -78,40 +78,49 @@ impl GroupLimit {
 }
 
 /// A group that is made below one whose killer is held off is born without one, and keeps it so (mem_cgroup_css_alloc in mm/memcontrol.c): what
-/// such groups have inherited they lose here. Who had it off before was there before ([`heirs_without_killer`]), so they are known to be heirs.
+/// such groups have inherited they lose here. Where one had none before, nothing is held off ([`has_heir_without_killer`]).
+///
+/// A group is given it after those below it, so that whoever is interrupted finds where he was; and they are looked at once more, for what was made meanwhile. What fails for one is no
+/// reason to leave out the others.
 pub(super) fn give_heirs_the_killer(dir: BorrowedFd<'_>) -> Result<(), Errno> {
     give_heirs(dir, 0)
 }
 
-/// Groups nested deeper than this are not followed: it bounds the stack.
+/// Groups nested deeper than this are not followed: it bounds the stack. Who nests so deep may write the file himself.
 const MOST_LEVELS: u32 = 48;
 
 fn give_heirs(dir: BorrowedFd<'_>, level: u32) -> Result<(), Errno> {
     if level == MOST_LEVELS {
-        return Err(Errno::LOOP);
+        return Ok(());
     }
-    each_group_below(dir, &mut |child| match GroupLimit::OomKiller.read(child) {
-        // From here on what is made below it is born with one.
-        Ok(0) => GroupLimit::OomKiller.put(child, 1).and_then(|()| give_heirs(child, level + 1)),
-        other => other.map(drop),
-    })
-}
-
-/// How many groups directly below have no killer.
-pub(super) fn heirs_without_killer(dir: BorrowedFd<'_>) -> Result<u32, Errno> {
-    let mut count = 0;
+    let mut done = Ok(());
     each_group_below(dir, &mut |child| {
-        count += u32::from(GroupLimit::OomKiller.read(child)? == 0);
-        Ok(())
+        let given = match GroupLimit::OomKiller.read(child) {
+            Ok(0) => give_heirs(child, level + 1)
+                .and(GroupLimit::OomKiller.put(child, 1))
+                .and_then(|()| give_heirs(child, level + 1)),
+            other => other.map(drop),
+        };
+        if !matches!(given, Err(Errno::NOENT | Errno::NODEV)) {
+            done = done.and(given);
+        }
+        true
     })?;
-    Ok(count)
+    done
 }
 
-/// Those directly below. One that vanishes meanwhile is passed over. Allocates nothing.
-fn each_group_below(
-    dir: BorrowedFd<'_>,
-    f: &mut dyn FnMut(BorrowedFd<'_>) -> Result<(), Errno>,
-) -> Result<(), Errno> {
+/// Whether some group directly below has no killer.
+pub(super) fn has_heir_without_killer(dir: BorrowedFd<'_>) -> Result<bool, Errno> {
+    let mut found = false;
+    each_group_below(dir, &mut |child| {
+        found = GroupLimit::OomKiller.read(child) == Ok(0);
+        !found
+    })?;
+    Ok(found)
+}
+
+/// Those directly below, until `f` says that it has seen enough. One that vanishes meanwhile is passed over. Allocates nothing.
+fn each_group_below(dir: BorrowedFd<'_>, f: &mut dyn FnMut(BorrowedFd<'_>) -> bool) -> Result<(), Errno> {
     let mut space = [MaybeUninit::uninit(); 1024];
     let mut entries = RawDir::new(freeze::open_group(dir, c".")?, &mut space);
     while let Some(entry) = entries.next() {
@@ -120,8 +129,9 @@ fn each_group_below(
         if entry.file_type() != FileType::Directory || matches!(name.to_bytes(), b"." | b"..") {
             continue;
         }
-        match freeze::open_group(dir, name).and_then(|child| f(child.as_fd())) {
-            Ok(()) | Err(Errno::NOENT | Errno::NODEV) => {}
+        match freeze::open_group(dir, name) {
+            Ok(child) if !f(child.as_fd()) => return Ok(()),
+            Ok(_) | Err(Errno::NOENT | Errno::NODEV) => {}
             Err(errno) => return Err(errno),
         }
     }

@@ -91,7 +91,8 @@ impl KeptLimit {
     /// Gives the limit back, unless somebody else has set one. If it fails it can be tried again.
     pub fn lift(&self, ledger: &mut Ledger) -> Result<(), Failure> {
         let done = match self.read() {
-            Ok(has) if has == self.set => self.write(self.before),
+            // As it was before: whoever tried to give it back may not have come to its end.
+            Ok(has) if has == self.set || has == self.before => self.write(self.before),
             other => other.map(drop),
         };
         match done {

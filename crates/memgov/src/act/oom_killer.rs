@@ -5,24 +5,26 @@
 //! v2 has no such switch, and `memory.high` lies in front of its limit.
 
 use std::os::fd::{AsFd as _, BorrowedFd};
+use std::sync::Arc;
 use std::time::Duration;
 
 use memgov_decide::decision::Operation;
 use memgov_decide::snapshot::{Group, GroupId, GroupSlot, Snapshot};
 use memgov_decide::units::Time;
 
-use super::group_limit::{give_heirs_the_killer, heirs_without_killer};
+use super::group_limit::{give_heirs_the_killer, has_heir_without_killer};
 use super::kept_limit::KeptLimit;
 use super::ledger::{GroupLimit, MAX_PATH};
 use super::{Actor, GroupDirs, Kit, Tally, paths};
 use crate::kernel::cgroup::v1;
+use crate::kernel::layout::is_at_or_below;
 use crate::kernel::{Errno, GroupDir, MemoryVersion, file, freeze};
 
 /// Groups for which it is held off at once.
 const MOST: usize = 64;
 /// Where the delay has passed it is the kernel's for so long.
 const GIVEN_UP: Duration = Duration::from_secs(60);
-/// Tasks that have not been seen to wait for so long wait no more.
+/// Tasks that have not been seen to wait for so long wait no more; and groups below are looked at so often, where looks are frequent.
 const QUIET: Duration = Duration::from_secs(1);
 
 type Failure = (Operation, Errno);
@@ -34,20 +36,24 @@ const fn failed(errno: Errno) -> Failure {
 #[derive(Debug)]
 struct Held {
     group: GroupId,
+    path: Arc<[u8]>,
     limit: KeptLimit,
     /// Since when its tasks wait, and when they were seen to last.
     waits: Option<(Time, Time)>,
-    /// Links of its directory: another one when groups below come or go.
-    links: u64,
+    /// Links of its directory, which are others when there are more groups below, and when those were last looked at.
+    below: (u64, Time),
 }
 
 impl Held {
-    /// Groups that were made below since the last look are born without a killer, and nobody is told of them.
-    fn look_below(&mut self) {
-        let links = links(self.limit.dir.as_fd());
-        if std::mem::replace(&mut self.links, links) != links {
-            // What cannot be written now is with the end of the hold.
-            let _later = give_heirs_the_killer(self.limit.dir.as_fd());
+    /// Groups that were made below are born without a killer, and nobody is told of them.
+    fn look_below(&mut self, now: Time) {
+        let dir = self.limit.dir.as_fd();
+        let links = rustix::fs::fstat(dir).map_or(0, |stat| stat.st_nlink);
+        let (known, looked) = self.below;
+        if links != known || now.since(looked) >= QUIET {
+            self.below = (links, now);
+            // What cannot be written now is with the next look, and with the end of the hold.
+            let _later = give_heirs_the_killer(dir);
         }
     }
 
@@ -61,11 +67,6 @@ impl Held {
         };
         self.waits.map_or(Duration::ZERO, |(since, _)| now.since(since))
     }
-}
-
-/// Links of a group's directory.
-fn links(dir: BorrowedFd<'_>) -> u64 {
-    rustix::fs::fstat(dir).map_or(0, |stat| stat.st_nlink)
 }
 
 /// All groups for which it is held off.
@@ -93,7 +94,7 @@ impl Actor {
         }
         let Some(row) = snap.group(slot).filter(|_| !self.dry_run) else { return false };
         let dir = groups.dir(slot).filter(|dir| dir.id() == row.id && !row.gone);
-        self.oom_killers.keep(&mut self.kit, row, dir.zip(delay), snap.at)
+        self.oom_killers.keep(&mut self.kit, row, dir, delay, snap.at)
     }
 }
 
@@ -112,21 +113,31 @@ impl OomKillers {
     }
 
     /// Whether tasks of the group wait.
-    fn keep(&mut self, kit: &mut Kit, row: &Group, wanted: Option<(&GroupDir, Duration)>, now: Time) -> bool {
+    fn keep(
+        &mut self,
+        kit: &mut Kit,
+        row: &Group,
+        dir: Option<&GroupDir>,
+        delay: Option<Duration>,
+        now: Time,
+    ) -> bool {
         let known = self.held.iter().position(|held| held.group == row.id);
-        let Some((dir, delay)) = wanted else {
-            if let Some(i) = known {
-                self.let_go(kit, i);
-            }
-            return false;
-        };
-        let Some(i) = known else {
-            self.hold(kit, row, dir, now);
-            return false;
-        };
+        match (known, dir.zip(delay)) {
+            (Some(i), None) => self.let_go(kit, i),
+            (Some(i), Some((_, delay))) => return self.look(kit, i, delay, now),
+            (None, Some((dir, _))) => self.hold(kit, row, dir, now),
+            (None, None) => {}
+        }
+        false
+    }
+
+    fn look(&mut self, kit: &mut Kit, i: usize, delay: Duration, now: Time) -> bool {
         let held = &mut self.held[i];
-        held.look_below();
-        match State::of(held.limit.dir.as_fd()) {
+        let state = State::of(held.limit.dir.as_fd());
+        if matches!(state, State::Off) {
+            held.look_below(now);
+        }
+        match state {
             // Somebody has turned it on again: that stays so.
             State::On => self.give_up(kit, i, Time::FAR),
             state => {
@@ -142,15 +153,20 @@ impl OomKillers {
     fn hold(&mut self, kit: &mut Kit, row: &Group, dir: &GroupDir, now: Time) {
         self.given_up.retain(|(_, until)| *until > now);
         let full = self.held.len() == self.held.capacity();
-        if full || self.given_up.iter().any(|(group, _)| *group == row.id) {
+        // One below would inherit, or be given what is held off there.
+        let related =
+            |held: &Held| is_at_or_below(&row.path, &held.path) || is_at_or_below(&held.path, &row.path);
+        let around = self.held.iter().any(related);
+        if full || around || self.given_up.iter().any(|(group, _)| *group == row.id) {
             return;
         }
-        // Who holds it off himself goes on doing so, and needs no ledger.
-        if let Ok(limit) = self.begin(kit, row, dir)
-            && limit.binds()
-        {
-            let links = links(limit.dir.as_fd());
-            self.held.push(Held { group: row.id, limit, waits: None, links });
+        match self.begin(kit, row, dir) {
+            Ok(limit) => {
+                let path = Arc::clone(&row.path);
+                self.held.push(Held { group: row.id, path, limit, waits: None, below: (0, now) });
+            }
+            // Who holds it off himself goes on doing so.
+            Err(_) => self.leave(row.id, now + GIVEN_UP),
         }
     }
 
@@ -158,7 +174,7 @@ impl OomKillers {
         let dir = freeze::open_group(dir.dir(), c".").map_err(failed)?;
         let before = GroupLimit::OomKiller.read(dir.as_fd()).map_err(failed)?;
         // Somebody's own doing, here or below: from then on it could not be told from what is inherited.
-        if before == 0 || heirs_without_killer(dir.as_fd()).map_err(failed)? > 0 {
+        if before == 0 || has_heir_without_killer(dir.as_fd()).map_err(failed)? {
             return Err(failed(Errno::BUSY));
         }
         paths::absolute(&kit.layout, &row.path, &mut self.path).map_err(failed)?;
@@ -166,18 +182,28 @@ impl OomKillers {
         KeptLimit::begin(&mut kit.ledger, GroupLimit::OomKiller, dir, at, (before, 0))
     }
 
+    /// What cannot be given back is tried again with the next look.
     fn let_go(&mut self, kit: &mut Kit, i: usize) {
-        // What cannot be given back stays in the ledger.
-        let _ = self.held.swap_remove(i).limit.lift(&mut kit.ledger);
+        if self.held[i].limit.lift(&mut kit.ledger).is_ok() {
+            self.held.swap_remove(i);
+        }
     }
 
     /// Until then it is the kernel's.
     fn give_up(&mut self, kit: &mut Kit, i: usize, until: Time) {
-        let group = self.held[i].group;
+        self.leave(self.held[i].group, until);
         self.let_go(kit, i);
-        if self.given_up.len() < self.given_up.capacity() {
-            self.given_up.push((group, until));
+    }
+
+    /// Not to be held before then. Of too many the first that could be is held sooner.
+    fn leave(&mut self, group: GroupId, until: Time) {
+        self.given_up.retain(|(other, _)| *other != group);
+        if self.given_up.len() == self.given_up.capacity()
+            && let Some(soonest) = (0..self.given_up.len()).min_by_key(|&i| self.given_up[i].1)
+        {
+            self.given_up.swap_remove(soonest);
         }
+        self.given_up.push((group, until));
     }
 
     /// Gives all of them back.

@@ -84,7 +84,7 @@ impl Notify {
         &self,
         socket: &Option<PathBuf>,
         client: &mut Client,
-        asked: &mut HashSet<u64>,
+        asked: &mut HashSet<Key>,
     ) -> Result<(), ClientError> {
         let about = |event: &wire::Event| event.question.is_some();
         let mut anything = true;
@@ -108,10 +108,10 @@ impl Notify {
         &self,
         socket: &Option<PathBuf>,
         client: &mut Client,
-        asked: &mut HashSet<u64>,
+        asked: &mut HashSet<Key>,
     ) -> Result<(), ClientError> {
         for question in open(client)? {
-            if !asked.insert(question.number) {
+            if !asked.insert(key(&question)) {
                 continue;
             }
             let (program, socket) = (self.program.clone(), socket.clone());
@@ -131,7 +131,7 @@ impl Notify {
 /// Shows one, and once more when it is to wait longer or could not be shown, until it is answered here or elsewhere.
 fn ask(program: &OsString, socket: Option<PathBuf>, question: &QuestionStatus) -> anyhow::Result<()> {
     let mut said = false;
-    while let Some(question) = still(&socket, question.number)? {
+    while let Some(question) = still(&socket, question)? {
         match show(program, &socket, &question) {
             Ok(Some(pressed)) => {
                 let asked = json!({ "number": question.number, "answer": pressed, "for_ns": null });
@@ -154,9 +154,16 @@ fn ask(program: &OsString, socket: Option<PathBuf>, question: &QuestionStatus) -
 }
 
 /// The question as it is now, if it is open.
-fn still(socket: &Option<PathBuf>, number: u64) -> Result<Option<QuestionStatus>, ClientError> {
+fn still(socket: &Option<PathBuf>, question: &QuestionStatus) -> Result<Option<QuestionStatus>, ClientError> {
     let questions = connect(socket.clone()).and_then(|mut client| open(&mut client))?;
-    Ok(questions.into_iter().find(|it| it.number == number))
+    Ok(questions.into_iter().find(|it| key(it) == key(question)))
+}
+
+/// A number alone may come again, where a memgov was killed before it had written it down.
+type Key = (u64, String);
+
+fn key(question: &QuestionStatus) -> Key {
+    (question.number, format!("{:?}", question.target))
 }
 
 /// Which button was pressed; `None`: none, or it was answered elsewhere meanwhile.
@@ -172,7 +179,7 @@ fn show(
             break status;
         }
         std::thread::sleep(LOOK);
-        if matches!(still(socket, question.number), Ok(None)) {
+        if matches!(still(socket, question), Ok(None)) {
             take_down(shown);
             return Ok(None);
         }

@@ -121,6 +121,9 @@ fn weight(socket: &Socket) -> u64 {
     socket.memory.map_or(0, |memory| memory.receives() + memory.sends())
 }
 
+/// Groups with a longer path are not followed: whoever nests them deeper costs more with each, and is found by what is above.
+const LONGEST_PATH: usize = 4096;
+
 /// The processes of a group and those below; none, if it is not the one that is `meant`. Groups that go meanwhile have none.
 pub(crate) fn processes(
     layout: &Layout,
@@ -129,16 +132,20 @@ pub(crate) fn processes(
     buffer: &mut [u8],
     pids: &mut Vec<u32>,
 ) {
-    match GroupDir::open(layout, path) {
-        Ok(dir) if meant.is_none_or(|meant| dir.id() == meant) => {
-            // A threaded group's are listed in the one above it that is not.
-            let _listed = dir.for_each_pid(buffer, &mut |pid| pids.push(pid));
+    let (mut left, mut meant) = (vec![path.to_vec()], meant);
+    while let Some(path) = left.pop() {
+        match GroupDir::open(layout, &path) {
+            Ok(dir) if meant.take().is_none_or(|meant| dir.id() == meant) => {
+                // A threaded group's are listed in the one above it that is not.
+                let _listed = dir.for_each_pid(buffer, &mut |pid| pids.push(pid));
+            }
+            _ => continue,
         }
-        _ => return,
-    }
-    for name in subgroups(layout, path).unwrap_or_default() {
-        let below = if path == b"/" { [b"/", &*name].concat() } else { [path, b"/", &*name].concat() };
-        processes(layout, &below, None, buffer, pids);
+        let top: &[u8] = if path == b"/" { b"" } else { &path };
+        let below = subgroups(layout, &path).unwrap_or_default();
+        left.extend(
+            below.iter().map(|name| [top, b"/", &**name].concat()).filter(|path| path.len() <= LONGEST_PATH),
+        );
     }
 }
 

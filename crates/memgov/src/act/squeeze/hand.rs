@@ -29,6 +29,8 @@ const SETTLED: Duration = Duration::from_millis(2);
 const STILL: Duration = Duration::from_millis(400);
 /// For each look it rests so many times as long as that took: with the more sockets, the later newcomers are found.
 const REST: u32 = 9;
+/// However long a look took.
+const LONGEST_REST: Duration = Duration::from_secs(5);
 /// Sockets that are squeezed at once: each has a slot in the ledger.
 const MOST: usize = 4096;
 /// Unsent data of a connection that moves.
@@ -111,7 +113,7 @@ pub(super) fn serve(shared: &Shared, layout: &Layout, book: AnyBook, mut births:
         hand.forget_closed();
         shared.beyond.store(hand.beyond, Ordering::Relaxed);
         let took = Duration::from_nanos(sys::now().0.saturating_sub(now.0));
-        rest(shared, known, took * REST);
+        rest(shared, known, (took * REST).min(LONGEST_REST));
     }
     hand.release(|_| true);
 }
