@@ -14,6 +14,7 @@ use super::event::Event;
 use super::group::Group;
 use super::host::Tier;
 use super::poll_until;
+use super::process;
 use crate::sys::process::{start_in_groups, start_without_ipc_lock};
 use crate::sys::signal;
 
@@ -270,9 +271,10 @@ impl Daemon {
         Ok(status.code().unwrap_or(-1))
     }
 
-    /// Other processes of its own: the guardian.
+    /// Other processes of its own: the guardian. Not wall(1), which tells people of a question and ends by itself.
     pub fn companions(&self) -> Vec<i32> {
-        self.group.processes().into_iter().filter(|&pid| pid != self.pid).collect()
+        let tells = |pid| process::status(pid, "Name").is_some_and(|name| name.trim() == "wall");
+        self.group.processes().into_iter().filter(|&pid| pid != self.pid && !tells(pid)).collect()
     }
 
     /// Waits until the guardian has done its work and is gone.
