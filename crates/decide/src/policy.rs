@@ -386,6 +386,12 @@ impl Rule {
             |step: &Step| matches!(step.action, Action::Reclaim(Reclaim { tolerance: Some(_), .. }));
         self.steps.iter().all(patient)
     }
+    /// Whether it kills in groups that are full, and that is in the kernel's place: not one that goes by how fast memory goes, for while all wait nothing does.
+    pub fn kills_when_full(&self) -> bool {
+        matches!(self.scope, Scope::Groups(_))
+            && matches!(self.when.group, Some(Over::Available { exhausted_in: None, .. }))
+            && self.steps.iter().any(|step| matches!(step.action, Action::Kill { .. }))
+    }
     /// Whether what it costs a group to do without memory has to be known.
     pub fn asks_for_strain(&self) -> bool {
         let asks = |step: &Step| matches!(step.action, Action::Reclaim(Reclaim { tolerance: Some(_), .. }));

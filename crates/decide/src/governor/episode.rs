@@ -420,8 +420,8 @@ impl Governor {
 
     /// What a rule asks about a group as a whole, of whose hard limit the last part may be kept.
     pub(super) fn question_of_group<'a>(&self, rule: &'a Rule, slot: GroupSlot) -> Question<'a> {
-        let reserve = self.groups.get(slot.0 as usize).map(|state| state.oom_reserve);
         let state = self.groups.get(slot.0 as usize);
+        let reserve = state.map(|state| state.oom_reserve);
         let pressed = state.and_then(|state| state.pressure.as_ref()?.pressed());
         let falling = state.and_then(|state| state.fall.as_ref()?.per_second());
         Question::of_group(rule, reserve.unwrap_or_default()).with_pressure(pressed).with_fall(falling)

@@ -122,8 +122,9 @@ impl<'a> Question<'a> {
     }
 
     /// How fast it falls, where the rule asks that: for the record.
-    fn falling_of(&self, over: Option<Over>) -> Option<u64> {
-        self.falling.filter(|_| matches!(over, Some(Over::Available { exhausted_in: Some(_), .. })))
+    fn falling(&self) -> Option<u64> {
+        self.falling
+            .filter(|_| matches!(self.condition.group, Some(Over::Available { exhausted_in: Some(_), .. })))
     }
 
     /// The same about a group that was lent so much.
@@ -412,13 +413,13 @@ fn alone(question: &Question, part: &Part, snap: &Snapshot) -> Verdict {
             if question.condition.meter() == Meter::Available =>
         {
             let (available, under) = (max - value, max - line);
-            let falling = question.falling_of(question.condition.group);
+            let falling = question.falling();
             let reason = Reason::Available { group: Some(group), available, line: under, falling };
             Verdict::Over(Excess { reason, value, line, room: available })
         }
         Part::HostOver { value, line, all } => {
             let (available, under) = (all - value, all - line);
-            let falling = question.falling_of(question.condition.group);
+            let falling = question.falling();
             let reason = Reason::Available { group: None, available, line: under, falling };
             Verdict::Over(Excess { reason, value, line, room: available })
         }

@@ -210,15 +210,7 @@ impl Governor {
     pub fn oom_delay(&self, slot: GroupSlot, snap: &Snapshot) -> Option<Duration> {
         let row = snap.group(slot)?;
         let delay = self.policy.oom_delay(&row.path)?;
-        let state = self.groups.get(slot.0 as usize).filter(|state| state.id == Some(row.id))?;
-        let kills = |rule: &Rule| {
-            // While all wait nothing falls.
-            matches!(rule.when.group, Some(Over::Available { exhausted_in: None, .. }))
-                && rule.steps.iter().any(|step| matches!(step.action, Action::Kill { .. }))
-        };
-        let acts =
-            state.whole.iter().any(|rule| self.policy.rules.get(usize::from(rule.0)).is_some_and(kills));
-        acts.then_some(delay)
+        self.rules_of_group(slot, row.id).any(Rule::kills_when_full).then_some(delay)
     }
 
     /// Counts whatever may change [`Governor::stands`], so that it need not be asked for each tick.

@@ -1,18 +1,17 @@
 //! Limits of groups that memgov lowers or raises for a while: reading and writing their files.
 
 use std::ffi::CStr;
-use std::mem::MaybeUninit;
-use std::os::fd::{AsFd as _, BorrowedFd};
+use std::ops::ControlFlow;
+use std::os::fd::BorrowedFd;
 
 use memgov_decide::decision::Operation;
 use memgov_decide::units::{Bytes, Limit};
 
-use rustix::fs::{FileType, RawDir};
-
 use super::ledger::GroupLimit;
+use super::sweep::{MOST_LEVELS, each_group_below};
 use crate::kernel::cgroup::{v1, v2};
 use crate::kernel::file::{self, Decimal};
-use crate::kernel::{Errno, freeze, sys};
+use crate::kernel::{Errno, sys};
 
 /// No limit.
 const NONE: u64 = u64::MAX;
@@ -58,7 +57,15 @@ impl GroupLimit {
     /// Sets it. Not begun again when a signal interrupts it; allocates nothing.
     pub fn write(self, dir: BorrowedFd<'_>, value: u64) -> Result<(), Errno> {
         self.put(dir, value)?;
-        if self == Self::OomKiller && value != 0 { give_heirs_the_killer(dir) } else { Ok(()) }
+        if value == 0 { Ok(()) } else { self.give_below(dir) }
+    }
+
+    /// What groups below have inherited while it was held, and lose when it is given back: of the OOM killer alone. Whoever gave it back may not have come to that.
+    pub fn give_below(self, dir: BorrowedFd<'_>) -> Result<(), Errno> {
+        match self {
+            Self::OomKiller => give_heirs(dir, 0),
+            Self::Max | Self::High | Self::Pids | Self::Hard | Self::Tcp => Ok(()),
+        }
     }
 
     fn put(self, dir: BorrowedFd<'_>, value: u64) -> Result<(), Errno> {
@@ -81,14 +88,7 @@ impl GroupLimit {
 /// such groups have inherited they lose here. Where one had none before, nothing is held off ([`has_heir_without_killer`]).
 ///
 /// A group is given it after those below it, so that whoever is interrupted finds where he was; and they are looked at once more, for what was made meanwhile. What fails for one is no
-/// reason to leave out the others.
-pub(super) fn give_heirs_the_killer(dir: BorrowedFd<'_>) -> Result<(), Errno> {
-    give_heirs(dir, 0)
-}
-
-/// Groups nested deeper than this are not followed: it bounds the stack. Who nests so deep may write the file himself.
-const MOST_LEVELS: u32 = 48;
-
+/// reason to leave out the others. Who nests deeper than is followed may write the file himself.
 fn give_heirs(dir: BorrowedFd<'_>, level: u32) -> Result<(), Errno> {
     if level == MOST_LEVELS {
         return Ok(());
@@ -104,7 +104,7 @@ fn give_heirs(dir: BorrowedFd<'_>, level: u32) -> Result<(), Errno> {
         if !matches!(given, Err(Errno::NOENT | Errno::NODEV)) {
             done = done.and(given);
         }
-        true
+        Ok(ControlFlow::Continue(()))
     })?;
     done
 }
@@ -114,28 +114,9 @@ pub(super) fn has_heir_without_killer(dir: BorrowedFd<'_>) -> Result<bool, Errno
     let mut found = false;
     each_group_below(dir, &mut |child| {
         found = GroupLimit::OomKiller.read(child) == Ok(0);
-        !found
+        Ok(if found { ControlFlow::Break(()) } else { ControlFlow::Continue(()) })
     })?;
     Ok(found)
-}
-
-/// Those directly below, until `f` says that it has seen enough. One that vanishes meanwhile is passed over. Allocates nothing.
-fn each_group_below(dir: BorrowedFd<'_>, f: &mut dyn FnMut(BorrowedFd<'_>) -> bool) -> Result<(), Errno> {
-    let mut space = [MaybeUninit::uninit(); 1024];
-    let mut entries = RawDir::new(freeze::open_group(dir, c".")?, &mut space);
-    while let Some(entry) = entries.next() {
-        let entry = entry?;
-        let name = entry.file_name();
-        if entry.file_type() != FileType::Directory || matches!(name.to_bytes(), b"." | b"..") {
-            continue;
-        }
-        match freeze::open_group(dir, name) {
-            Ok(child) if !f(child.as_fd()) => return Ok(()),
-            Ok(_) | Err(Errno::NOENT | Errno::NODEV) => {}
-            Err(errno) => return Err(errno),
-        }
-    }
-    Ok(())
 }
 
 /// The text of a limit, on the stack.

@@ -3,9 +3,11 @@
 use std::os::fd::{AsFd as _, OwnedFd};
 
 use memgov_decide::decision::Operation;
+use memgov_decide::snapshot::Group;
 
 use super::ledger::{Entry, GroupLimit, Ledger, Place};
-use crate::kernel::Errno;
+use super::{Kit, paths};
+use crate::kernel::{Errno, GroupDir, freeze};
 
 type Failure = (Operation, Errno);
 
@@ -22,6 +24,21 @@ pub struct KeptLimit {
 }
 
 impl KeptLimit {
+    /// Sets a limit of the group of a row. `path` is where its path is made.
+    pub fn of_group(
+        kit: &mut Kit,
+        which: GroupLimit,
+        (row, dir): (&Group, &GroupDir),
+        path: &mut Vec<u8>,
+        wanted: u64,
+    ) -> Result<Self, Failure> {
+        let failed = |errno| (which.operation(), errno);
+        let dir = freeze::open_group(dir.dir(), c".").map_err(failed)?;
+        paths::absolute(&kit.layout, &row.path, path).map_err(failed)?;
+        let before = which.read(dir.as_fd()).map_err(failed)?;
+        Self::begin(&mut kit.ledger, which, dir, (path, row.id.0), (before, wanted))
+    }
+
     /// Sets the limit of the group at `path`, of that inode, which was `before`. Written down first.
     pub fn begin(
         ledger: &mut Ledger,
@@ -91,8 +108,8 @@ impl KeptLimit {
     /// Gives the limit back, unless somebody else has set one. If it fails it can be tried again.
     pub fn lift(&self, ledger: &mut Ledger) -> Result<(), Failure> {
         let done = match self.read() {
-            // As it was before: whoever tried to give it back may not have come to its end.
-            Ok(has) if has == self.set || has == self.before => self.write(self.before),
+            Ok(has) if has == self.set => self.write(self.before),
+            Ok(has) if has == self.before => self.which.give_below(self.dir.as_fd()),
             other => other.map(drop),
         };
         match done {

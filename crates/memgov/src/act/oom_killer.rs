@@ -12,13 +12,13 @@ use memgov_decide::decision::Operation;
 use memgov_decide::snapshot::{Group, GroupId, GroupSlot, Snapshot};
 use memgov_decide::units::Time;
 
-use super::group_limit::{give_heirs_the_killer, has_heir_without_killer};
+use super::group_limit::has_heir_without_killer;
 use super::kept_limit::KeptLimit;
 use super::ledger::{GroupLimit, MAX_PATH};
-use super::{Actor, GroupDirs, Kit, Tally, paths};
+use super::{Actor, GroupDirs, Kit, Tally};
 use crate::kernel::cgroup::v1;
 use crate::kernel::layout::is_at_or_below;
-use crate::kernel::{Errno, GroupDir, MemoryVersion, file, freeze};
+use crate::kernel::{Errno, GroupDir, MemoryVersion, file};
 
 /// Groups for which it is held off at once.
 const MOST: usize = 64;
@@ -53,7 +53,7 @@ impl Held {
         if links != known || now.since(looked) >= QUIET {
             self.below = (links, now);
             // What cannot be written now is with the next look, and with the end of the hold.
-            let _later = give_heirs_the_killer(dir);
+            let _later = GroupLimit::OomKiller.give_below(dir);
         }
     }
 
@@ -171,15 +171,12 @@ impl OomKillers {
     }
 
     fn begin(&mut self, kit: &mut Kit, row: &Group, dir: &GroupDir) -> Result<KeptLimit, Failure> {
-        let dir = freeze::open_group(dir.dir(), c".").map_err(failed)?;
-        let before = GroupLimit::OomKiller.read(dir.as_fd()).map_err(failed)?;
         // Somebody's own doing, here or below: from then on it could not be told from what is inherited.
-        if before == 0 || has_heir_without_killer(dir.as_fd()).map_err(failed)? {
+        let on = GroupLimit::OomKiller.read(dir.dir()).map_err(failed)? > 0;
+        if !on || has_heir_without_killer(dir.dir()).map_err(failed)? {
             return Err(failed(Errno::BUSY));
         }
-        paths::absolute(&kit.layout, &row.path, &mut self.path).map_err(failed)?;
-        let at = (self.path.as_slice(), row.id.0);
-        KeptLimit::begin(&mut kit.ledger, GroupLimit::OomKiller, dir, at, (before, 0))
+        KeptLimit::of_group(kit, GroupLimit::OomKiller, (row, dir), &mut self.path, 0)
     }
 
     /// What cannot be given back is tried again with the next look.

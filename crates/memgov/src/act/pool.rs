@@ -7,29 +7,20 @@
 
 mod accounts;
 
-use std::os::fd::AsFd as _;
-
-use memgov_decide::decision::Operation;
 use memgov_decide::pool::{self, Pool};
 use memgov_decide::snapshot::{Group, GroupId, GroupSlot, Snapshot};
 use memgov_decide::units::Bytes;
 
 use super::kept_limit::KeptLimit;
 use super::ledger::{GroupLimit, MAX_PATH};
-use super::{Actor, GroupDirs, Kit, Tally, paths};
-use crate::kernel::{Errno, GroupDir, freeze, sys};
+use super::{Actor, GroupDirs, Kit, Tally};
+use crate::kernel::{GroupDir, sys};
 use accounts::Accounts;
 
 /// Groups that can have such a limit at once.
 const MOST: usize = 256;
 /// It is moved when it is off by this part of what TCP may hold: each move is two writes.
 const PART: u64 = 64;
-
-type Failure = (Operation, Errno);
-
-const fn failed(errno: Errno) -> Failure {
-    (Operation::TcpLimit, errno)
-}
 
 /// All groups whose pool is kept.
 #[derive(Debug)]
@@ -98,26 +89,14 @@ impl Pools {
             }
             Some(_) => {}
             None if self.limits.len() < self.limits.capacity() => {
-                if let Ok(limit) = self.begin(kit, row, dir, wanted) {
+                if let Ok(limit) =
+                    KeptLimit::of_group(kit, GroupLimit::Tcp, (row, dir), &mut self.path, wanted)
+                {
                     self.limits.push((row.id, limit));
                 }
             }
             None => {}
         }
-    }
-
-    fn begin(
-        &mut self,
-        kit: &mut Kit,
-        row: &Group,
-        dir: &GroupDir,
-        wanted: u64,
-    ) -> Result<KeptLimit, Failure> {
-        let dir = freeze::open_group(dir.dir(), c".").map_err(failed)?;
-        paths::absolute(&kit.layout, &row.path, &mut self.path).map_err(failed)?;
-        let before = GroupLimit::Tcp.read(dir.as_fd()).map_err(failed)?;
-        let at = (self.path.as_slice(), row.id.0);
-        KeptLimit::begin(&mut kit.ledger, GroupLimit::Tcp, dir, at, (before, wanted))
     }
 
     /// Gives all of them back.

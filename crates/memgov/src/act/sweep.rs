@@ -3,6 +3,7 @@
 
 use std::ffi::CStr;
 use std::mem::MaybeUninit;
+use std::ops::ControlFlow;
 use std::os::fd::{AsFd as _, BorrowedFd};
 
 use rustix::fs::{FileType, RawDir};
@@ -11,7 +12,7 @@ use crate::kernel::cgroup::each_number;
 use crate::kernel::{Errno, file, freeze};
 
 /// Groups nested deeper than this are not followed: it bounds the stack.
-const MOST_LEVELS: u32 = 48;
+pub(super) const MOST_LEVELS: u32 = 48;
 
 /// Pids found in a subtree.
 #[derive(Debug)]
@@ -55,23 +56,10 @@ impl Sweep {
 
     fn descend(&mut self, dir: BorrowedFd<'_>, level: u32) -> Result<(), Errno> {
         self.own(dir)?;
-        let mut space = [MaybeUninit::uninit(); 1024];
-        let mut entries = RawDir::new(dir_reader(dir)?, &mut space);
-        while let Some(entry) = entries.next() {
-            let entry = entry?;
-            let name = entry.file_name();
-            if entry.file_type() != FileType::Directory || is_dot(name) {
-                continue;
-            }
-            if level == MOST_LEVELS {
-                return Err(Errno::LOOP);
-            }
-            match freeze::open_group(dir, name).and_then(|child| self.descend(child.as_fd(), level + 1)) {
-                Ok(()) | Err(Errno::NOENT | Errno::NODEV) => {}
-                Err(errno) => return Err(errno),
-            }
-        }
-        Ok(())
+        each_group_below(dir, &mut |child| match level {
+            MOST_LEVELS => Err(Errno::LOOP),
+            _ => self.descend(child, level + 1).map(ControlFlow::Continue),
+        })
     }
 
     /// The processes of the group itself. Those of a threaded group are listed by the group its domain begins at.
@@ -93,6 +81,28 @@ impl Sweep {
             other => other,
         }
     }
+}
+
+/// The groups directly below one, until `f` has seen enough. One that vanishes meanwhile is passed over. Allocates nothing.
+pub(super) fn each_group_below(
+    dir: BorrowedFd<'_>,
+    f: &mut dyn FnMut(BorrowedFd<'_>) -> Result<ControlFlow<()>, Errno>,
+) -> Result<(), Errno> {
+    let mut space = [MaybeUninit::uninit(); 1024];
+    let mut entries = RawDir::new(dir_reader(dir)?, &mut space);
+    while let Some(entry) = entries.next() {
+        let entry = entry?;
+        let name = entry.file_name();
+        if entry.file_type() != FileType::Directory || is_dot(name) {
+            continue;
+        }
+        match freeze::open_group(dir, name).and_then(|child| f(child.as_fd())) {
+            Ok(ControlFlow::Continue(())) | Err(Errno::NOENT | Errno::NODEV) => {}
+            Ok(ControlFlow::Break(())) => return Ok(()),
+            Err(errno) => return Err(errno),
+        }
+    }
+    Ok(())
 }
 
 /// A descriptor with a reading position of its own.

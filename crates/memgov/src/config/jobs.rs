@@ -132,12 +132,7 @@ pub(super) fn asked(text: &RuleText) -> impl Iterator<Item = Place> + '_ {
 
 /// Where the kernel's OOM killer is held off, a rule has to kill in its place. Whether its groups are those that wait is not compared: patterns may meet in groups that are not there yet.
 pub(super) fn who_waits_is_helped(policy: &Policy, files: &[File], findings: &mut Findings<'_>) {
-    let kills = |rule: &Rule| {
-        matches!(rule.when.group, Some(Over::Available { exhausted_in: None, .. }))
-            && matches!(rule.scope, Scope::Groups(_))
-            && rule.steps.iter().any(|step| matches!(step.action, Action::Kill { .. }))
-    };
-    if policy.rules.iter().any(kills) {
+    if policy.rules.iter().any(Rule::kills_when_full) {
         return;
     }
     for typed in files.iter().flat_map(|file| &file.groups).filter_map(|group| group.oom_delay.as_ref()) {

@@ -1,6 +1,6 @@
 //! What each target shows in a run of everything, so that it ends in its time. This machine runs all that it can, and at its own speed; an emulated one is ten to twenty times as
-//! slow, so each is asked for what only it can show: what this machine has not got, cgroup v2, another version of the kernel, enforcement inside. No test is left to no target: who
-//! runs them all counts (`cargo xtask test`). By name (`--filter`), or with `--all`, every test runs wherever it can.
+//! slow, so each is asked for what only it can show: what this machine has not got, cgroup v2, another version of the kernel, enforcement inside. No other test than
+//! those of the first lists is left to no target: who runs them all counts, and tells of those (`cargo xtask test`). By name (`--filter`), or with `--all`, every test runs wherever it can.
 
 use super::host::{Host, Need, Tier};
 use super::run::Test;
@@ -181,14 +181,13 @@ fn wants_a_machine(test: &Test) -> bool {
 
 /// Why a test is left to another run although it could be done in this one.
 pub fn left_to_others(host: &Host, test: &Test) -> Option<&'static str> {
-    if is_of(test.name, MINUTES) {
-        return Some("takes minutes: shown when asked for");
-    }
-    if is_of(test.name, UNSETTLED) {
-        return Some("NOT SETTLED, fails now and then: shown when asked for");
-    }
-    if is_of(test.name, OF_THE_SAME_KIND) {
-        return Some("another of its kind is shown: this one when asked for");
+    let by_name = [
+        (MINUTES, "takes minutes: shown when asked for"),
+        (UNSETTLED, "NOT SETTLED, fails now and then: shown when asked for"),
+        (OF_THE_SAME_KIND, "another of its kind is shown: this one when asked for"),
+    ];
+    if let Some((_, why)) = by_name.into_iter().find(|(list, _)| is_of(test.name, list)) {
+        return Some(why);
     }
     let (here, elsewhere) = match (host.target.as_str(), host.tier) {
         ("6.12-v2", Tier::Portable) => {

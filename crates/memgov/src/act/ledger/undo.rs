@@ -14,7 +14,7 @@ use memgov_decide::snapshot::ProcessId;
 
 use super::{GroupLimit, Ledger, Leftover, OwnedEntry, Place};
 use crate::act::paths;
-use crate::act::{brake, group_limit, lend, limits, squeeze};
+use crate::act::{brake, lend, limits, squeeze};
 use crate::kernel::freeze;
 use crate::kernel::pidfd::PidFd;
 use crate::kernel::{Errno, file, proc};
@@ -221,14 +221,7 @@ fn put_limit_back(entry: &OwnedEntry, group: &Result<OpenGroup, Verdict>) -> Opt
         Err(verdict) => return Some(*verdict),
     };
     let verdict = which.read(group.dir.as_fd()).and_then(|now| match now {
-        now if now == *before => {
-            // Whoever was putting it back may not have come to those below.
-            let below = match which {
-                GroupLimit::OomKiller => group_limit::give_heirs_the_killer(group.dir.as_fd()),
-                _ => Ok(()),
-            };
-            below.map(|()| Verdict::Undone)
-        }
+        now if now == *before => which.give_below(group.dir.as_fd()).map(|()| Verdict::Undone),
         // Lent: only as far as what is in use allows, or the kernel would kill for it.
         now if (now == *set || now == *was) && now > *before => {
             lend::take_back(&group.dir, *which, *before).map(|()| Verdict::Undone)

@@ -70,9 +70,11 @@ struct {
 	__type(value, struct hook_stats);
 } stats SEC(".maps");
 
+#define RING_BYTES (256 * 1024)
+
 struct {
 	__uint(type, BPF_MAP_TYPE_RINGBUF);
-	__uint(max_entries, 256 * 1024);
+	__uint(max_entries, RING_BYTES);
 } events SEC(".maps");
 
 #endif

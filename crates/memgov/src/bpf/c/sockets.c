@@ -7,9 +7,8 @@
 
 /* Births in one group are told no more often: user space looks a little later than it is told, and so sees those in between. */
 #define BIRTH_GAP_NS 1000000ULL
-/* include/uapi/linux/bpf.h; and of the ring of maps.h, bytes. */
+/* include/uapi/linux/bpf.h */
 #define BPF_RB_AVAIL_DATA 0
-#define RING_HALF (128 * 1024)
 
 /* From here up to the first group that is squeezed. */
 static __attribute__((unused)) long look_for_squeezed(__u32 index, struct walk *walk)
@@ -41,7 +40,7 @@ static __always_inline void born(struct cgroup_subsys_state *css, __u32 hook)
 	if (!told || now - *told < BIRTH_GAP_NS)
 		return;
 	/* Who opens connections does not push out what is told of memory. */
-	if (bpf_ringbuf_query(&events, BPF_RB_AVAIL_DATA) > RING_HALF)
+	if (bpf_ringbuf_query(&events, BPF_RB_AVAIL_DATA) > RING_BYTES / 2)
 		return;
 	*told = now;
 	event = bpf_ringbuf_reserve(&events, sizeof(*event), 0);
